@@ -1,8 +1,9 @@
 """Every code block in README and docs runs as it stands.
 
-A page's Python blocks run in order in one fresh interpreter, in an empty folder. A comment `<!-- setup` … `-->` holds code that a reader has
-anyway (a model, a loader) and that runs where it stands. Shell blocks run their `regfast` and `python -m regfast` lines. A comment `<!-- not run: reason -->` right before a block
-leaves it out: for what needs a GPU, a data set that cannot be shipped, or what CI runs elsewhere.
+A page's Python blocks run in order in one fresh interpreter, in an empty folder. A comment `<!-- setup` … `-->` holds
+code that a reader has anyway (a model, a loader) and that runs where it stands. Shell blocks run their `regfast` and
+`python -m regfast` lines. A comment `<!-- not run: reason -->` right before a block leaves it out: for what needs a
+GPU, a data set that cannot be shipped, or what CI runs elsewhere.
 """
 
 import os
@@ -17,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"<!-- setup\n(?P<setup>.*?)-->|(?P<skip><!-- not run: [^\n]+ -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
+    r"<!-- setup\n(?P<setup>.*?)-->"
+    r"|(?P<skip><!-- not run: [^\n]+ -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -27,14 +29,13 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     text = page.read_text(encoding="utf-8")
     found = []
     for match in BLOCK.finditer(text):
-        if match["skip"]:
-            continue
         line = text.count("\n", 0, match.start()) + 2
-        if match["setup"] is not None and language == "python":
-            found.append((line, match["setup"]))
-        elif match["language"] in ({"python", "py"} if language == "python" else {"sh", "bash", "shell"}):
-            if language == ("python" if match["language"] in {"python", "py"} else "sh"):
-                found.append((line, match["code"]))
+        if match["setup"] is not None:
+            written, code = "python", match["setup"]
+        else:
+            written, code = {"py": "python", "bash": "sh"}.get(match["language"], match["language"]), match["code"]
+        if written == language and not match["skip"]:
+            found.append((line, code))
     return found
 
 
