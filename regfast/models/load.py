@@ -1,0 +1,138 @@
+"""`load_model`: a classifier by name, ready to be trained or attacked."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from regfast.models.checkpoint import read_checkpoint
+from regfast.models.resnet import DEPTHS, MEAN, STD, CifarResNet
+from regfast.models.seed import seeded
+from regfast.models.small_cnn import SmallCNN
+from regfast.models.split import SplitClassifier, split_classifier
+
+OWN_MODELS = ("small-cnn", *(f"resnet{depth}" for depth in DEPTHS))
+
+
+class _Network(NamedTuple):
+    module: nn.Module
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    image_shape: tuple[int, int, int]
+
+
+def load_model(
+    name: str,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    weights: str | None = None,
+    *,
+    in_channels: int | None = None,
+    seed: int | None = None,
+) -> SplitClassifier:
+    """The classifier `name`, split into features and head, taking images in [0, 1]; in evaluation mode.
+
+    `name`: small-cnn, resnet20, resnet32, resnet44, resnet56, resnet110 (CIFAR-style, He et al. 2016, option A),
+    `torchvision:NAME` or `timm:NAME`. `checkpoint`: a safetensors file or a state dict. `num_classes`: by default the
+    checkpoint's, or else what the architecture was published with. `weights`: pretrained weights by the library's own
+    name ("DEFAULT", "IMAGENET1K_V2"; for timm "DEFAULT" or a tag), which may download; without it nothing ever is.
+    `in_channels`: 1 for small-cnn and 3 for the others by default. `seed`: of the initial weights.
+
+    Raises ValueError for an unknown name and for a checkpoint that does not fit, naming what differs, and
+    FileNotFoundError for a checkpoint that is not there.
+    """
+    if checkpoint is not None and weights is not None:
+        raise ValueError(f"give checkpoint or weights, not both (got {str(checkpoint)!r} and {weights!r})")
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if checkpoint is None:
+        return _build(name, num_classes, weights, in_channels, seed)
+    state = read_checkpoint(checkpoint)
+    model = _build(name, num_classes, None, in_channels, seed)
+    head = state.get(f"{model.head_name}.weight")
+    if num_classes is None and head is not None and head.dim() == 2 and len(head) != model.num_classes:
+        model = _build(name, len(head), None, in_channels, seed)
+    model.load_network_state(state, checkpoint)
+    return model
+
+
+def _build(
+    name: str, num_classes: int | None, weights: str | None, in_channels: int | None, seed: int | None
+) -> SplitClassifier:
+    family, _, rest = name.rpartition(":")
+    with seeded(seed):
+        if family == "torchvision":
+            network = _torchvision_network(rest, num_classes, weights, in_channels)
+        elif family == "timm":
+            network = _timm_network(rest, num_classes, weights, in_channels)
+        elif name in OWN_MODELS:
+            network = _own_network(name, num_classes or 10, weights, in_channels)
+        else:
+            raise ValueError(
+                f"no model is called {name!r}{_nearest(name, OWN_MODELS)}; there are {', '.join(OWN_MODELS)}, "
+                "torchvision:NAME and timm:NAME"
+            )
+    example = torch.rand((1, *network.image_shape), generator=torch.Generator().manual_seed(0))
+    return split_classifier(network.module.eval(), mean=network.mean, std=network.std, example=example)
+
+
+def _own_network(name: str, num_classes: int, weights: str | None, in_channels: int | None) -> _Network:
+    if weights is not None:
+        raise ValueError(f"{name} has no published weights ({weights!r}): pass checkpoint=, a file")
+    if name == "small-cnn":
+        channels = in_channels or 1
+        return _Network(SmallCNN(num_classes, channels), None, None, (channels, 8, 8))
+    channels = in_channels or 3
+    # CIFAR's usual normalisation has three channels; other images pass as they are.
+    mean, std = (MEAN, STD) if channels == 3 else (None, None)
+    depth = int(name.removeprefix("resnet"))
+    return _Network(CifarResNet(depth, num_classes, channels), mean, std, (channels, 32, 32))
+
+
+def _torchvision_network(name: str, num_classes: int | None, weights: str | None, in_channels: int | None) -> _Network:
+    from regfast.models._torchvision import torchvision
+
+    models = torchvision.models
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ValueError(f"torchvision has no classifier called {name!r}{_nearest(name, names)}")
+    if in_channels not in (None, 3):
+        raise ValueError(f"torchvision's models take 3 channels, got in_channels={in_channels}")
+    published = models.get_model_weights(name)
+    if weights is not None and weights != "DEFAULT" and weights not in published.__members__:
+        raise ValueError(f"torchvision:{name} has no weights {weights!r}; there are {', '.join(published.__members__)}")
+    chosen = published["DEFAULT" if weights is None else weights]
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3") and weights is None:
+        options["init_weights"] = True  # only silences a warning about the choice
+    module = models.get_model(name, weights=None if weights is None else chosen, **options)
+    preset = chosen.transforms()
+    size = preset.crop_size[0]
+    return _Network(module, preset.mean, preset.std, (3, size, size))
+
+
+def _timm_network(name: str, num_classes: int | None, weights: str | None, in_channels: int | None) -> _Network:
+    from regfast.models import _torchvision  # noqa: F401 (timm imports torchvision)
+
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("timm is needed for this: pip install 'regfast[vision]'") from error
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model called {name!r}{_nearest(name, timm.list_models())}")
+    tagged = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    if in_channels is not None:
+        options["in_chans"] = in_channels
+    module = timm.create_model(tagged, pretrained=weights is not None, **options)
+    data = timm.data.resolve_model_data_config(module)
+    shape = data["input_size"]
+    return _Network(module, data["mean"], data["std"], (shape[0], shape[1], shape[2]))
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, names, n=3)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
