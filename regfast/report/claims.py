@@ -1,0 +1,154 @@
+"""One verdict for each of the paper's claims: the effect, its 95 % interval, and whether the claim holds on this data.
+
+The claims are those of arXiv 2410.03999 (second version): soft labels lower the features' magnitude, turn them toward the
+class centers, lower the calibration error and the attack success rate; and within one model, a sample with a higher
+cosine falls less often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from regfast.calibration.bins import ece_statistic
+from regfast.report.results import Study
+from regfast.statistics import Interval, bootstrap_interval, paired_difference
+
+Array = npt.NDArray[Any]
+Answer = Literal["holds", "does not hold", "undecided"]
+
+RULE = (
+    "A claim holds when the whole 95 % interval of its effect lies on the side that the claim names, does not hold when the whole "
+    "interval lies on the other side, and is undecided when the interval contains 0. Every effect is the difference to hard labels "
+    "on the same test samples with the same seeds; intervals come from a bootstrap that draws seeds, and then test samples, "
+    "with replacement, the same ones for both models."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim for one regularizer. ``effect`` is ``after - before``; ``direction`` the sign that the claim names."""
+
+    claim: str
+    measure: str
+    regularizer: str
+    direction: int
+    before: float
+    after: float
+    effect: float
+    low: float
+    high: float
+
+    @property
+    def answer(self) -> Answer:
+        """What `RULE` says; an interval that can't be computed leaves the claim undecided."""
+        low, high = sorted((self.direction * self.low, self.direction * self.high))
+        return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and the measure that decides it: ``column`` is its name in `measures`."""
+
+    text: str
+    measure: str
+    column: str
+    direction: int
+
+
+def claims(study: Study) -> list[Claim]:
+    """The claims about differences to hard labels that ``study`` can answer, in the page's order."""
+    found = [Claim("Magnitude falls", "feature RMS", "rms", -1)]
+    if "rms_in_span" in study.samples:
+        found.append(Claim("Magnitude falls", "RMS, in-span part", "rms_in_span", -1))
+    found.append(Claim("Cosine rises", "cosine to the class center", "cosine", 1))
+    if "cosine_in_span" in study.samples:
+        found.append(Claim("Cosine rises", "cosine, in-span part", "cosine_in_span", 1))
+    found.append(Claim("Calibration error falls", "ECE", "ece", -1))
+    return found + [Claim("Attacks succeed less", f"ASR, {attack['id']}", f"asr_{attack['id']}", -1) for attack in study.attacks]
+
+
+def table(study: Study, regularizer: str, names: list[str]) -> list[Array]:
+    """Per seed, the (samples, len(names) + 2) columns that `measures` reads: one per name, then confidence and correctness."""
+    confidence, correct = study.column("confidence", regularizer), study.column("correct", regularizer).astype(float)
+    columns = []
+    for name in names:
+        if name == "ece":
+            columns.append(np.zeros_like(correct))  # decided by the last two columns alone
+        elif name.startswith("asr_"):
+            columns.append(study.column(f"success_{name[4:]}", regularizer).astype(float) * correct)
+        else:
+            columns.append(study.column(name, regularizer).astype(float))
+    return list(np.stack([*columns, confidence, correct], axis=-1))
+
+
+def measures(rows: Array, names: list[str]) -> Array:
+    """Every measure of `claims` at once, on resampled rows of `table` (R, n, len(names) + 2): (R, len(names))."""
+    result = rows[..., : len(names)].mean(axis=1)
+    for k, name in enumerate(names):
+        if name == "ece":
+            result[:, k] = ece_statistic()(rows[..., -2:])
+        elif name.startswith("asr_"):
+            result[:, k] = _ratio(rows[..., k].sum(axis=1), rows[..., -1].sum(axis=1))
+    return result
+
+
+def against_hard(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+    """A verdict per claim and regularizer other than ``hard``; none if the study has no hard labels to compare with."""
+    if "hard" not in study.regularizers:
+        return []
+    asked = claims(study)
+    names = [claim.column for claim in asked]
+    hard = table(study, "hard", names)
+    before = np.mean([measures(rows[None], names)[0] for rows in hard], axis=0)
+    verdicts = []
+    for regularizer in study.regularizers[1:]:
+        soft = table(study, regularizer, names)
+        change = paired_difference(soft, hard, lambda rows: measures(rows, names), resamples=resamples, seed=seed,
+                                   grouped=True, shared_samples=True)  # fmt: skip
+        for k, claim in enumerate(asked):
+            verdicts.append(
+                Verdict(claim.text, claim.measure, regularizer, claim.direction, float(before[k]), float(before[k] + change.estimate[k]),
+                        float(change.estimate[k]), float(change.low[k]), float(change.high[k]))  # fmt: skip
+            )
+    return verdicts
+
+
+def within_models(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+    """Per model and attack: ASR of the half of the correct samples with the higher cosine, minus that of the lower half."""
+    verdicts = []
+    for regularizer in study.regularizers:
+        for attack in study.attacks:
+            groups = []
+            for cosine, correct, success in zip(
+                study.column("cosine", regularizer), study.column("correct", regularizer).astype(bool),
+                study.column(f"success_{attack['id']}", regularizer).astype(float), strict=True,
+            ):  # fmt: skip
+                middle = np.median(cosine[correct]) if correct.any() else 0.0
+                upper = correct & (cosine > middle)
+                groups.append(np.stack([upper, correct & ~upper, success * upper, success * (correct & ~upper)], axis=-1).astype(float))
+            change: Interval = bootstrap_interval(groups, _half_gap, resamples=resamples, seed=seed, grouped=True, shared_samples=True)
+            ups, downs, up_hits, down_hits = np.sum(groups, axis=1).T
+            verdicts.append(
+                Verdict("Higher cosine, lower ASR, within one model", f"ASR, {attack['id']}", regularizer, -1,
+                        float(_ratio(down_hits, downs).mean()), float(_ratio(up_hits, ups).mean()),
+                        change.estimate, change.low, change.high)  # fmt: skip
+            )
+    return verdicts
+
+
+def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+    """Every verdict that ``study`` can give, in the page's order."""
+    return against_hard(study, resamples, seed) + within_models(study, resamples, seed)
+
+
+def _half_gap(rows: Array) -> Array:
+    upper, lower, upper_hits, lower_hits = np.moveaxis(rows.sum(axis=1), -1, 0)
+    return _ratio(upper_hits, upper) - _ratio(lower_hits, lower)
+
+
+def _ratio(part: Any, whole: Any) -> Array:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)

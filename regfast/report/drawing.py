@@ -1,0 +1,53 @@
+"""What a figure is to the page: the picture, what to look for, what was found, and the numbers behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure of the page. ``name`` is its file name; ``data`` maps a table's name to its columns of equal length."""
+
+    name: str
+    title: str
+    figure: Figure
+    look: str
+    found: str
+    data: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    settings: str = ""  # values of ours that the paper's public text leaves open, said next to the figure
+
+
+def cell(value: Any) -> str:
+    """A number for a table or CSV: five significant digits, whole numbers as they are, nothing for NaN."""
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.5g}"
+    return str(value)
+
+
+def to_csv(columns: Mapping[str, Sequence[Any]]) -> str:
+    """``columns`` as CSV text with a header line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*([cell(v) for v in values] for values in columns.values()), strict=True))
+    return out.getvalue()
+
+
+def stack(tables: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows given as dictionaries with the same keys, turned into columns."""
+    return {key: [row[key] for row in tables] for key in tables[0]} if tables else {}
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """``parts`` joined as in a sentence: "a, b and c"."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""

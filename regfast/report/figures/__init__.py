@@ -1,0 +1,1 @@
+"""One file per family of figures. Each takes plain arrays and returns a matplotlib ``Figure``."""

@@ -1,0 +1,126 @@
+"""Reading the result files of a study (docs/design.md, "Result files of a study"): the report's only input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+Columns = Mapping[str, npt.NDArray[Any]]
+SAMPLE_COLUMNS = ("regularizer", "seed", "sample", "label", "prediction", "correct", "confidence", "rms", "cosine")
+SWEEP_COLUMNS = ("regularizer", "seed", "attack", "norm", "eps", "correct", "success", "asr")
+CURVE_COLUMNS = ("regularizer", "seed", "epoch", "loss", "accuracy", "rms", "cosine")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from ``path``; a missing or damaged file is an error that names it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the report needs the result files of a finished study")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_columns(path: Path, required: Iterable[str] = ()) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a Parquet file as NumPy arrays; ``required`` names those that must be there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the report needs the result files of a finished study")
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as Parquet: {error}") from error
+    missing = [name for name in required if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The result files of one study. ``samples``, ``sweep`` and ``curves`` map a column's name to its values."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    samples: Columns
+    sweep: Columns = field(default_factory=dict)
+    curves: Columns = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, run_dir: str | Path) -> Study:
+        """Read ``run_dir``. Raises FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema."""
+        path = Path(run_dir)
+        if not path.is_dir():
+            raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
+        study = cls(
+            path,
+            read_json(path / "config.json"),
+            read_json(path / "metrics.json"),
+            read_columns(path / "samples.parquet", SAMPLE_COLUMNS),
+            read_columns(path / "sweep.parquet", SWEEP_COLUMNS),
+            read_columns(path / "curves.parquet", CURVE_COLUMNS),
+        )
+        study.order  # noqa: B018  (checks that every model was measured on the same samples)
+        return study
+
+    @cached_property
+    def regularizers(self) -> list[str]:
+        """Names in the order of config.json, hard labels first, because everything is compared with them."""
+        configured = list(self.config.get("regularizers", {}))
+        present = set(np.unique(self.samples["regularizer"].astype(str)).tolist())
+        if present - set(configured):
+            raise ValueError(f"samples.parquet has regularizers that config.json lacks: {sorted(present - set(configured))}")
+        return sorted((name for name in configured if name in present), key=lambda name: name != "hard")
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return [int(seed) for seed in np.unique(self.samples["seed"])]
+
+    @property
+    def attacks(self) -> list[dict[str, Any]]:
+        """The attacks of config.json whose per-sample successes are in samples.parquet."""
+        return [a for a in self.config.get("attacks", []) if f"success_{a['id']}" in self.samples]
+
+    @cached_property
+    def order(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Per regularizer, the rows of ``samples`` as (seeds, samples), so that all of them are paired."""
+        names, seeds = self.samples["regularizer"].astype(str), self.samples["seed"]
+        reference: npt.NDArray[Any] | None = None
+        order: dict[str, npt.NDArray[np.int64]] = {}
+        for name in self.regularizers:
+            rows = []
+            for seed in self.seeds:
+                found = np.flatnonzero((names == name) & (seeds == seed))
+                found = found[np.argsort(self.samples["sample"][found], kind="stable")]
+                ids = self.samples["sample"][found]
+                reference = ids if reference is None else reference
+                if not np.array_equal(ids, reference) or len(np.unique(ids)) != len(ids):
+                    raise ValueError(f"samples.parquet: {name} with seed {seed} was not measured on the same samples, once each")
+                rows.append(found)
+            order[name] = np.stack(rows)
+        return order
+
+    def column(self, name: str, regularizer: str) -> npt.NDArray[Any]:
+        """Column ``name`` of samples.parquet for one regularizer, (seeds, samples), paired across regularizers."""
+        if name not in self.samples:
+            raise KeyError(f"samples.parquet has no column {name!r}; it has {', '.join(self.samples)}")
+        return self.samples[name][self.order[regularizer]]
+
+    def rows(self, table: Columns, **equal: object) -> dict[str, npt.NDArray[Any]]:
+        """The rows of ``table`` whose columns equal the given values."""
+        keep = np.ones(len(next(iter(table.values()))), dtype=bool)
+        for name, value in equal.items():
+            keep &= table[name] == value
+        return {name: values[keep] for name, values in table.items()}

@@ -1,0 +1,102 @@
+"""How every figure looks: one colour per regularizer, one type size, and files that are the same bytes for the same data."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WIDTH = 7.2  # inches: the text width of a page, so that 8 pt in the figure is 8 pt in print
+
+INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
+# Okabe and Ito's palette, told apart by readers with every common colour-vision deficiency.
+COLOURS = {"hard": "#24292f", "smoothing": "#0072b2", "mixup": "#d55e00", "cutmix": "#009e73"}
+SPARE_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
+MARKERS = {"hard": "o", "smoothing": "s", "mixup": "^", "cutmix": "D"}
+SPARE_MARKERS = ("v", "P", "X", "*")
+LABELS = {"hard": "Hard labels", "smoothing": "Label smoothing", "mixup": "Mixup", "cutmix": "CutMix"}
+
+# In the page the neutral colours follow the reader's light or dark setting; the colours of data stay.
+DARK = {INK: "#e6edf3", MUTED: "#9aa4af", GRID: "#30363d", PAPER: "#161b22", COLOURS["hard"]: "#f0f3f6",
+        COLOURS["smoothing"]: "#3d9fd9", COLOURS["mixup"]: "#f0803c", COLOURS["cutmix"]: "#25c295"}  # fmt: skip
+
+RC = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same glyphs
+    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 9, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7.5,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.5, "axes.axisbelow": True, "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "legend.frameon": False, "lines.linewidth": 1.4, "lines.markersize": 3.5,
+    "svg.fonttype": "path", "svg.hashsalt": "regfast", "path.simplify": False, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+_VIRIDIS = matplotlib.colormaps["viridis"]
+# The last tenth of viridis, a light yellow, can't be seen on white.
+CONFIDENCE: LinearSegmentedColormap | ListedColormap = LinearSegmentedColormap.from_list(
+    "confidence", [_VIRIDIS(0.9 * k / 255) for k in range(256)]
+)
+
+
+def colour(regularizer: str, regularizers: list[str] | None = None) -> str:
+    """The colour of ``regularizer``: fixed for the paper's four, by position in ``regularizers`` for any other."""
+    return COLOURS.get(regularizer) or _spare(regularizer, regularizers, SPARE_COLOURS)
+
+
+def marker(regularizer: str, regularizers: list[str] | None = None) -> str:
+    """The marker of ``regularizer``, chosen as its colour is, so that colour is never the only difference."""
+    return MARKERS.get(regularizer) or _spare(regularizer, regularizers, SPARE_MARKERS)
+
+
+def label(regularizer: str) -> str:
+    """The name of ``regularizer`` for readers; a name that is not the paper's is shown as it is."""
+    return LABELS.get(regularizer, regularizer)
+
+
+def _spare(name: str, names: list[str] | None, choices: tuple[str, ...]) -> str:
+    others = [n for n in names or [name] if n not in LABELS]
+    return choices[others.index(name) % len(choices)] if name in others else choices[0]
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Run ``draw`` under this module's settings, leaving matplotlib's global ones as they were."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+@styled
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``name.png`` (220 dpi) and ``name.svg`` into ``folder``; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    figure.savefig(png, dpi=220, metadata={"Software": None})
+    return png, svg
+
+
+def themed_svg(path: Path) -> str:
+    """A ``data:`` address of the SVG at ``path`` whose neutral colours follow the reader's light or dark setting."""
+    text = path.read_text(encoding="utf-8")
+    light, dark = [], []
+    for number, (bright, dim) in enumerate(DARK.items()):
+        text = text.replace(f": {bright}", f": var(--c{number})")
+        light.append(f"--c{number}:{bright}")
+        dark.append(f"--c{number}:{dim}")
+    rule = f"svg{{{';'.join(light)}}}@media(prefers-color-scheme:dark){{svg{{{';'.join(dark)}}}}}"
+    text = re.sub(r'(<style type="text/css">)', rf"\1{rule}", text, count=1)
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()

@@ -1,0 +1,155 @@
+"""The report's tables, and each of them as Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regfast.report import style
+from regfast.report.claims import Verdict
+from regfast.report.results import Study
+
+# Names for readers, in the order of the table. ASR rows follow from the attacks of the study.
+METRICS = {
+    "accuracy": "Accuracy", "nll": "NLL (nats)", "brier": "Brier score", "ece": "ECE", "ece_adaptive": "ECE, adaptive bins",
+    "ece_classwise": "ECE, classwise", "ece_temperature": "ECE after temperature scaling", "temperature": "Temperature",
+    "confidence": "Mean confidence", "rms": "Feature RMS", "rms_in_span": "RMS, in-span part", "share_in_span": "In-span share",
+    "cosine": "Cosine to v_opt, true class", "cosine_predicted": "Cosine to v_opt, predicted class",
+    "cosine_in_span": "Cosine, in-span part", "radius": "Radius r of v_opt",
+}  # fmt: skip
+LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "−": "$-$", "ε": r"$\varepsilon$",
+    "ℓ": r"$\ell$", "∞": r"$\infty$", "₂": "$_2$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; shown as ``mean [low, high]``."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "–"
+        return f"{number(self.mean)} [{number(self.low)}, {number(self.high)}]"
+
+
+Cell = str | float | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a head; ``name`` is the file name, ``note`` what a reader must know."""
+
+    name: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+def number(value: float, signed: bool = False) -> str:
+    """``value`` with about three significant digits and a true minus sign; "–" for NaN."""
+    if math.isnan(value):
+        return "–"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("+-−")
+
+
+def attack_name(attack: Mapping[str, Any]) -> str:
+    """An attack of config.json in words: name, steps, norm and size, setting."""
+    name = str(attack["attack"])
+    name = name.upper() if len(name) <= 4 else name
+    steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
+    norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
+    eps = f" ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
+    setting = f", {attack['setting']}" if attack.get("setting") else ""
+    return f"{name}{steps} ({norm}{eps}{setting})"
+
+
+def metrics_table(study: Study) -> Table:
+    """Mean over seeds and bootstrap interval of every metric, one row a metric, one column a regularizer."""
+    names = METRICS | {f"asr_{a['id']}": f"ASR, {attack_name(a)}" for a in study.config.get("attacks", [])}
+    measured: Mapping[str, Mapping[str, Mapping[str, float]]] = study.metrics.get("regularizers", {})
+    rows: list[list[Cell]] = []
+    for metric, title in names.items():
+        cells = [measured.get(name, {}).get(metric) for name in study.regularizers]
+        if any(cells):
+            rows.append([title, *(estimate(c) for c in cells)])
+    seeds = len(study.seeds)
+    note = f"Mean over {seeds} seed{'s' * (seeds != 1)} and bootstrap 95 % interval. ASR counts only samples that the model classified correctly."
+    return Table("metrics", "Every measure", ["", *map(style.label, study.regularizers)], rows, note)
+
+
+def estimate(value: Mapping[str, Any] | None) -> Estimate:
+    """A metric of metrics.json; NaN where it is missing."""
+    value = value or {}
+    nan = float("nan")
+    return Estimate(*(float(nan if value.get(key) is None else value[key]) for key in ("mean", "low", "high")))
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One row a verdict, for the files; the page shows them as a matrix."""
+    rows: list[list[Cell]] = [
+        [v.claim, v.measure, style.label(v.regularizer), v.before, v.after, Estimate(v.effect, v.low, v.high), v.answer]
+        for v in verdicts
+    ]
+    return Table("verdicts", "Verdicts", ["claim", "measure", "regularizer", "before", "after", "effect", "verdict"], rows)
+
+
+def text(cell: Cell) -> str:
+    """A cell as a reader sees it."""
+    return number(cell) if isinstance(cell, float) else str(cell)
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown table."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    rule = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
+    return "\n".join([line(table.head), rule, *(line([text(c) for c in row]) for row in table.rows)]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A LaTeX tabular for booktabs; names are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    body = "\n".join(line([text(c) for c in row]) for row in table.rows)
+    columns = "l" + "r" * (len(table.head) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.head)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def to_csv(table: Table) -> str:
+    """CSV with full precision; an estimate becomes three columns: mean, low, high."""
+    wide = [any(isinstance(row[k], Estimate) for row in table.rows) for k in range(len(table.head))]
+    head = [part for name, is_wide in zip(table.head, wide, strict=True)
+            for part in ([f"{name} mean", f"{name} low", f"{name} high"] if is_wide else [name])]  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for row in table.rows:
+        cells: list[object] = []
+        for cell, is_wide in zip(row, wide, strict=True):
+            cells += [cell.mean, cell.low, cell.high] if isinstance(cell, Estimate) else [cell] + [""] * (2 * is_wide)
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def write(table: Table, folder: Path) -> None:
+    """``table`` as ``name.md``, ``name.tex`` and ``name.csv`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, render in ((".md", to_markdown), (".tex", to_latex), (".csv", to_csv)):
+        (folder / (table.name + suffix)).write_text(render(table), encoding="utf-8")
