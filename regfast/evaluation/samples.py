@@ -1,0 +1,112 @@
+"""Samples as an attack needs them: images in [0, 1] with labels in range, and a reason for each that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["OK", "Dataset", "LoadedChunk", "image_shape", "load_chunk", "pick_samples"]
+
+OK = "ok"
+
+
+class Dataset(Protocol):
+    """A map-style dataset, as torch.utils.data knows it: `len(d)` and `d[i] -> (image, label)`."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Image (C, H, W), float in [0, 1] or uint8, and its label."""
+        ...
+
+
+class LoadedChunk:
+    """The samples of one chunk.
+
+    Attributes:
+        samples: (n,) int64 ids of all samples of the chunk.
+        labels: (n,) int64, -1 where the label could not be read.
+        status: n strings, "ok" or why the sample cannot be attacked.
+        images: (m, C, H, W) float32 in [0, 1], of the m samples with status "ok", in order.
+    """
+
+    def __init__(self, samples: Sequence[int], labels: list[int], status: list[str], images: list[Tensor]) -> None:
+        self.samples = torch.tensor(samples, dtype=torch.int64)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.status = status
+        self.images = torch.stack(images) if images else torch.empty(0, 3, 1, 1)
+
+    @property
+    def usable(self) -> Tensor:
+        """(n,) bool: status is "ok"."""
+        return torch.tensor([status == OK for status in self.status], dtype=torch.bool)
+
+
+def pick_samples(size: int, limit: int | None, seed: int) -> list[int]:
+    """The sample ids of a run: all of them, or the first `limit` of a shuffle that depends on `seed` alone.
+
+    Raises:
+        ValueError: if `limit` is negative.
+    """
+    if limit is None or limit >= size:
+        return list(range(size))
+    if limit < 0:
+        raise ValueError(f"limit must be at least 0, got {limit}")
+    return sorted(np.random.default_rng(seed).permutation(size)[:limit].tolist())
+
+
+def image_shape(dataset: Dataset, samples: Sequence[int]) -> tuple[int, ...] | None:
+    """Shape (C, H, W) of the first of `samples` that can be read, None if none can: what all others are held to."""
+    for sample in samples:
+        image, _, reason = _load(dataset, sample, None)
+        if image is not None and reason == OK:
+            return tuple(image.shape)
+    return None
+
+
+def load_chunk(
+    dataset: Dataset, samples: Sequence[int], num_classes: int, shape: tuple[int, ...] | None, *, threads: int = 4
+) -> LoadedChunk:
+    """Load `samples`; one that cannot be used is named in `status` and holds nobody up.
+
+    A sample is unusable when reading it raises, when its pixels are not finite or lie outside [0, 1], when its shape is
+    not `shape`, or when its label is not in [0, num_classes).
+    """
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        loaded = list(pool.map(lambda sample: _load(dataset, sample, num_classes), samples))
+    labels, status, images = [], [], []
+    for image, label, reason in loaded:
+        if image is not None and tuple(image.shape) != shape:
+            image, reason = None, f"shape {tuple(image.shape)} differs from {shape}"
+        if image is not None:
+            images.append(image)
+        labels.append(label)
+        status.append(reason)
+    return LoadedChunk(samples, labels, status, images)
+
+
+def _load(dataset: Dataset, sample: int, num_classes: int | None) -> tuple[Tensor | None, int, str]:
+    try:
+        image, label = dataset[sample]
+        image, label = torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image), int(label)
+    except Exception as error:  # any decoder error: the row says which, the run goes on
+        return None, -1, f"unreadable: {type(error).__name__}: {error}"[:300]
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
+    if image.ndim != 3 or not image.is_floating_point():
+        return None, label, f"not an image: shape {tuple(image.shape)}, {image.dtype}"
+    if num_classes is not None and not 0 <= label < num_classes:
+        return None, label, f"label {label} is outside [0, {num_classes})"
+    if not bool(torch.isfinite(image).all()):
+        return None, label, "pixels are not finite"
+    low, high = image.min().item(), image.max().item()
+    if low < 0 or high > 1:
+        return None, label, f"pixels in [{low:.3g}, {high:.3g}], outside [0, 1]"
+    return image.float(), label, OK

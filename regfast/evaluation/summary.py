@@ -1,0 +1,182 @@
+"""What a finished run says: figures with intervals, as JSON, Markdown and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from regfast.evaluation.samples import OK
+from regfast.statistics import wilson_interval
+
+__all__ = ["summarise", "write_summary"]
+
+Row = dict[str, Any]
+
+
+def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Clean and robust accuracy of every attack and eps, with 95 % Wilson intervals.
+
+    Args:
+        rows: the result store's rows (`regfast.evaluation.store.SCHEMA`), at most one per sample, attack, norm and eps.
+        facts: what the rows do not know: configuration, machine, seconds. Copied into the summary as it is.
+
+    Returns:
+        A JSON-serialisable dict: `samples`, `unusable` (reason → count), `clean`, `attacks` (a list of rows),
+        `worst_case` (per norm and eps, over all attacks of the run) and the given facts. Shares are of the usable
+        samples; `attack_success_rate` of the correctly classified.
+    """
+    frame = {name: np.asarray(rows[name].to_pylist(), dtype=object) for name in ("attack", "norm", "status")}
+    sample, eps = rows["sample"].to_numpy(), rows["eps"].to_numpy()
+    usable = frame["status"] == OK
+    flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("correct", "success", "robust", "carried")}
+    spent = {name: rows[name].to_numpy() for name in ("gradients", "queries")}
+
+    first = np.unique(sample, return_index=True)[1]
+    reasons = Counter(str(status).split(":")[0] for status in frame["status"][first] if status != OK)
+    known = first[usable[first]]
+    summary: dict[str, Any] = {
+        "samples": len(first),
+        "usable": len(known),
+        "unusable": dict(sorted(reasons.items())),
+        "clean": _share(int(flags["correct"][known].sum()), len(known)),
+        "attacks": [],
+        "worst_case": [],
+    }
+    by_norm: dict[tuple[str, float], dict[int, bool]] = {}
+    for attack, norm, level in sorted({(a, n, e) for a, n, e in zip(frame["attack"], frame["norm"], eps, strict=True)}):
+        here = (frame["attack"] == attack) & (frame["norm"] == norm) & (eps == level)
+        counted = here & usable
+        robust, correct = int(flags["robust"][counted].sum()), int(flags["correct"][counted].sum())
+        success = int(flags["success"][counted].sum())
+        summary["attacks"].append(
+            {
+                "attack": attack,
+                "norm": norm,
+                "eps": float(level),
+                "robust_accuracy": _share(robust, int(counted.sum())),
+                "attack_success_rate": _share(success, correct),
+                "carried": int(flags["carried"][counted].sum()),
+                "gradients": int(spent["gradients"][here].sum()),
+                "queries": int(spent["queries"][here].sum()),
+            }
+        )
+        still = by_norm.setdefault((norm, float(level)), {})
+        for index, holds in zip(sample[counted], flags["robust"][counted], strict=True):
+            still[int(index)] = still.get(int(index), True) and bool(holds)
+    for (norm, level), still in sorted(by_norm.items()):
+        summary["worst_case"].append(
+            {"norm": norm, "eps": level, "robust_accuracy": _share(sum(still.values()), len(still))}
+        )
+    return {**summary, **facts}
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, summary.md and, where matplotlib is installed, curves.png into `folder`."""
+    _replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _replace(folder / "summary.md", _markdown(summary))
+    _plot(folder / "curves.png", summary)
+
+
+def _share(part: int, whole: int) -> dict[str, Any]:
+    """A share with its Wilson interval; null where nothing was counted, because JSON has no NaN."""
+    if whole == 0:
+        return {"value": None, "low": None, "high": None, "count": 0, "of": 0}
+    estimate, low, high = wilson_interval(part, whole)
+    return {"value": float(estimate), "low": float(low), "high": float(high), "count": part, "of": whole}
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    if share["value"] is None:
+        return "–"
+    return f"{100 * share['value']:.2f} % [{100 * share['low']:.2f}, {100 * share['high']:.2f}]"
+
+
+def _markdown(summary: Mapping[str, Any]) -> str:
+    lines = [
+        f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}",
+        "",
+        f"{summary['usable']} of {summary['samples']} samples; clean accuracy {_percent(summary['clean'])}. "
+        "Intervals are 95 % Wilson intervals over samples.",
+        "",
+        "| attack | norm | eps | robust accuracy | attack success rate | gradients | queries | carried |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in summary["attacks"]:
+        lines.append(
+            f"| {row['attack']} | {row['norm']} | {_eps(row['eps'])} | {_percent(row['robust_accuracy'])} "
+            f"| {_percent(row['attack_success_rate'])} | {row['gradients']:,} | {row['queries']:,} | {row['carried']} |"
+        )
+    if len({row["attack"] for row in summary["attacks"]}) > 1:
+        lines += [
+            "",
+            "Worst case over the attacks of this run:",
+            "",
+            "| norm | eps | robust accuracy |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {row['norm']} | {_eps(row['eps'])} | {_percent(row['robust_accuracy'])} |"
+            for row in summary["worst_case"]
+        ]
+    lines += [
+        "",
+        "Robust accuracy: share of all usable samples still classified correctly after the attack. Attack success "
+        "rate: share of the correctly classified samples that the attack flips. Carried: already broken at a smaller "
+        "eps of the same attack, counted as broken and not attacked again.",
+    ]
+    if summary["unusable"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unusable"].items())
+        lines += ["", f"Left out, and not part of any figure: {reasons}."]
+    lines += ["", f"Worker time {summary.get('worker_seconds', 0):.1f} s, {summary.get('hardware', '')}."]
+    if "command" in summary:
+        lines += ["", f"Made by `{summary['command']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _eps(value: float) -> str:
+    """Eps as image attacks quote it: in 255ths where it is a plain fraction of them."""
+    of255 = value * 255
+    return f"{of255:.4g}/255" if value > 0 and abs(of255 * 8 - round(of255 * 8)) < 1e-6 else f"{value:.4g}"
+
+
+def _plot(path: Path, summary: Mapping[str, Any]) -> None:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return
+    norms = sorted({row["norm"] for row in summary["attacks"]})
+    if not norms or summary["clean"]["value"] is None:
+        return
+    figure, axes = plt.subplots(1, len(norms), figsize=(5.2 * len(norms), 3.8), squeeze=False, layout="constrained")
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+    attacks = sorted({row["attack"] for row in summary["attacks"]})
+    for axis, norm in zip(axes[0], norms, strict=True):
+        for attack, marker in zip(attacks, "os^Dv<>" * len(attacks), strict=False):
+            rows = [r for r in summary["attacks"] if (r["attack"], r["norm"]) == (attack, norm)]
+            shares = [summary["clean"], *(row["robust_accuracy"] for row in rows)]
+            eps = [0.0, *(row["eps"] for row in rows)]
+            colour = colours[attacks.index(attack) % len(colours)]
+            axis.plot(eps, [s["value"] for s in shares], marker=marker, color=colour, label=attack)
+            axis.fill_between(eps, [s["low"] for s in shares], [s["high"] for s in shares], color=colour, alpha=0.15)
+        axis.set(xlabel=f"eps ({norm})", ylabel="robust accuracy", ylim=(0, 1), xlim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    beside = path.with_name(f".{path.name}")
+    figure.savefig(beside, dpi=150, format="png", metadata={"Software": None})
+    plt.close(figure)
+    beside.replace(path)
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,196 @@
+"""One chunk of samples through the clean pass and every attack: the rows that go to the store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from regfast.attacks.base import Attack, AttackResult
+from regfast.attacks.prepare import frozen
+from regfast.evaluation.samples import LoadedChunk
+from regfast.evaluation.store import SCHEMA
+
+__all__ = ["ChunkRows", "Settings", "attack_chunk", "clean_logits", "group_by_eps"]
+
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the attacks are run; none of it but `seed` and `precision` decides a row."""
+
+    device: torch.device
+    seed: int = 0
+    lanes: int | None = None
+    precision: str = "float32"
+    compile: bool = False
+    save_images: bool = False
+
+    @property
+    def run_options(self) -> dict[str, Any]:
+        """Keyword arguments of `Attack.run`."""
+        return {"seed": self.seed, "lanes": self.lanes, "precision": self.precision, "compile": self.compile}
+
+
+@dataclass
+class ChunkRows:
+    """What one chunk gave: rows for the store, adversarial images by attack, and counts for the progress line."""
+
+    rows: pa.Table
+    images: dict[str, Tensor] = field(default_factory=dict)
+    usable: int = 0
+    robust: int = 0  # under the last attack at its largest eps
+    evaluations: int = 0
+
+
+def group_by_eps(attacks: Sequence[Attack]) -> list[list[Attack]]:
+    """Attacks that differ in eps alone, together and by rising eps; groups in the order given.
+
+    Raises:
+        ValueError: for an attack without eps, and for one given twice.
+    """
+    groups: dict[str, list[Attack]] = {}
+    for attack in attacks:
+        if attack.eps is None:
+            raise ValueError(f"{attack!r} has no eps: a robust accuracy is measured at one")
+        options = {k: repr(v) for k, v in vars(attack).items() if not k.startswith("_") and k != "eps"}
+        groups.setdefault(f"{type(attack).__name__} {sorted(options.items())}", []).append(attack)
+    for group in groups.values():
+        group.sort(key=lambda attack: attack.eps or 0.0)
+        for one, other in itertools.pairwise(group):
+            if one.eps == other.eps:
+                raise ValueError(f"{one!r} is given twice")
+    return list(groups.values())
+
+
+def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int) -> Tensor:
+    """(n, K) float32 logits of the clean images (n, C, H, W), computed `batch` at a time on `device`."""
+    with frozen(model), torch.no_grad():
+        return torch.cat([model(part.to(device)).float() for part in images.split(batch)])
+
+
+def attack_chunk(
+    model: Model, chunk: LoadedChunk, groups: Sequence[Sequence[Attack]], labels_of: Sequence[str], settings: Settings
+) -> ChunkRows:
+    """Attack one chunk.
+
+    All attacks and eps share one clean pass. Within a group (one attack, rising eps) a sample that fell is carried: it
+    counts as broken at every larger eps and is not attacked again.
+
+    Args:
+        model: on `settings.device`.
+        chunk: its samples.
+        groups: as `group_by_eps` makes them.
+        labels_of: name of each group in the rows.
+        settings: how to run.
+    """
+    usable = chunk.usable
+    labels, samples = chunk.labels[usable], chunk.samples[usable]
+    made = ChunkRows(SCHEMA.empty_table(), usable=int(usable.sum()))
+    tables = []
+    if made.usable:
+        logits = clean_logits(model, chunk.images, settings.device, settings.lanes or 256).cpu()
+        clean_prediction = logits.argmax(1)
+        correct = clean_prediction == labels
+        made.evaluations += made.usable
+    for group, name in zip(groups, labels_of, strict=True):
+        if made.usable:
+            outcome = _Outcome(labels, clean_prediction, correct)
+        for attack in group:
+            if made.usable:
+                alive = outcome.robust.nonzero().squeeze(1)
+                result = None
+                if len(alive):
+                    result = attack.run(
+                        model,
+                        chunk.images[alive],
+                        labels[alive],
+                        sample_ids=samples[alive],
+                        clean_logits=logits[alive],
+                        **settings.run_options,
+                    )
+                    made.evaluations += int(result.gradients.sum() + result.queries.sum())
+                outcome.take(alive, result)
+                if settings.save_images and result is not None:
+                    key = f"{name} {attack.norm.name} {attack.eps:.6g}"
+                    made.images[key] = result.images.cpu()
+                    made.images[f"{key} samples"] = samples[alive]
+                made.robust = int(outcome.robust.sum())
+            tables.append(_table(chunk, usable, attack, name, outcome if made.usable else None))
+    made.rows = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    return made
+
+
+class _Outcome:
+    """Per usable sample, where it stands after the eps tried so far."""
+
+    def __init__(self, labels: Tensor, clean_prediction: Tensor, correct: Tensor) -> None:
+        n = len(labels)
+        self.clean_prediction, self.correct = clean_prediction, correct
+        self.prediction = clean_prediction.clone()
+        self.robust = correct.clone()
+        self.success = torch.zeros(n, dtype=torch.bool)
+        self.carried = torch.zeros(n, dtype=torch.bool)
+        self.stage = ["" if right else "clean" for right in correct.tolist()]
+        self.gradients = torch.zeros(n, dtype=torch.int64)
+        self.queries = torch.zeros(n, dtype=torch.int64)
+        self.distance = torch.zeros(n)
+        self.loss = torch.full((n,), torch.nan)
+
+    def take(self, alive: Tensor, result: AttackResult | None) -> None:
+        """The outcome of the next larger eps, tried on the samples `alive` (M,) int64."""
+        self.carried = self.success.clone()
+        self.gradients.zero_()
+        self.queries.zero_()
+        if result is None:
+            return
+        self.prediction[alive] = result.prediction.cpu()
+        self.success[alive] = result.success.cpu()
+        self.robust[alive] = result.robust.cpu()
+        self.gradients[alive] = result.gradients.cpu()
+        self.queries[alive] = result.queries.cpu()
+        self.distance[alive] = result.distance.cpu().float()
+        self.loss[alive] = result.loss.cpu().float()
+        for index, stage in zip(alive.tolist(), result.stage, strict=True):
+            self.stage[index] = stage
+
+
+def _table(chunk: LoadedChunk, usable: Tensor, attack: Attack, name: str, outcome: _Outcome | None) -> pa.Table:
+    n = len(chunk.samples)
+
+    def spread(values: Tensor | None, missing: Any) -> list[Any]:
+        whole = [missing] * n
+        if values is not None:
+            for index, value in zip(usable.nonzero().squeeze(1).tolist(), values.tolist(), strict=True):
+                whole[index] = None if value != value else value  # NaN: not known
+        return whole
+
+    stages = iter(outcome.stage if outcome else ())
+    return pa.table(
+        {
+            "sample": chunk.samples.tolist(),
+            "label": chunk.labels.tolist(),
+            "attack": [name] * n,
+            "norm": [attack.norm.name] * n,
+            "eps": [attack.eps] * n,
+            "status": chunk.status,
+            "clean_prediction": spread(outcome and outcome.clean_prediction, -1),
+            "prediction": spread(outcome and outcome.prediction, -1),
+            "correct": spread(outcome and outcome.correct, False),
+            "success": spread(outcome and outcome.success, False),
+            "robust": spread(outcome and outcome.robust, False),
+            "carried": spread(outcome and outcome.carried, False),
+            "stage": [next(stages) if here else "" for here in usable.tolist()],
+            "gradients": spread(outcome and outcome.gradients, 0),
+            "queries": spread(outcome and outcome.queries, 0),
+            "distance": spread(outcome and outcome.distance, None),
+            "loss": spread(outcome and outcome.loss, None),
+        },
+        schema=SCHEMA,
+    )
