@@ -1,0 +1,428 @@
+"""The engine: one loop that keeps the lanes full, asks the model, and lets decided samples leave at once.
+
+Peers push whole batches through every step; here a lane takes the next sample the moment its own is decided, so no
+evaluation is spent on decided samples and a slow sample holds nobody up. When the queue is empty the lanes drain at
+falling width.
+
+On a CPU the host sees every answer before the lanes move on. On a GPU it stays one step behind: flags are copied out
+asynchronously and read while the next step runs, so that the device never waits for the host; a decided lane then
+works one step too many.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regfast.attacks.base import Attack, Model
+from regfast.attacks.lanes import Answer, Lanes, per_lane
+from regfast.attacks.memory import is_out_of_memory
+
+
+@dataclass
+class Oracle:
+    """The model in two forms.
+
+    Attributes:
+        search: differentiable and fast: what the attacks ask.
+        confirm: the float32 model as given, asked about every point that counts; None where `search` is that model.
+        device: where it computes.
+        fixed_widths: keep to few widths, each half of the last, because something is compiled per shape.
+    """
+
+    search: Model
+    confirm: Model | None
+    device: torch.device
+    fixed_widths: bool = False
+
+
+@dataclass
+class Book:
+    """What is known of all N samples; tensors on the images' device, written as lanes are decided."""
+
+    images: Tensor  # (N, C, H, W) clean, replaced by what the attack hands back
+    broken: Tensor  # (N,) bool
+    prediction: Tensor  # (N,) int64
+    gradients: Tensor  # (N,) int64
+    queries: Tensor  # (N,) int64
+    distance: Tensor  # (N,) float32
+    loss: Tensor  # (N,) float32
+
+
+@dataclass(eq=False)
+class Slot:
+    """The host's side of a busy lane."""
+
+    item: int  # row of the sample in the book
+    lane: int
+    run: int = 0
+    answers: int = 0  # in this run
+    gradients: int = 0  # for this sample, in this attack
+    queries: int = 0
+    gone: bool = False
+
+
+@dataclass
+class Flags:
+    """Which lanes held a point that counts, on its way to the host."""
+
+    slots: list[tuple[Slot, int, int]]  # with the run and the answers that the flags are about
+    hit: Tensor  # (S,) bool in host memory
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> list[tuple[Slot, int, bool]]:
+        """(slot, answers, hit) of every slot still in the run that the flags are about."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        hits = self.hit.tolist()
+        return [(s, n, hits[lane]) for lane, (s, run, n) in enumerate(self.slots) if not s.gone and s.run == run]
+
+
+class Engine:
+    """One attack on some of N samples.
+
+    Args:
+        attack: its rules.
+        oracle: the model.
+        images: (N, C, H, W) clean images, on any device.
+        labels, sample_ids: (N,) int64 on the images' device.
+        targets: (N, R) int64 on the images' device, or None.
+        reach: whether only the target counts.
+        keep_clean: samples that are not broken keep their clean image in the book, else the last point asked.
+        book: what the engine fills in, for the samples of the queue alone.
+        seed, stage: key the draws.
+        width: lanes at most; halved when memory runs out.
+        decided: called with every sample's outcome (broken or not).
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        oracle: Oracle,
+        images: Tensor,
+        labels: Tensor,
+        sample_ids: Tensor,
+        targets: Tensor | None,
+        book: Book,
+        *,
+        reach: bool = False,
+        keep_clean: bool = False,
+        seed: int = 0,
+        stage: int = 0,
+        width: int = 64,
+        decided: Callable[[bool], None] = lambda broken: None,
+    ):
+        self.attack, self.oracle, self.book, self.decided = attack, oracle, book, decided
+        self.images, self.labels, self.sample_ids, self.targets = images, labels, sample_ids, targets
+        self.runs = attack.runs if targets is None else targets.shape[1]
+        self.reach, self.keep_clean, self.seed, self.stage, self.width = reach, keep_clean, seed, stage, width
+        self.lag = 0 if oracle.device.type == "cpu" else 1
+        self.queue: deque[int] = deque()
+        self.slots: list[Slot | None] = []
+
+    def run(self, items: Iterable[int]) -> None:
+        """Attack the samples `items` (rows of the book)."""
+        self.queue.extend(items)
+        while self.queue:
+            try:
+                self._drive(min(self.width, len(self.queue)))
+            except Exception as error:
+                if not is_out_of_memory(error) or self.width == 1:
+                    raise
+            else:
+                continue
+            # Samples in the lanes begin again: draws depend on the sample alone, so nothing else changes.
+            busy = [slot for slot in self.slots if slot is not None]
+            for slot in busy:
+                self._count(slot)
+            self.queue.extendleft(sorted((slot.item for slot in busy), reverse=True))
+            self.width = max(min(self.width, len(self.slots)) // 2, 1)
+            del self.lanes, self.state
+            self.flags.clear()
+            if self.oracle.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _drive(self, width: int) -> None:
+        self.flags: deque[Flags] = deque()
+        self.slots = [None] * width
+        self.lanes = self._blank(width)
+        self.state = self.attack.state(self.lanes)
+        self._refill()
+        while any(self.slots):
+            answer = self._ask()
+            self._judge(answer)
+            if self.lag:
+                self._advance(answer)
+            again = self._host_turn()
+            answer = self._narrow(answer)
+            if not self.lag and self.slots:
+                self._advance(answer)
+            self._begin(again)
+            self._refill()
+
+    def _ask(self) -> Answer:
+        """One evaluation of the model at the lanes' points."""
+        attack, lanes = self.attack, self.lanes
+        busy = [slot for slot in self.slots if slot is not None]
+        # The last answer of a run leads to no move: nobody needs its gradient.
+        last = all(slot.answers >= attack.steps for slot in busy)
+        gradients = 0 if attack.asks == "forward" or last else 1
+        gradient: Tensor | None = None
+        for sample in range(attack.samples):
+            if not gradients:
+                logits = self.oracle.search(lanes.point)
+                objective = attack.objective(lanes, self.state, logits.float())
+                continue
+            point = lanes.point.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = self.oracle.search(point)
+            if not logits.requires_grad:
+                raise ValueError(
+                    f"{attack.name} needs input gradients, but the model's output does not depend on its input in a "
+                    "differentiable way; Square asks for none"
+                )
+            objective = attack.objective(lanes, self.state, logits.detach().float())
+            if attack.asks == "jacobian":
+                gradients = logits.shape[1]
+                rows = [torch.autograd.grad(logits[:, k].sum(), point, retain_graph=True)[0] for k in range(gradients)]
+                slope = torch.stack(rows, 1)
+            else:
+                (slope,) = torch.autograd.grad(logits, point, objective.gradient.to(logits.dtype))
+            gradient = slope if gradient is None else gradient + slope
+        if gradient is not None:
+            gradient = (gradient / attack.samples if attack.samples > 1 else gradient).contiguous()
+        for slot in busy:
+            slot.answers += 1
+            slot.queries += attack.samples
+            slot.gradients += gradients * attack.samples
+        lanes.loss = objective.loss
+        return Answer(logits.detach().float(), objective.prediction, objective.loss, gradient)
+
+    def _judge(self, answer: Answer) -> None:
+        """Mark the lanes whose point counts, and keep those points until the host has seen them."""
+        attack, lanes = self.attack, self.lanes
+        wrong = answer.prediction == lanes.target if self.reach else answer.prediction != lanes.label
+        # A run that waits for the host has had all its answers; NaN logits are no class.
+        hit = wrong & attack.hit(lanes, self.state, answer) & (lanes.step <= attack.steps)
+        hit &= ~answer.logits.isnan().any(1)
+        if attack.closest or self.lag:
+            distance = attack.norm.distance(lanes.point - lanes.image)
+        else:
+            distance = lanes.found_distance
+        if attack.closest:
+            hit &= distance < torch.where(lanes.hit, lanes.found_distance, lanes.distance)
+        elif self.lag:
+            hit &= ~lanes.hit
+        if not self.lag:  # the host looks at once
+            lanes.found, lanes.hit = lanes.point, hit
+            lanes.found_distance, lanes.found_loss, lanes.found_prediction = distance, answer.loss, answer.prediction
+            return
+        keep = hit | (~lanes.hit & (lanes.step == attack.steps))  # what counts, else the run's last point
+        lanes.found = torch.where(per_lane(keep, lanes.point), lanes.point, lanes.found)
+        lanes.found_distance = torch.where(keep, distance, lanes.found_distance)
+        lanes.found_loss = torch.where(keep, answer.loss, lanes.found_loss)
+        lanes.found_prediction = torch.where(keep, answer.prediction, lanes.found_prediction)
+        lanes.hit = lanes.hit | hit
+
+    def _advance(self, answer: Answer) -> None:
+        if answer.gradient is not None or self.attack.asks == "forward":
+            self.attack.advance(self.lanes, self.state, answer)
+        self.lanes.step = self.lanes.step + 1
+
+    def _host_turn(self) -> list[Slot]:
+        """Let decided samples leave; returns the slots that begin their next run."""
+        slots = [(slot, slot.run, slot.answers) if slot else (Slot(-1, lane, gone=True), 0, 0)
+                 for lane, slot in enumerate(self.slots)]  # fmt: skip
+        self.flags.append(self._send(slots))
+        if len(self.flags) <= self.lag:
+            return []
+        seen = self.flags.popleft().read()
+        self._settle([slot for slot, _, hit in seen if hit])
+        again, spent = [], []
+        for slot, answers, _ in seen:
+            if not slot.gone and answers > self.attack.steps:
+                (again if slot.run + 1 < self.runs else spent).append(slot)
+        self._hand_back(spent)
+        return again
+
+    def _send(self, slots: list[tuple[Slot, int, int]]) -> Flags:
+        if not self.lag:
+            return Flags(slots, self.lanes.hit, None)
+        hit = torch.empty(len(slots), dtype=torch.bool, pin_memory=True)
+        hit.copy_(self.lanes.hit, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return Flags(slots, hit, arrived)
+
+    def _settle(self, slots: list[Slot]) -> None:
+        """Points that may count: ask the model as given, keep what it confirms, let the decided leave."""
+        if not slots:
+            return
+        lanes, attack = self.lanes, self.attack
+        rows = self._rows(slots)
+        found, prediction = lanes.found[rows], lanes.found_prediction[rows]
+        if self.oracle.confirm is not None:
+            logits = self.oracle.confirm(found)
+            prediction = torch.where(logits.isnan().any(1), lanes.label[rows], logits.argmax(1))
+            for slot in slots:
+                slot.queries += 1
+        right = prediction == lanes.target[rows] if self.reach else prediction != lanes.label[rows]
+        lanes.hit[rows] = False
+        if attack.closest:
+            better = rows[right]
+            lanes.best[better] = found[right]
+            lanes.distance[better] = lanes.found_distance[better]
+            lanes.best_loss[better] = lanes.found_loss[better]
+            lanes.best_prediction[better] = prediction[right]
+            if attack.eps is None:
+                return
+            right &= lanes.found_distance[rows] <= attack.eps
+        decided = [slot for slot, leaves in zip(slots, right.tolist(), strict=True) if leaves]
+        self._record(decided, True, found[right], lanes.found_loss[rows][right], prediction[right])
+
+    def _hand_back(self, slots: list[Slot]) -> None:
+        """Samples whose runs are all spent."""
+        if not slots:
+            return
+        lanes, attack = self.lanes, self.attack
+        rows = self._rows(slots)
+        if attack.closest and attack.eps is None:
+            have = lanes.distance[rows].isfinite()
+            broken = [slot for slot, yes in zip(slots, have.tolist(), strict=True) if yes]
+            rows = rows[have]
+            self._record(broken, True, lanes.best[rows], lanes.best_loss[rows], lanes.best_prediction[rows])
+            slots = [slot for slot in slots if not slot.gone]
+        elif not self.keep_clean and not attack.closest:
+            self._record(slots, False, lanes.found[rows], lanes.found_loss[rows], lanes.label[rows])
+        for slot in slots:
+            self._leave(slot, False)
+
+    def _record(self, slots: list[Slot], broken: bool, points: Tensor, loss: Tensor, prediction: Tensor) -> None:
+        """Write points (M, C, H, W) into the book as what the slots' samples became."""
+        if not slots:
+            return
+        book, items = self.book, torch.tensor([slot.item for slot in slots])
+        at = book.images.device
+        points = points.to(at)
+        items = items.to(at)
+        book.distance[items] = self.attack.norm.distance(points - self.images[items]).to(book.distance.dtype)
+        book.images[items] = points
+        book.broken[items] = broken
+        book.loss[items] = loss.to(at, book.loss.dtype)
+        book.prediction[items] = prediction.to(at)
+        if broken:
+            for slot in slots:
+                self._leave(slot, True)
+
+    def _leave(self, slot: Slot, broken: bool) -> None:
+        slot.gone = True
+        self.slots[slot.lane] = None
+        self._count(slot)
+        self.decided(broken)
+
+    def _count(self, slot: Slot) -> None:
+        self.book.gradients[slot.item] += slot.gradients
+        self.book.queries[slot.item] += slot.queries
+
+    def _narrow(self, answer: Answer) -> Answer:
+        """With nothing left to take, keep the busy lanes alone (at a fixed width: the next one that holds them)."""
+        busy = [slot for slot in self.slots if slot is not None]
+        if self.queue or len(busy) == len(self.slots):
+            return answer
+        width = len(busy)
+        if self.oracle.fixed_widths:
+            width = len(self.slots)
+            while width > 1 and -(-width // 2) >= len(busy):
+                width = -(-width // 2)
+            if width == len(self.slots):
+                return answer
+        idle = [lane for lane, slot in enumerate(self.slots) if slot is None]
+        rows = self._index([slot.lane for slot in busy] + idle[: width - len(busy)])
+        self.slots = [*busy, *[None] * (width - len(busy))]
+        for lane, slot in enumerate(busy):
+            slot.lane = lane
+        self.lanes, self.state = self.lanes.take(rows), self.state.take(rows)
+        return answer.take(rows)
+
+    def _begin(self, slots: list[Slot]) -> None:
+        """The next run of samples that stay in their lanes."""
+        for slot in slots:
+            slot.run, slot.answers = slot.run + 1, 0
+        if slots:
+            self._start(slots)
+
+    def _refill(self) -> None:
+        """Empty lanes take the next samples."""
+        fresh = []
+        for lane, slot in enumerate(self.slots):
+            if slot is None and self.queue:
+                self.slots[lane] = slot = Slot(self.queue.popleft(), lane)
+                fresh.append(slot)
+        if not fresh:
+            return
+        lanes, rows = self.lanes, self._rows(fresh)
+        items = torch.tensor([slot.item for slot in fresh], device=self.images.device)
+        lanes.image[rows] = self._fetch(self.images, items).to(lanes.image.dtype)
+        lanes.label[rows] = self._fetch(self.labels, items)
+        lanes.sample[rows] = self._fetch(self.sample_ids, items)
+        lanes.distance[rows] = torch.inf
+        self._start(fresh)
+
+    def _start(self, slots: list[Slot]) -> None:
+        lanes, rows = self.lanes, self._rows(slots)
+        runs = [slot.run for slot in slots]
+        lanes.run[rows] = self._index(runs)
+        lanes.step[rows] = 0
+        lanes.hit[rows] = False
+        if self.targets is not None:
+            items = torch.tensor([slot.item for slot in slots], device=self.targets.device)
+            runs_at = torch.tensor(runs, device=self.targets.device)
+            lanes.target[rows] = self.targets[items, runs_at].to(lanes.target.device, non_blocking=True)
+        self.attack.start(lanes, self.state, rows)
+
+    def _rows(self, slots: list[Slot]) -> Tensor:
+        return self._index([slot.lane for slot in slots])
+
+    def _index(self, values: list[int]) -> Tensor:
+        index = torch.tensor(values, dtype=torch.int64)
+        return index.pin_memory().to(self.oracle.device, non_blocking=True) if self.lag else index
+
+    def _fetch(self, source: Tensor, items: Tensor) -> Tensor:
+        """Rows of a tensor on the images' device, on their way to the model's."""
+        rows = source[items]
+        if rows.device == self.oracle.device:
+            return rows
+        return rows.pin_memory().to(self.oracle.device, non_blocking=True) if self.lag else rows.to(self.oracle.device)
+
+    def _blank(self, width: int) -> Lanes:
+        at, closest = self.oracle.device, self.attack.closest
+        images = self.images.new_zeros(width, *self.images.shape[1:], device=at)
+        integers = torch.zeros(width, dtype=torch.int64, device=at)
+        floats = torch.zeros(width, device=at)
+        return Lanes(
+            image=images,
+            point=images.clone(),
+            label=integers,
+            target=integers - 1,
+            sample=integers.clone(),
+            run=integers.clone(),
+            step=integers.clone(),
+            best=images.clone() if closest else images[:, :0],
+            distance=torch.full_like(floats, torch.inf),
+            best_loss=floats.clone(),
+            best_prediction=integers.clone(),
+            found=images.clone() if self.lag else images[:, :0],
+            hit=torch.zeros(width, dtype=torch.bool, device=at),
+            found_distance=floats.clone(),
+            found_loss=floats.clone(),
+            found_prediction=integers.clone(),
+            loss=floats.clone(),
+            seed=self.seed,
+            stage=self.stage,
+            targeted=self.targets is not None,
+            reach=self.reach,
+        )

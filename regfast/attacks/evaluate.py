@@ -1,0 +1,174 @@
+"""What `Attack.run` does around the engine: check the input, prepare the model, send survivors through the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from regfast.attacks.base import Attack, AttackResult, Model
+from regfast.attacks.checks import warn_if_misleading
+from regfast.attacks.engine import Book, Engine, Oracle
+from regfast.attacks.memory import automatic_lanes, is_out_of_memory
+from regfast.attacks.prepare import frozen, prepare
+from regfast.attacks.progress import bar
+
+
+def evaluate(
+    stages: Sequence[Attack],
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    lanes: int | None,
+    progress: bool,
+    sample_ids: Tensor | None,
+    targets: Tensor | None,
+    precision: str,
+    channels_last: bool,
+    compile: bool,  # noqa: A002
+) -> AttackResult:
+    """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""
+    images, labels, sample_ids, targets = _checked(images, labels, sample_ids, targets, lanes)
+    device = _device(model, images)
+    warn_if_misleading(
+        model, images, labels,
+        gradients=any(attack.asks != "forward" for attack in stages), losses={attack.loss for attack in stages},
+    )  # fmt: skip
+    # Outside of any inference mode: lanes need gradients even if the caller does not.
+    with torch.inference_mode(False), torch.no_grad(), frozen(model), bar(progress) as shown:
+        example = images[:8].to(device)
+        search = model
+        if len(images):
+            search = prepare(model, example, precision=precision, channels_last=channels_last, compile=compile)
+        oracle = Oracle(search, None if search is model else model, device, fixed_widths=compile)
+        width = lanes or automatic_lanes(search, example)
+        logits = _predict(model, images, width, device)
+        if len(images) and int(labels.max()) >= logits.shape[1]:
+            raise IndexError(f"labels must be below {logits.shape[1]} (the model's classes), got {int(labels.max())}")
+        clean_prediction = logits.argmax(1)
+        clean = (clean_prediction == labels) & ~logits.isnan().any(1)
+        n = len(images)
+        book = Book(
+            images=images.clone(),
+            broken=torch.zeros_like(clean),
+            prediction=clean_prediction.clone(),
+            gradients=torch.zeros_like(labels),
+            queries=torch.ones_like(labels),
+            distance=torch.zeros(n, device=images.device),
+            loss=torch.full((n,), torch.nan, device=images.device),
+        )
+        stage_of = ["" if right else "clean" for right in clean.tolist()]
+        for place, attack in enumerate(stages):
+            survivors = (clean & ~book.broken).nonzero().squeeze(1)
+            goals = targets
+            if targets is None:
+                goals = _plan(attack, oracle, images, labels, logits, survivors, book, width)
+            shown.begin(attack.name, len(survivors))
+            engine = Engine(
+                attack, oracle, images, labels, sample_ids, goals, book, reach=targets is not None,
+                keep_clean=len(stages) > 1 or targets is not None, seed=seed, stage=place, width=width,
+                decided=shown.decided,
+            )  # fmt: skip
+            engine.run(survivors.tolist())
+            width = engine.width
+            for item in survivors[book.broken[survivors]].tolist():
+                stage_of[item] = attack.name
+    return AttackResult(
+        images=book.images,
+        success=book.broken,
+        robust=clean & ~book.broken,
+        clean=clean,
+        prediction=book.prediction,
+        clean_prediction=clean_prediction,
+        stage=stage_of,
+        gradients=book.gradients,
+        queries=book.queries,
+        distance=book.distance,
+        loss=book.loss,
+    )
+
+
+def _predict(model: Model, images: Tensor, width: int, device: torch.device) -> Tensor:
+    """Clean logits (N, K) float32 on the images' device."""
+    parts, start = [], 0
+    while start < len(images):
+        try:
+            parts.append(model(images[start : start + width].to(device)).to(images.device).float())
+            start += width
+        except Exception as error:
+            if not is_out_of_memory(error) or width == 1:
+                raise
+            width //= 2
+    if parts and parts[0].ndim != 2:
+        raise ValueError(f"model must give logits of shape (B, K), got {tuple(parts[0].shape)}")
+    return torch.cat(parts) if parts else images.new_zeros(0, 0)
+
+
+def _plan(
+    attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor, book: Book,
+    width: int,
+) -> Tensor | None:  # fmt: skip
+    """Targets (N, R) of the survivors' runs, or None."""
+    goals = None
+    for rows in survivors.split(width):
+        chunk = (tensor[rows].to(oracle.device) for tensor in (images, labels, logits))
+        plan = attack.plan(oracle.search, *chunk)
+        if plan is None:
+            return None
+        if goals is None:
+            goals = labels.new_full((len(labels), plan.targets.shape[1]), -1)
+        goals[rows] = plan.targets.to(labels.device)
+        book.gradients[rows] += plan.gradients
+        book.queries[rows] += plan.queries
+    return goals
+
+
+def _device(model: Model, images: Tensor) -> torch.device:
+    """Where the model computes: with its parameters, else with the images."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return images.device
+
+
+def _checked(
+    images: Tensor, labels: Tensor, sample_ids: Tensor | None, targets: Tensor | None, lanes: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a float tensor (N, C, H, W) in [0, 1], got {kind}")
+    if images.ndim < 2:
+        raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
+    images = images.detach()
+    if images.dtype not in (torch.float32, torch.float64):
+        images = images.float()
+    finite = images.flatten(1).isfinite().all(1) if images.numel() else torch.ones(len(images), dtype=torch.bool)
+    if not finite.all():
+        first = int((~finite).nonzero()[0, 0])
+        raise ValueError(f"images must be finite, image {first} holds NaN or infinity")
+    labels = _classes("labels", labels, len(images)).to(images.device)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
+    if sample_ids is None:
+        sample_ids = torch.arange(len(images))
+    sample_ids = _classes("sample_ids", sample_ids, len(images)).to(images.device)
+    if targets is not None:
+        targets = _classes("targets", targets, len(images)).to(images.device)
+        targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    if lanes is not None and (not isinstance(lanes, int) or lanes < 1):
+        raise ValueError(f"lanes must be an integer ≥ 1, got {lanes!r}")
+    return images, labels, sample_ids, targets
+
+
+def _classes(name: str, values: Tensor, count: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.dtype == torch.bool:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be an integer tensor, got {kind}")
+    if len(values) != count:
+        raise ValueError(f"{name} must have one entry for each of the {count} images, got {len(values)}")
+    if values.numel() and int(values.min()) < 0:
+        raise IndexError(f"{name} must be ≥ 0, got {int(values.min())}")
+    return values.long()

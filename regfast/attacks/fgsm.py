@@ -1,0 +1,25 @@
+"""Fast gradient sign method: Goodfellow et al. 2015 (arXiv 1412.6572), one step of length eps."""
+
+from __future__ import annotations
+
+from regfast.attacks.norms import Norm
+from regfast.attacks.pgd import PGD
+
+
+class FGSM(PGD):
+    """One move of length `eps` along the ascent direction of the loss.
+
+    Args:
+        norm: "linf" (the sign), "l2" or "l1".
+        eps: radius, in units of images in [0, 1].
+        loss: "ce", "dlr", "margin" or "probability-margin".
+        random_start: begin at a random point of the ball and step 1.25 · eps (Wong et al. 2020, arXiv 2001.03994).
+    """
+
+    name = "fgsm"
+
+    def __init__(
+        self, norm: str | Norm = "linf", eps: float = 8 / 255, *, loss: str = "ce", random_start: bool = False
+    ):
+        size = 1.25 * eps if random_start else eps
+        super().__init__(norm, eps, steps=1, step_size=size, loss=loss, random_start=random_start)

@@ -1,0 +1,103 @@
+"""What an attack sees of the engine: the lanes it moves, and the model's answer at their points."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from regfast.attacks import _philox as philox
+
+
+class Rows:
+    """A dataclass of tensors with one row a lane; other fields are shared by all lanes."""
+
+    def take(self, index: Tensor) -> Self:
+        """The rows `index` (M,) int64, in that order: a narrower set of the same lanes."""
+        return dataclasses.replace(  # type: ignore[type-var]
+            self, **{name: value.index_select(0, index) for name, value in self.tensors()}
+        )
+
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """(name, tensor) of every field that holds one row a lane."""
+        fields = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return [(name, value) for name, value in fields if isinstance(value, Tensor)]
+
+
+@dataclass
+class Lanes(Rows):
+    """S lanes, each with one sample in the middle of one run (a restart, or a target) of the attack.
+
+    The engine writes everything but `point`; attacks read it and write `point`, where the model is asked next.
+    """
+
+    image: Tensor  # (S, C, H, W) the clean image, in [0, 1]
+    point: Tensor  # (S, C, H, W) where the model is asked next
+    label: Tensor  # (S,) int64
+    target: Tensor  # (S,) int64 the class to move to; -1: away from the label
+    sample: Tensor  # (S,) int64 sample ids: they key the random draws
+    run: Tensor  # (S,) int64 which restart or target of the sample this is, from 0
+    step: Tensor  # (S,) int64 answers that this run has had before the present one
+    best: Tensor  # (S, C, H, W) the nearest adversarial point so far, for attacks that look for it
+    distance: Tensor  # (S,) its distance; inf where there is none
+    best_loss: Tensor  # (S,)
+    best_prediction: Tensor  # (S,) int64
+    found: Tensor  # (S, C, H, W) a point that counts once the host has seen (and confirmed) it
+    hit: Tensor  # (S,) bool: `found` holds such a point
+    found_distance: Tensor  # (S,)
+    found_loss: Tensor  # (S,)
+    found_prediction: Tensor  # (S,) int64
+    loss: Tensor  # (S,) the objective at the last point asked
+    seed: int
+    stage: int  # place in an ensemble: keys the draws too
+    targeted: bool  # every lane has a target
+    reach: bool  # only the target counts (the user's targets); else any wrong class does
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def uniform(self, count: int, rows: Tensor | None = None, stage: int = 0, step: Tensor | None = None) -> Tensor:
+        """Uniform draws (rows, count) float32 in [0, 1), one stream a lane: (seed, sample, stage, run, step) decide.
+
+        Args:
+            count: draws per lane.
+            rows: (M,) int64 lanes that draw; all by default.
+            stage: added to the stage's number times 8: independent streams within one attack, 0 to 7.
+            step: (M,) int64 counter; the lanes' step by default.
+        """
+        return philox.uniform(*self._key(rows, stage, step), count)
+
+    def normal(self, count: int, rows: Tensor | None = None, stage: int = 0, step: Tensor | None = None) -> Tensor:
+        """Standard normal draws (rows, count) float32; arguments as in `uniform`."""
+        return philox.normal(*self._key(rows, stage, step), count)
+
+    def _key(self, rows: Tensor | None, stage: int, step: Tensor | None) -> tuple[int, Tensor, int, Tensor, Tensor]:
+        sample, run, now = self.sample, self.run, self.step if step is None else step
+        if rows is not None:
+            sample, run = sample[rows], run[rows]
+            now = now[rows] if step is None else now
+        return self.seed, sample, self.stage * 8 + stage, run, now
+
+
+@dataclass
+class Answer(Rows):
+    """What the model says at the lanes' points."""
+
+    logits: Tensor  # (S, K) float32
+    prediction: Tensor  # (S,) int64 lowest index among the largest logits
+    loss: Tensor  # (S,) the attack's objective, which it raises
+    gradient: Tensor | None  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for asks = "jacobian"
+
+
+@dataclass
+class Nothing(Rows):
+    """The state of an attack that keeps none."""
+
+
+def per_lane(values: Tensor, like: Tensor) -> Tensor:
+    """(S,) values shaped (S, 1, 1, 1) to go with lanes of images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+

@@ -1,0 +1,75 @@
+"""Projected gradient descent: Madry et al. 2018 (arXiv 1706.06083), with momentum as in Dong et al. 2018."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
+from regfast.attacks.losses import checked_loss
+from regfast.attacks.norms import Norm, norm_of
+
+
+@dataclass
+class Velocity(Rows):
+    """PGD's state: the decaying sum of gradients, empty without momentum."""
+
+    velocity: Tensor  # (S, C, H, W) or (S, 0)
+
+
+class PGD(Attack):
+    """Steps of fixed size along the gradient's ascent direction, each projected to ball and box.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        eps: radius, in units of images in [0, 1].
+        steps: moves per restart.
+        restarts: runs from fresh random starts, one after the other, for samples that are still right.
+        step_size: length of a move; 2.5 · eps / steps by default.
+        momentum: decay μ of the velocity `v ← μ v + g / ‖g‖₁`; 0 climbs the gradient itself.
+        loss: "ce", "dlr", "margin" or "probability-margin".
+        random_start: begin at a random point of the ball (uniform for linf), else at the image.
+    """
+
+    name = "pgd"
+
+    def __init__(
+        self,
+        norm: str | Norm = "linf",
+        eps: float = 8 / 255,
+        steps: int = 20,
+        restarts: int = 1,
+        *,
+        step_size: float | None = None,
+        momentum: float = 0.0,
+        loss: str = "ce",
+        random_start: bool = True,
+    ):
+        self.norm = norm_of(norm)
+        self.eps: float = checked_eps(eps)
+        self.steps = checked_count("steps", steps)
+        self.runs = checked_count("restarts", restarts)
+        self.step_size = 2.5 * self.eps / steps if step_size is None else checked_eps(step_size, name="step_size")
+        if not 0 <= momentum:
+            raise ValueError(f"momentum must be ≥ 0, got {momentum}")
+        self.momentum = momentum
+        self.loss = checked_loss(loss)
+        self.random_start = random_start
+
+    def state(self, lanes: Lanes) -> Velocity:
+        return Velocity(torch.zeros_like(lanes.image) if self.momentum else lanes.image.new_empty(len(lanes), 0))
+
+    def start(self, lanes: Lanes, state: Velocity, fresh: Tensor) -> None:
+        begin = self.norm.random_start(lanes, fresh, self.eps) if self.random_start else lanes.image[fresh]
+        lanes.point[fresh] = begin
+        state.velocity[fresh] = 0.0
+
+    def advance(self, lanes: Lanes, state: Velocity, answer: Answer) -> None:
+        way = answer.gradient
+        if self.momentum:
+            size = way.flatten(1).abs().sum(1)
+            way = state.velocity = self.momentum * state.velocity + way / per_lane(size + 1e-12, way)
+        lanes.point = self.norm.step(lanes.point, way, lanes.image, self.step_size, self.eps)
