@@ -1,0 +1,36 @@
+"""Calibration: binned errors, proper scores, temperature and feature scaling. Tensors or arrays in, numbers out."""
+
+from regfast.calibration.bins import (
+    ReliabilityBins,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    ece_interval,
+    ece_statistic,
+    expected_calibration_error,
+    reliability_bins,
+)
+from regfast.calibration.scaling import apply_temperature, fit_feature_scale, fit_temperature, scale_features
+from regfast.calibration.scores import (
+    brier_score,
+    brier_scores,
+    negative_log_likelihood,
+    negative_log_likelihoods,
+)
+
+__all__ = [
+    "ReliabilityBins",
+    "adaptive_calibration_error",
+    "apply_temperature",
+    "brier_score",
+    "brier_scores",
+    "classwise_calibration_error",
+    "ece_interval",
+    "ece_statistic",
+    "expected_calibration_error",
+    "fit_feature_scale",
+    "fit_temperature",
+    "negative_log_likelihood",
+    "negative_log_likelihoods",
+    "reliability_bins",
+    "scale_features",
+]

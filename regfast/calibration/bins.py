@@ -1,0 +1,139 @@
+"""Binned calibration errors (ECE, adaptive and classwise ECE) and the bins of a reliability diagram."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regfast.calibration._arrays import confidence_and_correct, probabilities_and_labels
+from regfast.statistics import Interval, Statistic, bootstrap_interval
+
+Array = NDArray[Any]
+
+
+class ReliabilityBins(NamedTuple):
+    """Per-bin figures of a reliability diagram, all (bins,): NaN mean confidence and accuracy where a bin is empty."""
+
+    edges: Array  # (bins + 1,)
+    confidence: Array
+    accuracy: Array
+    count: Array  # int64
+
+
+def reliability_bins(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> ReliabilityBins:
+    """Mean confidence, accuracy and count per equal-width bin of [0, 1] (Niculescu-Mizil & Caruana 2005).
+
+    Args:
+        confidence: (n,) in [0, 1].
+        correct: (n,) bool or 0/1.
+        bins: number of bins; bin i is [i/bins, (i+1)/bins), and the last one also holds a confidence of exactly 1.
+
+    Raises:
+        ValueError: shapes that differ, no samples, a confidence outside [0, 1] or NaN, bins < 1.
+    """
+    values, right = confidence_and_correct(confidence, correct)
+    edges = _edges(bins)
+    index = _equal_width(values, edges)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(index, values, bins) / count
+        accuracy = np.bincount(index, right, bins) / count
+    return ReliabilityBins(edges, mean_confidence, accuracy, count)
+
+
+def expected_calibration_error(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> float:
+    """ECE (Guo et al. 2017, eq. 3): Σ_bins count/n · |accuracy - mean confidence|, over bins of equal width.
+
+    Arguments and errors as in `reliability_bins`. A confidence of exactly 1 is in the last bin, as defined, and not in
+    a bin of its own, where some libraries put it.
+    """
+    values, right = confidence_and_correct(confidence, correct)
+    return _binned_gap(values, right, _equal_width(values, _edges(bins)), bins)
+
+
+def adaptive_calibration_error(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> float:
+    """Adaptive ECE (Nguyen & O'Connor 2015; Nixon et al. 2019): as ECE, with bins of (nearly) equal count.
+
+    The samples are sorted by confidence and cut into ``bins`` runs whose sizes differ by at most one. Equal confidences
+    that a cut would part share their mean correctness: the result does not depend on the order of the samples.
+    Errors as in `reliability_bins`.
+    """
+    values, right = confidence_and_correct(confidence, correct)
+    _edges(bins)
+    unique, inverse, ties = np.unique(values, return_inverse=True, return_counts=True)
+    order = np.argsort(values, kind="stable")
+    if len(unique) < len(values):
+        right = (np.bincount(inverse, right) / ties)[inverse]
+    index = np.arange(len(values)) * bins // len(values)
+    return _binned_gap(values[order], right[order], index, bins)
+
+
+def classwise_calibration_error(probabilities: Tensor | Array, labels: Tensor | Array, bins: int = 15) -> float:
+    """Classwise ECE (Kull et al. 2019, eq. 4): the mean over classes of the ECE of that class's probability.
+
+    Args:
+        probabilities: (n, K), each row sums to 1.
+        labels: (n,) int, in 0 … K-1.
+        bins: equal-width bins per class.
+
+    Raises:
+        ValueError: shapes that differ, no samples, rows that are no probabilities, bins < 1.
+        IndexError: a label outside 0 … K-1.
+    """
+    table, classes = probabilities_and_labels(probabilities, labels)
+    samples, num_classes = table.shape
+    index = _equal_width(table.ravel(), _edges(bins)).reshape(table.shape) + bins * np.arange(num_classes)
+    gap = -table
+    gap[np.arange(samples), classes] += 1
+    sums = np.bincount(index.ravel(), gap.ravel(), bins * num_classes)
+    return float(np.abs(sums).sum() / samples / num_classes)
+
+
+def ece_statistic(bins: int = 15) -> Statistic:
+    """ECE as a statistic for `regfast.statistics`: (R, n, 2) rows of (confidence, correct) → (R,), in one call."""
+    edges = _edges(bins)
+
+    def statistic(resampled: Array) -> Array:
+        values, right = resampled[..., 0], resampled[..., 1]
+        count = len(values)
+        index = _equal_width(values.ravel(), edges).reshape(values.shape) + bins * np.arange(count)[:, None]
+        sums = np.bincount(index.ravel(), (right - values).ravel(), bins * count).reshape(count, bins)
+        return np.abs(sums).sum(axis=1) / values.shape[1]
+
+    return statistic
+
+
+def ece_interval(
+    confidence: Tensor | Array,
+    correct: Tensor | Array,
+    bins: int = 15,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """ECE with its percentile bootstrap interval at ``level``; arguments as `expected_calibration_error`.
+
+    For several training seeds stack (confidence, correct) to (n, 2) each and call
+    ``bootstrap_interval(arrays, ece_statistic(bins), grouped=True)``.
+    """
+    rows = np.stack(confidence_and_correct(confidence, correct), axis=1)
+    return bootstrap_interval(rows, ece_statistic(bins), confidence=level, resamples=resamples, seed=seed)
+
+
+def _edges(bins: int) -> Array:
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    return np.linspace(0, 1, bins + 1)
+
+
+def _equal_width(values: Array, edges: Array) -> Array:
+    # Inner edges only: 0 falls in the first bin and exactly 1 in the last.
+    return np.searchsorted(edges[1:-1], values, side="right")
+
+
+def _binned_gap(values: Array, right: Array, index: Array, bins: int) -> float:
+    return float(np.abs(np.bincount(index, right - values, bins)).sum() / len(values))

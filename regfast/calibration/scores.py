@@ -1,0 +1,50 @@
+"""Proper scores of probabilistic predictions: Brier and negative log-likelihood, per sample and as means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regfast.calibration._arrays import matrix_and_labels, probabilities_and_labels
+
+Array = NDArray[Any]
+
+
+def brier_scores(probabilities: Tensor | Array, labels: Tensor | Array) -> Array:
+    """Multiclass Brier score (Brier 1950) per sample, (n,) float64: Σ_k (p_k - [k = label])², in [0, 2].
+
+    Args:
+        probabilities: (n, K), each row sums to 1.
+        labels: (n,) int, in 0 … K-1.
+
+    Raises:
+        ValueError: shapes that differ, no samples, rows that are no probabilities.
+        IndexError: a label outside 0 … K-1.
+    """
+    table, classes = probabilities_and_labels(probabilities, labels)
+    table = table.copy()
+    table[np.arange(len(classes)), classes] -= 1
+    return (table * table).sum(axis=1)
+
+
+def brier_score(probabilities: Tensor | Array, labels: Tensor | Array) -> float:
+    """Mean of `brier_scores`."""
+    return float(brier_scores(probabilities, labels).mean())
+
+
+def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array) -> Array:
+    """Negative log-likelihood per sample, (n,) float64, in nats, of the labels under softmax(logits).
+
+    Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. Errors as `brier_scores`.
+    """
+    table, classes = matrix_and_labels(logits, labels, "logits")
+    shifted = table - table.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(classes)), classes]
+
+
+def negative_log_likelihood(logits: Tensor | Array, labels: Tensor | Array) -> float:
+    """Mean of `negative_log_likelihoods`."""
+    return float(negative_log_likelihoods(logits, labels).mean())

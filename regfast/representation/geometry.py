@@ -1,0 +1,107 @@
+"""Magnitude and direction of features: RMS, cosine to the class centers, and both inside the span of the head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regfast.representation.centers import ClassCenters
+from regfast.representation.span import check_weight, row_space
+
+
+class Geometry(NamedTuple):
+    """Per-sample geometry, all (B,) float64. In-span: after projection on the row space of the centred head weights."""
+
+    rms: Tensor  # ‖v‖ / sqrt(d)
+    rms_in_span: Tensor  # ‖Pv‖ / sqrt(d): the same divisor, so that the two compare
+    cosine: Tensor  # to the center of the label
+    cosine_predicted: Tensor  # to the center of the predicted class
+    cosine_in_span: Tensor  # of Pv to the center of the label
+    share_in_span: Tensor  # ‖Pv‖ / ‖v‖, so that cosine = cosine_in_span · share_in_span
+
+
+def feature_geometry(
+    features: Tensor,
+    weight: Tensor,
+    centers: ClassCenters | Tensor,
+    labels: Tensor,
+    predictions: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+) -> Geometry:
+    """RMS and cosines of features, raw and in the span of the centred head.
+
+    Only the part in that span moves the softmax; the rest dilutes the raw cosine.
+
+    Args:
+        features: (B, d) floating.
+        weight: (K, d) head weights; ``bias`` (K,) is needed only to predict.
+        centers: `ClassCenters`, or their points (K, d).
+        labels: (B,) int64 in 0 … K-1.
+        predictions: (B,) int64; default the arg max of the head's logits.
+
+    A feature (or center) of length 0 has no direction: its cosines and its share are NaN.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+        IndexError: a label or prediction outside 0 … K-1.
+    """
+    points = centers.points if isinstance(centers, ClassCenters) else centers
+    check_weight(weight, bias)
+    if features.ndim != 2 or features.shape[1] != weight.shape[1] or points.shape != weight.shape:
+        raise ValueError(
+            f"features must be (B, {weight.shape[1]}) and centers {tuple(weight.shape)} as weight is, "
+            f"got {tuple(features.shape)} and {tuple(points.shape)}"
+        )
+    v = features.detach().double()
+    points = points.to(v)
+    if predictions is None:
+        logits = v @ weight.detach().to(v).T
+        predictions = (logits if bias is None else logits + bias.detach().to(v)).argmax(dim=1)
+    for name, classes in (("labels", labels), ("predictions", predictions)):
+        if classes.shape != v.shape[:1]:
+            raise ValueError(f"{name} must be ({len(v)},), got {tuple(classes.shape)}")
+        if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < len(weight)):
+            raise IndexError(
+                f"{name} must lie in 0 … {len(weight) - 1}, got {int(classes.min())} … {int(classes.max())}"
+            )
+    basis = row_space(weight).to(v).T
+    inside, points_inside = v @ basis, points @ basis
+    length, length_inside = v.norm(dim=1), inside.norm(dim=1)
+    root = features.shape[1] ** 0.5
+    return Geometry(
+        rms=length / root,
+        rms_in_span=length_inside / root,
+        cosine=cosine(v, points[labels]),
+        cosine_predicted=cosine(v, points[predictions]),
+        cosine_in_span=cosine(inside, points_inside[labels]),
+        share_in_span=(length_inside / length).clamp(max=1),
+    )
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Row-wise cosine of (B, d) tensors, within [-1, 1]; NaN where either row has length 0."""
+    norms = first.norm(dim=1) * second.norm(dim=1)
+    return ((first * second).sum(dim=1) / norms).clamp(-1, 1)
+
+
+def default_radius(features: Tensor, correct: Tensor) -> float:
+    """Radius of the class centers of a model: the median norm of its correctly classified features.
+
+    Args:
+        features: (B, d) floating. correct: (B,) bool.
+
+    Raises:
+        ValueError: no correctly classified feature, or shapes that do not fit.
+    """
+    if features.ndim != 2 or correct.shape != features.shape[:1]:
+        raise ValueError(
+            f"features must be (B, d) and correct (B,), got {tuple(features.shape)}, {tuple(correct.shape)}"
+        )
+    norms = features.detach()[correct.bool()].double().norm(dim=1)
+    if not len(norms):
+        raise ValueError("no correctly classified feature: the default radius is their median norm")
+    # quantile, not median: torch's median of an even count is the lower one of the middle two.
+    return float(torch.quantile(norms[: 1 << 24], 0.5))
