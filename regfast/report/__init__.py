@@ -10,8 +10,8 @@ __all__ = ["write_report"]
 def write_report(run_dir: str | Path) -> Path:
     """Make ``figures/``, ``tables/`` and ``report.html`` in ``run_dir`` from its result files; returns the page's path.
 
-    Reads config.json, metrics.json and the Parquet files (docs/design.md, "Result files of a study") and nothing else; the same
-    files give the same bytes. Needs matplotlib and jinja2: ``pip install regfast[report]``.
+    Reads config.json, metrics.json and the Parquet files (docs/design.md, "Result files of a study") and nothing else;
+    the same files give the same bytes. Needs matplotlib and jinja2: ``pip install regfast[report]``.
 
     Raises:
         FileNotFoundError: a result file is missing.

@@ -1,7 +1,7 @@
 """One verdict for each of the paper's claims: the effect, its 95 % interval, and whether the claim holds on this data.
 
-The claims are those of arXiv 2410.03999 (second version): soft labels lower the features' magnitude, turn them toward the
-class centers, lower the calibration error and the attack success rate; and within one model, a sample with a higher
+The claims are those of arXiv 2410.03999 (second version): soft labels lower the features' magnitude, turn them toward
+the class centers, lower the calibration error and the attack success rate; and within one model, a sample with a higher
 cosine falls less often.
 """
 
@@ -14,16 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from regfast.calibration.bins import ece_statistic
-from regfast.report.results import Study
+from regfast.report.results import Study, attack_name
 from regfast.statistics import Interval, bootstrap_interval, paired_difference
 
 Array = npt.NDArray[Any]
 Answer = Literal["holds", "does not hold", "undecided"]
 
 RULE = (
-    "A claim holds when the whole 95 % interval of its effect lies on the side that the claim names, does not hold when the whole "
-    "interval lies on the other side, and is undecided when the interval contains 0. Every effect is the difference to hard labels "
-    "on the same test samples with the same seeds; intervals come from a bootstrap that draws seeds, and then test samples, "
+    "A claim holds when the whole 95 % interval of its effect lies on the side that the claim names, does not hold "
+    "when the whole "
+    "interval lies on the other side, and is undecided when the interval contains 0. Every effect is the difference "
+    "to hard labels "
+    "on the same test samples with the same seeds; intervals come from a bootstrap that draws seeds, and then test "
+    "samples, "
     "with replacement, the same ones for both models."
 )
 
@@ -68,11 +71,14 @@ def claims(study: Study) -> list[Claim]:
     if "cosine_in_span" in study.samples:
         found.append(Claim("Cosine rises", "cosine, in-span part", "cosine_in_span", 1))
     found.append(Claim("Calibration error falls", "ECE", "ece", -1))
-    return found + [Claim("Attacks succeed less", f"ASR, {attack['id']}", f"asr_{attack['id']}", -1) for attack in study.attacks]
+    return found + [
+        Claim("Attacks succeed less", f"ASR, {attack_name(attack)}", f"asr_{attack['id']}", -1)
+        for attack in study.attacks
+    ]
 
 
 def table(study: Study, regularizer: str, names: list[str]) -> list[Array]:
-    """Per seed, the (samples, len(names) + 2) columns that `measures` reads: one per name, then confidence and correctness."""
+    """Per seed, (samples, len(names) + 2): a column per name, then confidence and correctness."""
     confidence, correct = study.column("confidence", regularizer), study.column("correct", regularizer).astype(float)
     columns = []
     for name in names:
@@ -107,35 +113,67 @@ def against_hard(study: Study, resamples: int = 2000, seed: int = 0) -> list[Ver
     verdicts = []
     for regularizer in study.regularizers[1:]:
         soft = table(study, regularizer, names)
-        change = paired_difference(soft, hard, lambda rows: measures(rows, names), resamples=resamples, seed=seed,
-                                   grouped=True, shared_samples=True)  # fmt: skip
+        change = paired_difference(
+            soft,
+            hard,
+            lambda rows: measures(rows, names),
+            resamples=resamples,
+            seed=seed,
+            grouped=True,
+            shared_samples=True,
+        )
         for k, claim in enumerate(asked):
             verdicts.append(
-                Verdict(claim.text, claim.measure, regularizer, claim.direction, float(before[k]), float(before[k] + change.estimate[k]),
-                        float(change.estimate[k]), float(change.low[k]), float(change.high[k]))  # fmt: skip
+                Verdict(
+                    claim.text,
+                    claim.measure,
+                    regularizer,
+                    claim.direction,
+                    float(before[k]),
+                    float(before[k] + change.estimate[k]),
+                    float(change.estimate[k]),
+                    float(change.low[k]),
+                    float(change.high[k]),
+                )
             )
     return verdicts
 
 
 def within_models(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
-    """Per model and attack: ASR of the half of the correct samples with the higher cosine, minus that of the lower half."""
+    """Per model and attack: ASR of the correct samples' half with the higher cosine minus that of the other half."""
     verdicts = []
     for regularizer in study.regularizers:
         for attack in study.attacks:
             groups = []
             for cosine, correct, success in zip(
-                study.column("cosine", regularizer), study.column("correct", regularizer).astype(bool),
-                study.column(f"success_{attack['id']}", regularizer).astype(float), strict=True,
-            ):  # fmt: skip
+                study.column("cosine", regularizer),
+                study.column("correct", regularizer).astype(bool),
+                study.column(f"success_{attack['id']}", regularizer).astype(float),
+                strict=True,
+            ):
                 middle = np.median(cosine[correct]) if correct.any() else 0.0
                 upper = correct & (cosine > middle)
-                groups.append(np.stack([upper, correct & ~upper, success * upper, success * (correct & ~upper)], axis=-1).astype(float))
-            change: Interval = bootstrap_interval(groups, _half_gap, resamples=resamples, seed=seed, grouped=True, shared_samples=True)
+                groups.append(
+                    np.stack([upper, correct & ~upper, success * upper, success * (correct & ~upper)], axis=-1).astype(
+                        float
+                    )
+                )
+            change: Interval = bootstrap_interval(
+                groups, _half_gap, resamples=resamples, seed=seed, grouped=True, shared_samples=True
+            )
             ups, downs, up_hits, down_hits = np.sum(groups, axis=1).T
             verdicts.append(
-                Verdict("Higher cosine, lower ASR, within one model", f"ASR, {attack['id']}", regularizer, -1,
-                        float(_ratio(down_hits, downs).mean()), float(_ratio(up_hits, ups).mean()),
-                        change.estimate, change.low, change.high)  # fmt: skip
+                Verdict(
+                    "Higher cosine, lower ASR, within one model",
+                    f"ASR, {attack_name(attack)}",
+                    regularizer,
+                    -1,
+                    float(_ratio(down_hits, downs).mean()),
+                    float(_ratio(up_hits, ups).mean()),
+                    change.estimate,
+                    change.low,
+                    change.high,
+                )
             )
     return verdicts
 

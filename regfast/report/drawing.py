@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure of the page. ``name`` is its file name; ``data`` maps a table's name to its columns of equal length."""
+    """One figure of the page. ``name`` is its file name; ``data`` maps a table's name to its columns."""
 
     name: str
     title: str

@@ -14,9 +14,8 @@ from markupsafe import Markup
 from regfast.report import style
 from regfast.report.claims import RULE, Verdict
 from regfast.report.drawing import Drawing, cell, sentence, to_csv
-from regfast.report.tables import Table, number, text
+from regfast.report.tables import Table, number, text, to_latex, to_markdown
 from regfast.report.tables import to_csv as table_csv
-from regfast.report.tables import to_latex, to_markdown
 
 PREVIEW = 12  # rows of a figure's numbers shown on the page; the whole table is in its download
 SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
@@ -24,7 +23,7 @@ SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with figures and tables under it; ``formulas`` names macros of templates/formulas.html.j2 to show first."""
+    """A heading with tables and figures; ``formulas`` names macros of templates/formulas.html.j2 to show first."""
 
     id: str
     title: str
@@ -68,23 +67,21 @@ def matrix(verdicts: Sequence[Verdict], regularizers: Sequence[str]) -> dict[str
     }
 
 
-def claim_lines(verdicts: Sequence[Verdict]) -> list[tuple[str, dict[str, int], str]]:
-    """Per claim: its name, how many comparisons gave each answer, and a sentence that names those that don't hold."""
+def claim_lines(verdicts: Sequence[Verdict]) -> list[tuple[str, dict[str, int], list[str]]]:
+    """Per claim: its name, how many comparisons gave each answer, and a sentence per measure."""
     lines = []
     for claim in dict.fromkeys(v.claim for v in verdicts):
         mine = [v for v in verdicts if v.claim == claim]
         counts = {answer: sum(v.answer == answer for v in mine) for answer in SYMBOLS}
-        parts = []
-        for answer in SYMBOLS:
-            by_measure: dict[str, list[str]] = {}
-            for v in mine:
-                if v.answer == answer:
-                    by_measure.setdefault(v.measure, []).append(style.label(v.regularizer))
-            if by_measure:
-                named = "; ".join(f"{sentence(names)} ({measure})" for measure, names in by_measure.items())
-                parts.append(f"{answer[0].upper()}{answer[1:]}: {named}.")
-        everywhere = [a for a in SYMBOLS if counts[a] == len(mine)]
-        lines.append((claim, counts, f"{everywhere[0][0].upper()}{everywhere[0][1:]} in every comparison." if everywhere else " ".join(parts)))
+        sentences = []
+        for measure in dict.fromkeys(v.measure for v in mine):
+            named = {
+                answer: [style.in_sentence(v.regularizer) for v in mine if v.measure == measure and v.answer == answer]
+                for answer in SYMBOLS
+            }
+            parts = [f"{answer} for {sentence(names)}" for answer, names in named.items() if names]
+            sentences.append(f"{measure[0].upper()}{measure[1:]}: {'; '.join(parts)}.")
+        lines.append((claim, counts, sentences))
     return lines
 
 
@@ -99,9 +96,13 @@ def preview(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
 
 
 def environment() -> jinja2.Environment:
-    """The template environment: everything is escaped, an unknown name is an error, nothing is read but the templates."""
+    """The template environment: everything is escaped, and an unknown name is an error."""
     env = jinja2.Environment(
-        loader=jinja2.PackageLoader("regfast.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("regfast.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     env.filters |= {
         "csv_address": lambda columns: data_address(to_csv(columns), "text/csv"),
@@ -126,9 +127,17 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
     env = environment()
     source = env.loader.get_source(env, "page.css")[0] if env.loader else ""
     names = list(regularizers)
-    colours = [(f"r{k}", style.colour(name, names), style.DARK.get(style.colour(name, names), style.colour(name, names))) for k, name in enumerate(names)]
+    colours = [
+        (f"r{k}", style.colour(name, names), style.DARK.get(style.colour(name, names), style.colour(name, names)))
+        for k, name in enumerate(names)
+    ]
     images = {d.name: style.themed_svg(figures / f"{d.name}.svg") for s in page.sections for d in s.drawings}
     return env.get_template("page.html.j2").render(
-        page=page, regularizers=names, matrix=matrix(page.verdicts, names), lines=claim_lines(page.verdicts), css=Markup(source),  # noqa: S704
-        colours=colours, images=images,
-    )  # fmt: skip
+        page=page,
+        regularizers=names,
+        matrix=matrix(page.verdicts, names),
+        lines=claim_lines(page.verdicts),
+        css=Markup(source),
+        colours=colours,
+        images=images,
+    )

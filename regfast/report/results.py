@@ -59,7 +59,7 @@ class Study:
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Study:
-        """Read ``run_dir``. Raises FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema."""
+        """Read ``run_dir``; FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema."""
         path = Path(run_dir)
         if not path.is_dir():
             raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
@@ -80,7 +80,9 @@ class Study:
         configured = list(self.config.get("regularizers", {}))
         present = set(np.unique(self.samples["regularizer"].astype(str)).tolist())
         if present - set(configured):
-            raise ValueError(f"samples.parquet has regularizers that config.json lacks: {sorted(present - set(configured))}")
+            raise ValueError(
+                f"samples.parquet has regularizers that config.json lacks: {sorted(present - set(configured))}"
+            )
         return sorted((name for name in configured if name in present), key=lambda name: name != "hard")
 
     @cached_property
@@ -107,7 +109,9 @@ class Study:
                 ids = self.samples["sample"][found]
                 reference = ids if reference is None else reference
                 if not np.array_equal(ids, reference) or len(np.unique(ids)) != len(ids):
-                    raise ValueError(f"samples.parquet: {name} with seed {seed} was not measured on the same samples, once each")
+                    raise ValueError(
+                        f"samples.parquet: {name} with seed {seed} was not measured on the same samples, once each"
+                    )
                 rows.append(found)
             order[name] = np.stack(rows)
         return order
@@ -124,3 +128,14 @@ class Study:
         for name, value in equal.items():
             keep &= table[name] == value
         return {name: values[keep] for name, values in table.items()}
+
+
+def attack_name(attack: Mapping[str, Any]) -> str:
+    """An attack of config.json in words: name, steps, norm and size, setting."""
+    name = str(attack["attack"])
+    name = name.upper() if len(name) <= 4 else name
+    steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
+    norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
+    eps = f" ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
+    setting = f", {attack['setting']}" if attack.get("setting") else ""
+    return f"{name}{steps} ({norm}{eps}{setting})"

@@ -12,8 +12,8 @@ from regfast.report import style
 from regfast.report.drawing import Drawing, sentence, stack
 from regfast.report.figures import curves, displacement, representation, sweep
 from regfast.report.figures.bins import rates, shared_edges
-from regfast.report.results import Study
-from regfast.report.tables import attack_name, number
+from regfast.report.results import Study, attack_name
+from regfast.report.tables import number
 
 Array = npt.NDArray[Any]
 LIMIT = 4  # columns of Fig. 3 on one page
@@ -32,11 +32,17 @@ def drawings(study: Study) -> list[Drawing]:
 
 
 def representation_figures(study: Study) -> list[Drawing]:
-    """The paper's Fig. 3 for this data, with raw cosines as the paper has them, and once more with the in-span parts."""
+    """The paper's Fig. 3 for this data: with raw cosines, as the paper has it, and with the in-span parts."""
     found = [_representation(study, "representation", "rms", "cosine", "Representation, robustness and calibration")]
     if "cosine_in_span" in study.samples and "rms_in_span" in study.samples:
         found.append(
-            _representation(study, "representation-in-span", "rms_in_span", "cosine_in_span", "The same, in-span part of the features only")
+            _representation(
+                study,
+                "representation-in-span",
+                "rms_in_span",
+                "cosine_in_span",
+                "The same, in-span part of the features only",
+            )
         )
     return found
 
@@ -49,8 +55,15 @@ def models(study: Study, rms: str, cosine: str) -> list[representation.Model]:
         ece = float(np.mean([expected_calibration_error(c, r) for c, r in zip(confidence, correct, strict=True)]))
         success = {a["id"]: study.column(f"success_{a['id']}", name).ravel() for a in study.attacks}
         result.append(
-            representation.Model(name, study.column(rms, name).ravel(), study.column(cosine, name).ravel(), confidence.ravel(),
-                                 correct.ravel(), success, ece)  # fmt: skip
+            representation.Model(
+                name,
+                study.column(rms, name).ravel(),
+                study.column(cosine, name).ravel(),
+                confidence.ravel(),
+                correct.ravel(),
+                success,
+                ece,
+            )
         )
     return result
 
@@ -59,47 +72,76 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     columns = models(study, rms, cosine)
     in_span = name.endswith("in-span")
     figure = representation.draw(
-        columns, [representation.attack_style(a) for a in study.attacks],
+        columns,
+        [representation.attack_style(a) for a in study.attacks],
         cosine_label=r"in-span $\cos(v,\, v_\mathrm{opt})$" if in_span else r"$\cos(v,\, v_\mathrm{opt})$",
         rms_label="in-span RMS" if in_span else "feature RMS",
-    )  # fmt: skip
+        with_reliability=not in_span,
+    )
     look = (
-        "The same axes in every column. Top: does the cloud sink (smaller magnitude) and move right (toward the class center), and where "
-        "are the confident samples? Second row: does the attack success rate (ASR) fall from left to right? It counts correctly classified "
-        f"samples only; bins with fewer than {representation.LEAST} are left out. Third row: how many samples each bin holds. Bottom: bars below the "
+        "The same axes in every column. Top: does the cloud sink (smaller magnitude) and move right (toward the "
+        "class center), and where "
+        "are the confident samples? Second row: does the attack success rate (ASR) fall from left to right? It "
+        "counts correctly classified "
+        f"samples only; bins with fewer than {representation.LEAST} are left out. Third row: how many samples each "
+        "bin holds. Bottom: bars below the "
         "diagonal are over-confident; the fainter a bar, the fewer samples it stands for."
     )
     if in_span:
         look = (
-            "As the figure before, but only with the component of the features that moves the softmax (the row space of the centred head): "
+            "As the figure before, but only with the component of the features that moves the softmax (the row space "
+            "of the centred head): "
             "the rest dilutes the raw cosine without changing any prediction."
         )
     drawn = min(representation.POINTS, columns[0].rms.size)
     look += f" {drawn} of {columns[0].rms.size} points drawn per panel, evenly picked, all seeds."
-    parts = [f"{style.label(m.regularizer)} {number(float(np.median(m.rms)))} and {number(float(np.median(m.cosine)))}" for m in columns]
+    parts = [
+        f"{style.in_sentence(m.regularizer)} {number(float(np.median(m.rms)))} and {number(float(np.median(m.cosine)))}"
+        for m in columns
+    ]
     found = f"Median RMS and median cosine: {sentence(parts)}."
     if not in_span:
-        found += " ECE: " + sentence([f"{style.label(m.regularizer)} {m.ece:.3f}" for m in columns]) + "."
+        found += " ECE: " + sentence([f"{style.in_sentence(m.regularizer)} {m.ece:.3f}" for m in columns]) + "."
     return Drawing(name, title, figure, look, found, _representation_data(study, columns, in_span))
 
 
-def _representation_data(study: Study, columns: list[representation.Model], in_span: bool) -> dict[str, dict[str, list[Any]]]:
+def _representation_data(
+    study: Study, columns: list[representation.Model], in_span: bool
+) -> dict[str, dict[str, list[Any]]]:
     edges = shared_edges([m.cosine for m in columns], representation.COSINE_BINS)
     points, cosines, bars = [], [], []
     for m in columns:
         for k in representation.thin(len(m.rms)):
-            points.append({"regularizer": m.regularizer, "cosine": m.cosine[k], "rms": m.rms[k], "confidence": m.confidence[k]})
+            points.append(
+                {"regularizer": m.regularizer, "cosine": m.cosine[k], "rms": m.rms[k], "confidence": m.confidence[k]}
+            )
         count, _ = rates(m.cosine, m.correct, edges)
         correct = m.correct.astype(bool)
         per_attack = {a: rates(m.cosine[correct], s[correct], edges) for a, s in m.success.items()}
         right, _ = rates(m.cosine[correct], m.correct[correct], edges)
         for k in range(len(count)):
-            cosines.append({"regularizer": m.regularizer, "low": edges[k], "high": edges[k + 1], "samples": count[k], "correct": right[k]}
-                           | {f"asr_{a}": rate[k] for a, (_, rate) in per_attack.items()})  # fmt: skip
+            cosines.append(
+                {
+                    "regularizer": m.regularizer,
+                    "low": edges[k],
+                    "high": edges[k + 1],
+                    "samples": count[k],
+                    "correct": right[k],
+                }
+                | {f"asr_{a}": rate[k] for a, (_, rate) in per_attack.items()}
+            )
         bins = reliability_bins(m.confidence, m.correct, representation.RELIABILITY_BINS)
         for k in range(len(bins.count)):
-            bars.append({"regularizer": m.regularizer, "low": bins.edges[k], "high": bins.edges[k + 1], "samples": bins.count[k],
-                         "mean_confidence": bins.confidence[k], "accuracy": bins.accuracy[k]})  # fmt: skip
+            bars.append(
+                {
+                    "regularizer": m.regularizer,
+                    "low": bins.edges[k],
+                    "high": bins.edges[k + 1],
+                    "samples": bins.count[k],
+                    "mean_confidence": bins.confidence[k],
+                    "accuracy": bins.accuracy[k],
+                }
+            )
     data = {"points": stack(points), "cosine-bins": stack(cosines)}
     return data if in_span else data | {"reliability": stack(bars)}
 
@@ -107,7 +149,9 @@ def _representation_data(study: Study, columns: list[representation.Model], in_s
 def sweep_figures(study: Study) -> list[Drawing]:
     """ASR over eps: one figure per attack and norm in sweep.parquet."""
     found = []
-    kinds = sorted(set(zip(study.sweep["attack"].astype(str).tolist(), study.sweep["norm"].astype(str).tolist(), strict=True)))
+    kinds = sorted(
+        set(zip(study.sweep["attack"].astype(str).tolist(), study.sweep["norm"].astype(str).tolist(), strict=True))
+    )
     for attack, norm in kinds:
         lines, eps = {}, np.array([])
         for name in study.regularizers:
@@ -119,27 +163,48 @@ def sweep_figures(study: Study) -> list[Drawing]:
                 per_seed.append(rows["asr"][order])
             lines[name] = np.stack(per_seed)
         linf = norm == "linf"
-        figure = sweep.draw(eps, lines, xlabel="ε (ℓ∞, images in [0, 1])" if linf else f"ε ({norm}, images in [0, 1])", pixels=linf)
+        figure = sweep.draw(
+            eps, lines, xlabel="ε (ℓ∞, images in [0, 1])" if linf else f"ε ({norm}, images in [0, 1])", pixels=linf
+        )
         half = {name: sweep.smallest_eps(eps, rate.mean(axis=0)) for name, rate in lines.items()}
-        parts = [f"{style.label(n)} {'beyond the sweep' if np.isnan(e) else f'at {e:.3g}'}" for n, e in half.items()]
+        parts = [
+            f"{style.in_sentence(n)} {'beyond the sweep' if np.isnan(e) else f'at {e:.3g}'}" for n, e in half.items()
+        ]
         best = max(half, key=lambda n: np.inf if np.isnan(half[n]) else half[n])
         found.append(
             Drawing(
-                f"asr-over-eps-{attack}-{norm}", f"Attack success over the perturbation size, {attack.upper()} in {'ℓ∞' if linf else norm}", figure,
-                "A line further right or lower resists longer. Where the lines cross, the order of the regularizers depends on ε. "
+                f"asr-over-eps-{attack}-{norm}",
+                f"Attack success over the perturbation size, {attack.upper()} in {'ℓ∞' if linf else norm}",
+                figure,
+                "A line further right or lower resists longer. Where the lines cross, the order of the regularizers "
+                "depends on ε. "
                 "Lines are means over seeds, bands span the seeds.",
-                f"Half of the correctly classified samples are flipped: {sentence(parts)}. {style.label(best)} lasts longest.",
-                {"sweep": stack([{"regularizer": n, "seed": s, "eps": e, "asr": rate[k, j]} for n, rate in lines.items()
-                                 for k, s in enumerate(study.seeds) for j, e in enumerate(eps)])},
-            )  # fmt: skip
+                f"Half of the correctly classified samples are flipped: {sentence(parts)}. {style.label(best)} lasts "
+                "longest.",
+                {
+                    "sweep": stack(
+                        [
+                            {"regularizer": n, "seed": s, "eps": e, "asr": rate[k, j]}
+                            for n, rate in lines.items()
+                            for k, s in enumerate(study.seeds)
+                            for j, e in enumerate(eps)
+                        ]
+                    )
+                },
+            )
         )
     return found
 
 
 def curve_figure(study: Study) -> Drawing:
     """RMS, cosine and what training sees, over the epochs."""
-    wanted = {"rms": "feature RMS", "cosine": "cosine to the class center", "cosine_in_span": "cosine, in-span part", "loss": "training loss",
-              "accuracy": "training accuracy"}  # fmt: skip
+    wanted = {
+        "rms": "feature RMS",
+        "cosine": "cosine to the class center",
+        "cosine_in_span": "cosine, in-span part",
+        "loss": "training loss",
+        "accuracy": "training accuracy",
+    }
     epochs, lines = {}, {title: {} for column, title in wanted.items() if column in study.curves}  # type: ignore[var-annotated]
     for name in study.regularizers:
         tables = [study.rows(study.curves, regularizer=name, seed=seed) for seed in study.seeds]
@@ -149,16 +214,30 @@ def curve_figure(study: Study) -> Drawing:
         for column, title in wanted.items():
             if column in study.curves:
                 lines[title][name] = np.stack([t[column][o] for t, o in zip(tables, orders, strict=True)]).astype(float)
-    parts = [f"{style.label(n)} {number(float(v[:, 0].mean()))} to {number(float(v[:, -1].mean()))}" for n, v in lines["feature RMS"].items()]
-    turns = [f"{style.label(n)} {number(float(v[:, 0].mean()))} to {number(float(v[:, -1].mean()))}" for n, v in lines["cosine to the class center"].items()]
-    rows = [{"regularizer": n, "seed": s, "epoch": e} | {title: line[n][k, j] for title, line in lines.items()}
-            for n in study.regularizers for k, s in enumerate(study.seeds) for j, e in enumerate(epochs[n])]  # fmt: skip
+    parts = [
+        f"{style.in_sentence(n)} {number(float(v[:, 0].mean()))} to {number(float(v[:, -1].mean()))}"
+        for n, v in lines["feature RMS"].items()
+    ]
+    turns = [
+        f"{style.in_sentence(n)} {number(float(v[:, 0].mean()))} to {number(float(v[:, -1].mean()))}"
+        for n, v in lines["cosine to the class center"].items()
+    ]
+    rows = [
+        {"regularizer": n, "seed": s, "epoch": e} | {title: line[n][k, j] for title, line in lines.items()}
+        for n in study.regularizers
+        for k, s in enumerate(study.seeds)
+        for j, e in enumerate(epochs[n])
+    ]
     return Drawing(
-        "training-curves", "How the representation moves while training", curves.draw(epochs, lines),
-        "When do the regularizers part, and is the gap in magnitude there from the start or does hard-label training keep growing it? "
+        "training-curves",
+        "How the representation moves while training",
+        curves.draw(epochs, lines),
+        "When do the regularizers part, and is the gap in magnitude there from the start or does hard-label training "
+        "keep growing it? "
         "Lines are means over seeds, bands span the seeds.",
-        f"From the first epoch to the last, RMS goes: {sentence(parts)}. Cosine: {sentence(turns)}.", {"curves": stack(rows)},
-    )  # fmt: skip
+        f"From the first epoch to the last, RMS goes: {sentence(parts)}. Cosine: {sentence(turns)}.",
+        {"curves": stack(rows)},
+    )
 
 
 def displacement_figure(study: Study) -> Drawing:
@@ -178,14 +257,27 @@ def displacement_figure(study: Study) -> Drawing:
             cosines[title][name] = values
             if not len(values):
                 continue
-            means.append(f"{style.label(name)} {number(float(values.mean()))}")
+            means.append(f"{style.in_sentence(name)} {number(float(values.mean()))}")
             count = np.histogram(values, edges)[0]
-            rows += [{"attack": attack["id"], "regularizer": name, "low": edges[k], "high": edges[k + 1], "samples": count[k]} for k in range(30)]
+            rows += [
+                {
+                    "attack": attack["id"],
+                    "regularizer": name,
+                    "low": edges[k],
+                    "high": edges[k + 1],
+                    "samples": count[k],
+                }
+                for k in range(30)
+            ]
         if means:
             parts.append(f"{title}: {sentence(means)}")
     return Drawing(
-        "toward-origin", "Does the attack push features toward the origin?", displacement.draw(cosines),
-        "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 across, −1 outward. "
+        "toward-origin",
+        "Does the attack push features toward the origin?",
+        displacement.draw(cosines),
+        "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 "
+        "across, −1 outward. "
         "The vertical line is the mean. Correctly classified samples, all seeds.",
-        f"Mean cosine. {'; '.join(parts)}." if parts else "No sample was attacked.", {"histogram": stack(rows)},
-    )  # fmt: skip
+        f"Mean cosine. {'; '.join(parts)}." if parts else "No sample was attacked.",
+        {"histogram": stack(rows)},
+    )

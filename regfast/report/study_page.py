@@ -9,8 +9,8 @@ from regfast.report import style
 from regfast.report.claims import Verdict
 from regfast.report.drawing import Drawing, sentence
 from regfast.report.page import Page, Section
-from regfast.report.results import Study
-from regfast.report.tables import attack_name, metrics_table
+from regfast.report.results import Study, attack_name
+from regfast.report.tables import metrics_table
 
 
 def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Verdict]) -> Page:
@@ -21,20 +21,33 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
     samples = len(study.order[study.regularizers[0]][0])
     lead = (
         f"Soft labels change where a classifier puts its features. This study trains {model} on {data} with "
-        f"{sentence([style.label(r).lower() if r in style.LABELS else r for r in study.regularizers])}, attacks each model, and asks whether the "
+        f"{sentence([style.in_sentence(r) for r in study.regularizers])}, attacks each model, and asks whether the "
         "effects that the paper reports appear on this data. "
     )
     if verdicts:
-        lead += f"Of {len(verdicts)} comparisons, the claim holds in {counts['holds']}, does not hold in {counts['does not hold']} and is undecided in {counts['undecided']}."
+        lead += (
+            f"Of {len(verdicts)} comparisons, the claim holds in {counts['holds']}, does not hold in "
+            f"{counts['does not hold']} and is undecided in {counts['undecided']}."
+        )
     seeds = len(study.seeds)
-    note = f"About one comparison in twenty can come out wrong by chance alone; with {len(verdicts)} of them, expect some."
-    note += " With one seed the intervals cover the choice of test samples only, not the training." if seeds == 1 else ""
+    note = (
+        f"About one comparison in twenty can come out wrong by chance alone; with {len(verdicts)} of them, expect some."
+    )
+    note += (
+        " With one seed the intervals cover the choice of test samples only, not the training." if seeds == 1 else ""
+    )
     if seeds and 1 < seeds < 5:
         note += f" {seeds} seeds are few: intervals over so few trainings are rather too narrow than too wide."
     return Page(
         title=f"How soft labels reshape the representation space: {data}",
         lead=lead,
-        facts=[("Data", data), ("Model", model), ("Test samples", str(samples)), ("Seeds", str(seeds)), ("Epochs", str(config.get("epochs", "–")))],
+        facts=[
+            ("Data", data),
+            ("Model", model),
+            ("Test samples", str(samples)),
+            ("Seeds", str(seeds)),
+            ("Epochs", str(config.get("epochs", "–"))),
+        ],
         verdicts=verdicts,
         verdict_note=note,
         sections=[
@@ -43,22 +56,50 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
         ],
         settings=settings(config),
         environment=environment(config),
-    )  # fmt: skip
+    )
 
 
 def settings(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """The settings of a run in words; the third entry says whether the paper's public text leaves the value open."""
-    rows = [("Data set", str(config.get("dataset", "–")), False), ("Model", str(config.get("model", "–")), False),
-            ("Epochs", str(config.get("epochs", "–")), True), ("Seeds", ", ".join(map(str, config.get("seeds", []))), True)]  # fmt: skip
+    rows = [
+        ("Data set", str(config.get("dataset", "–")), False),
+        ("Model", str(config.get("model", "–")), False),
+        ("Epochs", str(config.get("epochs", "–")), True),
+        ("Seeds", ", ".join(map(str, config.get("seeds", []))), True),
+    ]
     for name, params in config.get("regularizers", {}).items():
-        rows.append((style.label(name), ", ".join(f"{k} = {v}" for k, v in (params or {}).items()) or "no parameters", name != "hard"))
+        rows.append(
+            (
+                style.label(name),
+                ", ".join(f"{k} = {v}" for k, v in (params or {}).items()) or "no parameters",
+                name != "hard",
+            )
+        )
     for attack in config.get("attacks", []):
         parts = [f"{k} = {attack[k]}" for k in ("eps", "steps", "restarts") if attack.get(k) is not None]
         rows.append((f"Attack {attack['id']}", f"{attack_name(attack)}: {', '.join(parts)}", True))
     sweep = config.get("sweep") or {}
     if sweep:
-        rows.append(("Sweep", f"{sweep.get('attack')}, {sweep.get('norm')}, ε = {', '.join(f'{e:.4g}' for e in sweep.get('eps', []))}", True))
-    shown = {"dataset", "model", "epochs", "seeds", "regularizers", "attacks", "sweep", "environment", "version", "command"}
+        rows.append(
+            (
+                "Sweep",
+                f"{sweep.get('attack')}, {sweep.get('norm')}, ε = "
+                + ", ".join(f"{e:.4g}" for e in sweep.get("eps", [])),
+                True,
+            )
+        )
+    shown = {
+        "dataset",
+        "model",
+        "epochs",
+        "seeds",
+        "regularizers",
+        "attacks",
+        "sweep",
+        "environment",
+        "version",
+        "command",
+    }
     rows += [(str(key), str(value), True) for key, value in config.items() if key not in shown]
     return rows
 

@@ -12,20 +12,38 @@ from typing import Any
 
 from regfast.report import style
 from regfast.report.claims import Verdict
-from regfast.report.results import Study
+from regfast.report.results import Study, attack_name
 
 # Names for readers, in the order of the table. ASR rows follow from the attacks of the study.
 METRICS = {
-    "accuracy": "Accuracy", "nll": "NLL (nats)", "brier": "Brier score", "ece": "ECE", "ece_adaptive": "ECE, adaptive bins",
-    "ece_classwise": "ECE, classwise", "ece_temperature": "ECE after temperature scaling", "temperature": "Temperature",
-    "confidence": "Mean confidence", "rms": "Feature RMS", "rms_in_span": "RMS, in-span part", "share_in_span": "In-span share",
-    "cosine": "Cosine to v_opt, true class", "cosine_predicted": "Cosine to v_opt, predicted class",
-    "cosine_in_span": "Cosine, in-span part", "radius": "Radius r of v_opt",
-}  # fmt: skip
+    "accuracy": "Accuracy",
+    "nll": "NLL (nats)",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "ece_adaptive": "ECE, adaptive bins",
+    "ece_classwise": "ECE, classwise",
+    "ece_temperature": "ECE after temperature scaling",
+    "temperature": "Temperature",
+    "confidence": "Mean confidence",
+    "rms": "Feature RMS",
+    "rms_in_span": "RMS, in-span part",
+    "share_in_span": "In-span share",
+    "cosine": "Cosine to v_opt, true class",
+    "cosine_predicted": "Cosine to v_opt, predicted class",
+    "cosine_in_span": "Cosine, in-span part",
+    "radius": "Radius r of v_opt",
+}
 LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\to$", "−": "$-$", "ε": r"$\varepsilon$",
-    "ℓ": r"$\ell$", "∞": r"$\infty$", "₂": "$_2$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "→": r"$\to$",
+    "−": "$-$",
+    "ε": r"$\varepsilon$",
+    "ℓ": r"$\ell$",
+    "∞": r"$\infty$",
+    "₂": "$_2$",
+}
 
 
 @dataclass(frozen=True)
@@ -65,17 +83,6 @@ def number(value: float, signed: bool = False) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("+-−")
 
 
-def attack_name(attack: Mapping[str, Any]) -> str:
-    """An attack of config.json in words: name, steps, norm and size, setting."""
-    name = str(attack["attack"])
-    name = name.upper() if len(name) <= 4 else name
-    steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
-    norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
-    eps = f" ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
-    setting = f", {attack['setting']}" if attack.get("setting") else ""
-    return f"{name}{steps} ({norm}{eps}{setting})"
-
-
 def metrics_table(study: Study) -> Table:
     """Mean over seeds and bootstrap interval of every metric, one row a metric, one column a regularizer."""
     names = METRICS | {f"asr_{a['id']}": f"ASR, {attack_name(a)}" for a in study.config.get("attacks", [])}
@@ -86,7 +93,8 @@ def metrics_table(study: Study) -> Table:
         if any(cells):
             rows.append([title, *(estimate(c) for c in cells)])
     seeds = len(study.seeds)
-    note = f"Mean over {seeds} seed{'s' * (seeds != 1)} and bootstrap 95 % interval. ASR counts only samples that the model classified correctly."
+    note = f"Mean over {seeds} seed{'s' * (seeds != 1)} and bootstrap 95 % interval. "
+    note += "ASR counts only samples that the model classified correctly."
     return Table("metrics", "Every measure", ["", *map(style.label, study.regularizers)], rows, note)
 
 
@@ -103,7 +111,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         [v.claim, v.measure, style.label(v.regularizer), v.before, v.after, Estimate(v.effect, v.low, v.high), v.answer]
         for v in verdicts
     ]
-    return Table("verdicts", "Verdicts", ["claim", "measure", "regularizer", "before", "after", "effect", "verdict"], rows)
+    return Table(
+        "verdicts", "Verdicts", ["claim", "measure", "regularizer", "before", "after", "effect", "verdict"], rows
+    )
 
 
 def text(cell: Cell) -> str:
@@ -129,14 +139,18 @@ def to_latex(table: Table) -> str:
 
     body = "\n".join(line([text(c) for c in row]) for row in table.rows)
     columns = "l" + "r" * (len(table.head) - 1)
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.head)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    head = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.head)}\n\\midrule\n"
+    return f"{head}{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def to_csv(table: Table) -> str:
     """CSV with full precision; an estimate becomes three columns: mean, low, high."""
     wide = [any(isinstance(row[k], Estimate) for row in table.rows) for k in range(len(table.head))]
-    head = [part for name, is_wide in zip(table.head, wide, strict=True)
-            for part in ([f"{name} mean", f"{name} low", f"{name} high"] if is_wide else [name])]  # fmt: skip
+    head = [
+        part
+        for name, is_wide in zip(table.head, wide, strict=True)
+        for part in ([f"{name} mean", f"{name} low", f"{name} high"] if is_wide else [name])
+    ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)

@@ -11,7 +11,7 @@ Array = npt.NDArray[Any]
 
 
 def shared_edges(values: list[Array], bins: int, limits: tuple[float, float] = (-1.0, 1.0)) -> Array:
-    """``bins + 1`` edges, a multiple of 0.05 at both ends, that cover every finite entry of ``values`` inside ``limits``."""
+    """``bins + 1`` edges that cover every finite value inside ``limits``; both ends are multiples of 0.05."""
     pooled = np.concatenate([v[np.isfinite(v)] for v in values])
     if not len(pooled):
         return np.linspace(*limits, bins + 1)

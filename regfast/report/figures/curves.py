@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 @style.styled
 def draw(epochs: Mapping[str, Array], curves: Mapping[str, Mapping[str, Array]], columns: int = 3) -> Figure:
-    """One panel per measure. ``curves[measure][regularizer]`` is (seeds, epochs); ``epochs[regularizer]`` the epoch numbers.
+    """One panel per measure: ``curves[measure][regularizer]`` (seeds, epochs) over ``epochs[regularizer]``.
 
     The line is the mean over seeds, the band spans them.
     """
@@ -31,8 +31,14 @@ def draw(epochs: Mapping[str, Array], curves: Mapping[str, Mapping[str, Array]],
             every = max(1, len(epochs[name]) // 8)
             if len(values) > 1:
                 axes.fill_between(epochs[name], values.min(axis=0), values.max(axis=0), color=tone, alpha=0.15, lw=0)
-            axes.plot(epochs[name], values.mean(axis=0), color=tone, marker=style.marker(name, names), markevery=every,
-                      label=style.label(name))  # fmt: skip
+            axes.plot(
+                epochs[name],
+                values.mean(axis=0),
+                color=tone,
+                marker=style.marker(name, names),
+                markevery=every,
+                label=style.label(name),
+            )
         axes.set_ylabel(measure)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

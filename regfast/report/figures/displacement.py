@@ -18,8 +18,8 @@ Array = npt.NDArray[Any]
 def draw(cosines: Mapping[str, Mapping[str, Array]], bins: int = 30) -> Figure:
     """Distribution of the cosine between the feature's displacement and the direction to the origin.
 
-    ``cosines[attack][regularizer]`` is (N,). One column per attack, one row per regularizer, the same axes everywhere; the
-    line is the mean. 1 is straight toward the origin, 0 is across, -1 outward.
+    ``cosines[attack][regularizer]`` is (N,). One column per attack, one row per regularizer, the same axes everywhere;
+    the line is the mean. 1 is straight toward the origin, 0 is across, -1 outward.
     """
     names = list(next(iter(cosines.values())))
     figure = Figure(figsize=(style.WIDTH if len(cosines) > 1 else 0.62 * style.WIDTH, 0.75 + 0.55 * len(names)))
@@ -36,8 +36,15 @@ def draw(cosines: Mapping[str, Mapping[str, Array]], bins: int = 30) -> Figure:
                 axes.stairs(np.histogram(finite, edges)[0] / len(finite), edges, color=tone, alpha=0.7, fill=True)
                 axes.axvline(finite.mean(), color=tone, lw=1.6)
                 left = finite.mean() > 0  # the side where the bars are not
-                axes.text(0.01 if left else 0.99, 0.92, f"mean {finite.mean():.2f}".replace("-", "−"), transform=axes.transAxes,
-                          ha="left" if left else "right", va="top", fontsize=7)  # fmt: skip
+                axes.text(
+                    0.01 if left else 0.99,
+                    0.92,
+                    f"mean {finite.mean():.2f}".replace("-", "−"),
+                    transform=axes.transAxes,
+                    ha="left" if left else "right",
+                    va="top",
+                    fontsize=7,
+                )
             if column == 0:
                 axes.set_ylabel(style.label(name), color=tone, rotation=0, ha="right", va="center", fontweight="bold")
         panels[0, column].set_title(attack, fontsize=8)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -48,7 +49,7 @@ class AttackStyle:
 
 
 def attack_style(attack: Mapping[str, Any]) -> AttackStyle:
-    """The style of an attack as config.json describes it: the marker says which attack, a filled one that it is strong."""
+    """The style of an attack of config.json: the marker says which attack, a filled one that it is strong."""
     eps = f", ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
     steps = f"-{attack['steps']}" if attack.get("steps") and attack["attack"].lower() != "fgsm" else ""
     name = f"{attack['attack'].upper() if len(attack['attack']) <= 4 else attack['attack']}{steps}{eps}"
@@ -63,8 +64,13 @@ def thin(count: int, most: int = POINTS) -> Array:
 
 
 @style.styled
-def draw(models: Sequence[Model], attacks: Sequence[AttackStyle], cosine_label: str = r"$\cos(v,\, v_\mathrm{opt})$",
-         rms_label: str = "feature RMS") -> Figure:  # fmt: skip
+def draw(
+    models: Sequence[Model],
+    attacks: Sequence[AttackStyle],
+    cosine_label: str = r"$\cos(v,\, v_\mathrm{opt})$",
+    rms_label: str = "feature RMS",
+    with_reliability: bool = True,
+) -> Figure:
     """One column per model, the same axes across columns.
 
     From the top: RMS over cosine coloured by confidence; share of the correctly classified samples that each attack
@@ -77,39 +83,46 @@ def draw(models: Sequence[Model], attacks: Sequence[AttackStyle], cosine_label: 
     edges = shared_edges([m.cosine for m in models], COSINE_BINS)
     floor = min(float(np.min(m.confidence)) for m in models)
     norm = Normalize(np.floor(floor * 10) / 10, 1)
-    figure = Figure(figsize=(max(style.WIDTH, 1.75 * len(models)), 6.6))
-    grid = figure.subplots(4, len(models), sharex="row", sharey="row", squeeze=False,
-                           gridspec_kw={"height_ratios": [1.45, 1.2, 0.65, 1.45]})  # fmt: skip
-    bars = [reliability_bins(m.confidence, m.correct, RELIABILITY_BINS) for m in models]
-    densest = max(float((b.count / b.count.sum()).max()) for b in bars)
+    heights = [1.45, 1.2, 0.65, 1.45][: 4 if with_reliability else 3]
+    figure = Figure(figsize=(max(style.WIDTH, 1.75 * len(models)), 0.95 + 1.2 * sum(heights)))
+    grid = figure.subplots(
+        len(heights), len(models), sharex="row", sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     top = max(float(np.nanpercentile(m.rms, 99.5)) for m in models)
     for column, model in enumerate(models):
         tone = style.colour(model.regularizer, names)
-        scatter, asr, histogram, diagram = grid[:, column]
+        scatter, asr, histogram = grid[:3, column]
         scatter.set_title(style.label(model.regularizer), color=tone, fontweight="bold")
 
         shown = thin(len(model.rms))
-        points = scatter.scatter(model.cosine[shown], model.rms[shown], c=model.confidence[shown], cmap=style.CONFIDENCE,
-                                 norm=norm, s=7, linewidths=0.2, edgecolors=style.MUTED)  # fmt: skip
+        points = scatter.scatter(
+            model.cosine[shown],
+            model.rms[shown],
+            c=model.confidence[shown],
+            cmap=style.CONFIDENCE,
+            norm=norm,
+            s=7,
+            linewidths=0.2,
+            edgecolors=style.MUTED,
+        )
 
         middle = (edges[:-1] + edges[1:]) / 2
         correct = model.correct.astype(bool)
         for attack in attacks:
             count, rate = rates(model.cosine[correct], model.success[attack.id][correct], edges)
             enough = count >= LEAST
-            asr.plot(middle[enough], rate[enough], color=tone, marker=attack.marker, ls="-" if attack.strong else (0, (2.5, 1.5)),
-                     markerfacecolor=tone if attack.strong else style.PAPER, lw=1.1)  # fmt: skip
+            asr.plot(
+                middle[enough],
+                rate[enough],
+                color=tone,
+                marker=attack.marker,
+                ls="-" if attack.strong else (0, (2.5, 1.5)),
+                markerfacecolor=tone if attack.strong else style.PAPER,
+                lw=1.1,
+            )
 
         count, _ = rates(model.cosine, model.correct, edges)
         histogram.bar(middle, count / len(model.cosine), width=np.diff(edges), color=tone, alpha=0.75, lw=0)
-
-        diagram.plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls="--")
-        share = bars[column].count / len(model.confidence)
-        for k in np.flatnonzero(share):
-            diagram.bar((k + 0.5) / RELIABILITY_BINS, bars[column].accuracy[k], width=0.88 / RELIABILITY_BINS, color=tone, lw=0,
-                        alpha=0.15 + 0.85 * float(share[k]) / densest)  # fmt: skip
-        diagram.set_title(f"ECE {model.ece:.3f}", fontsize=8, pad=3)
-        diagram.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
     for axes in (*grid[0], *grid[1], *grid[2]):
         axes.set_xlim(edges[0] - 0.02, edges[-1] + 0.02)
@@ -118,24 +131,58 @@ def draw(models: Sequence[Model], attacks: Sequence[AttackStyle], cosine_label: 
         axes.tick_params(labelbottom=False)
     for axes in grid[2]:
         axes.set_xlabel(cosine_label)
-    for axes in grid[3]:
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence")
     grid[0, 0].set(ylabel=rms_label, ylim=(0, top * 1.08))
     grid[1, 0].set(ylabel="ASR per bin", ylim=(-0.03, 1.05))
     grid[2, 0].set(ylabel="share")
-    grid[3, 0].set(ylabel="accuracy")
+    if with_reliability:
+        _reliability(grid[3], models)
     figure.colorbar(points, ax=list(grid[0]), label="confidence", aspect=12, pad=0.01)
     if attacks:
-        figure.legend(handles=attack_handles(attacks), loc="outside lower center", ncols=3, title="attack success rate (ASR), second row",
-                      title_fontsize=7.5)  # fmt: skip
+        figure.legend(
+            handles=attack_handles(attacks),
+            loc="outside lower center",
+            ncols=3,
+            title="attack success rate (ASR), second row",
+            title_fontsize=7.5,
+        )
     figure.align_ylabels(grid[:, 0])
     return figure
+
+
+def _reliability(row: Sequence[Axes], models: Sequence[Model]) -> None:
+    bars = [reliability_bins(m.confidence, m.correct, RELIABILITY_BINS) for m in models]
+    densest = max(float(b.count.max()) / len(m.confidence) for b, m in zip(bars, models, strict=True))
+    for axes, model, bins in zip(row, models, bars, strict=True):
+        tone = style.colour(model.regularizer, [m.regularizer for m in models])
+        axes.set_title(f"ECE {model.ece:.3f}", fontsize=8, pad=3)
+        axes.plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls="--")
+        share = bins.count / len(model.confidence)
+        for k in np.flatnonzero(share):
+            axes.bar(
+                (k + 0.5) / RELIABILITY_BINS,
+                bins.accuracy[k],
+                width=0.88 / RELIABILITY_BINS,
+                color=tone,
+                lw=0,
+                alpha=0.15 + 0.85 * float(share[k]) / densest,
+            )
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence")
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    row[0].set_ylabel("accuracy")
 
 
 def attack_handles(attacks: Sequence[AttackStyle]) -> list[Line2D]:
     """Legend entries for ``attacks`` in neutral ink: the columns have the regularizers' colours."""
     return [
-        Line2D([], [], color=style.INK, marker=a.marker, lw=1.1, ls="-" if a.strong else (0, (2.5, 1.5)),
-               markerfacecolor=style.INK if a.strong else style.PAPER, label=a.label)  # fmt: skip
+        Line2D(
+            [],
+            [],
+            color=style.INK,
+            marker=a.marker,
+            lw=1.1,
+            ls="-" if a.strong else (0, (2.5, 1.5)),
+            markerfacecolor=style.INK if a.strong else style.PAPER,
+            label=a.label,
+        )
         for a in attacks
     ]

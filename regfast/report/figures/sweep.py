@@ -31,7 +31,7 @@ def draw(eps: Array, rates: Mapping[str, Array], xlabel: str = "ε", pixels: boo
     axes.set(xlabel=xlabel, ylabel="attack success rate", ylim=(-0.02, 1.02), xlim=(0, float(eps.max()) * 1.02))
     axes.xaxis.set_major_formatter("{x:g}")
     if pixels:
-        second = axes.secondary_xaxis("top", functions=(lambda x: x * 255, lambda x: x / 255))
+        second = axes.secondary_xaxis("top", functions=(_to_255ths, _from_255ths))
         second.set_xlabel("ε in 255ths of the pixel range", color=style.MUTED, fontsize=7)
         second.tick_params(labelcolor=style.MUTED)
     axes.legend(loc="lower right")
@@ -47,3 +47,11 @@ def smallest_eps(eps: Array, rate: Array, level: float = 0.5) -> float:
     if k == 0:
         return float(eps[0])
     return float(np.interp(level, rate[k - 1 : k + 1], eps[k - 1 : k + 1]))
+
+
+def _to_255ths(eps: Any) -> Any:
+    return eps * 255
+
+
+def _from_255ths(levels: Any) -> Any:
+    return levels / 255

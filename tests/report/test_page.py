@@ -1,0 +1,146 @@
+import base64
+import html.parser
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from regfast.report import write_report
+
+VOID = {"meta", "link", "img", "br", "hr", "mspace", "input"}
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+class Checker(html.parser.HTMLParser):
+    """Tags that balance, ids that are unique, links that lead somewhere, images with a description."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.anchors, self.addresses, self.images = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        for key in ("href", "src"):
+            if key in attributes:
+                (self.anchors if attributes[key].startswith("#") else self.addresses).append(attributes[key])
+        if tag == "img":
+            self.images.append(attributes)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, (tag, self.getpos())
+
+
+def check(text):
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert {a[1:] for a in checker.anchors} <= set(checker.ids)
+    assert all(a.startswith("data:") for a in checker.addresses), "the page must not need the network"
+    assert all(image.get("alt") for image in checker.images)
+    return checker
+
+
+@pytest.fixture(scope="module")
+def page(run_dir):
+    return write_report(run_dir)
+
+
+def test_the_page_is_well_formed_and_self_contained(page):
+    checker = check(page.read_text(encoding="utf-8"))
+    assert len(checker.images) == len(list((page.parent / "figures").glob("*.svg"))) >= 5
+    assert {"verdicts", "figures", "measures", "words", "settings", "origin"} <= set(checker.ids)
+
+
+def test_verdicts_come_before_figures_and_every_regularizer_is_named(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.index('id="verdicts"') < text.index('id="figures"')
+    for name in ("Hard labels", "Label smoothing", "Mixup", "CutMix"):
+        assert name in text
+    assert "<math" in text and "regfast study --out runs/made-up" in text
+
+
+def test_every_download_holds_the_rows_it_promises(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(
+        r'download="([^"]+\.csv)" href="data:text/csv;charset=utf-8;base64,([^"]+)">all (\d+) rows', text
+    )
+    assert len(links) >= 6
+    for name, encoded, rows in links:
+        content = base64.b64decode(encoded).decode().splitlines()
+        assert len(content) == int(rows) + 1, name
+
+
+def test_the_same_files_give_the_same_page(make_study, tmp_path):
+    first = write_report(make_study(tmp_path / "a", seeds=1, samples=60))
+    second = write_report(make_study(tmp_path / "b", seeds=1, samples=60))
+    assert first.read_bytes() == second.read_bytes()
+    for path in sorted((first.parent / "figures").iterdir()):
+        assert path.read_bytes() == (second.parent / "figures" / path.name).read_bytes(), path.name
+
+
+def test_names_given_by_users_are_escaped(make_study, tmp_path):
+    text = write_report(
+        make_study(tmp_path / "run", seeds=1, samples=60, dataset='<script>alert(1)</script> & "co"')
+    ).read_text()
+    check(text)
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;co&#34;" in text
+
+
+def run_chromium(folder, *arguments):
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_opens_without_console_errors_and_fits_the_window(page, tmp_path, width):
+    # A window can't be made narrower than about 500 px, a frame can: the page sees the frame's width.
+    script = """<script>onload = () => setTimeout(() => {
+        const page = document.querySelector('iframe').contentDocument;
+        const images = [...page.querySelectorAll('img')];
+        const loaded = images.filter(image => image.complete && image.naturalWidth > 0);
+        const root = page.documentElement;
+        document.title = [root.scrollWidth, root.clientWidth, images.length, loaded.length].join(' ');
+    }, 300)</script>"""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<!DOCTYPE html><title>wait</title><body style='margin:0'>"
+        f"<iframe src='{page.as_uri()}' style='border:0;width:{width}px;height:3000px'></iframe>{script}"
+    )
+    shot = tmp_path / f"{width}.png"
+    local = ("--allow-file-access-from-files", f"--window-size={max(width, 500)},3000", "--virtual-time-budget=5000")
+    answer = run_chromium(tmp_path, *local, "--dump-dom", frame.as_uri())
+    assert "CONSOLE" not in answer.stderr, answer.stderr
+    measured = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", answer.stdout)
+    assert measured, answer.stdout[:300]
+    scroll, client, images, loaded = map(int, measured.groups())
+    assert client == width
+    assert scroll <= width, "the page is wider than the window"
+    assert images == loaded > 0
+    run_chromium(tmp_path, *local, f"--screenshot={shot}", frame.as_uri())
+    assert shot.stat().st_size > 20_000
