@@ -72,8 +72,8 @@ def prepare(
         compile: pass the result through `torch.compile`.
 
     Returns:
-        A callable from images to logits, differentiable in its input; bf16 logits come back as float32. A module that
-        could not be copied is the one given, whose flags the caller holds with `frozen`.
+        A callable from images to logits, differentiable in its input; bf16 logits come back as float32. It is `model`
+        itself where nothing could be gained; the caller holds its flags with `frozen`.
 
     Raises:
         ValueError: for an unknown `precision`.
@@ -85,6 +85,8 @@ def prepare(
         _round_weights(network)
     if compile:
         network = torch.compile(network)
+    if network is model and precision == "float32":
+        return model
     device_type = example.device.type
 
     def ask(images: Tensor) -> Tensor:

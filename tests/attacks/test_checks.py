@@ -1,0 +1,86 @@
+"""Each warning comes exactly where the result would mislead, and a sound set-up is silent."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from regfast.attacks import checks
+from regfast.attacks.checks import warn_if_misleading
+
+IMAGES = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(12) % 4
+
+
+def linear(classes: int = 4) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, classes)).eval()
+
+
+def caught(model, images=IMAGES, gradients=True, losses=("ce",)) -> list[type]:
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        warn_if_misleading(model, images, LABELS, gradients=gradients, losses=losses)
+    assert all(issubclass(w.category, UserWarning) and len(str(w.message)) > 40 for w in log)
+    return [w.category for w in log]
+
+
+def test_a_sound_model_is_silent():
+    assert caught(linear()) == []
+    assert caught(linear(), losses=("ce", "dlr", "margin")) == []
+    assert caught(lambda x: x.flatten(1)[:, :5]) == []
+    assert caught(linear(), images=IMAGES[:0]) == []
+
+
+def test_train_mode():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, 4)).train()
+    mean = model[1].running_mean.clone()
+    assert caught(model) == [checks.TrainModeWarning]
+    assert all(m.training for m in model.modules())
+    assert torch.equal(model[1].running_mean, mean)
+
+
+def test_random_output():
+    assert caught(lambda x: x.flatten(1)[:, :4] + 0.01 * torch.rand(len(x), 4)) == [checks.RandomizedOutputWarning]
+
+
+def test_softmax_output():
+    assert caught(nn.Sequential(linear(), nn.Softmax(1)).eval()) == [checks.ProbabilityOutputWarning]
+    assert caught(lambda x: x.flatten(1)[:, :4].abs()) == []
+
+
+def test_images_outside_the_box():
+    assert caught(linear(), images=IMAGES * 2) == [checks.ImageRangeWarning]
+    assert caught(linear(), images=IMAGES - 0.5) == [checks.ImageRangeWarning]
+    late = IMAGES.clone()
+    late[11, 0, 0, 0] = 255
+    assert caught(linear(), images=late) == [checks.ImageRangeWarning]
+
+
+def test_zero_gradients():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :4].round() * 3 + 0 * x.sum()
+
+    assert caught(Rounded().eval()) == [checks.ZeroGradientWarning]
+    assert caught(Rounded().eval(), gradients=False) == []
+
+    def saturated(x):  # cross-entropy underflows to zero, the margin does not
+        return nn.functional.one_hot(LABELS[: len(x)], 4) * 1e4 + x.flatten(1)[:, :4]
+
+    assert caught(saturated, losses=("ce",)) == [checks.ZeroGradientWarning]
+    assert caught(saturated, losses=("margin",)) == []
+
+
+@pytest.mark.parametrize("classes, losses, expected", [(2, ("dlr",), True), (2, ("ce",), False), (3, ("dlr",), False)])
+def test_few_classes(classes, losses, expected):
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        warn_if_misleading(linear(classes), IMAGES, LABELS % classes, gradients=True, losses=losses)
+    assert [w.category for w in log] == [checks.FewClassesWarning] * expected
+
+
+def test_logits_of_the_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(B, K\)"):
+        caught(lambda x: x)
