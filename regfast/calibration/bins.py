@@ -20,7 +20,7 @@ class ReliabilityBins(NamedTuple):
     edges: Array  # (bins + 1,)
     confidence: Array
     accuracy: Array
-    count: Array  # int64
+    counts: Array  # int64
 
 
 def reliability_bins(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> ReliabilityBins:

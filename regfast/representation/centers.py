@@ -40,8 +40,8 @@ def class_centers(
         bias: (K,) floating or None.
         radius: of the ball, > 0, in the features' units; `default_radius` gives the usual one.
         tolerance: stop when the certificate ``F(v) - F* <= gap`` of every class is at most
-            ``tolerance · min(1, radius · max‖w_j - mean w‖)`` nats (relative in small balls, absolute in large ones), or
-            where rounding allows no less.
+            ``tolerance · min(1, radius · max‖w_j - mean w‖)`` nats (relative in small balls, absolute in large ones),
+            or where rounding allows no less.
         max_iterations: a RuntimeWarning says when the certificate was not reached; ``gap`` is right in any case.
 
     Returns:

@@ -63,10 +63,9 @@ def feature_geometry(
     for name, classes in (("labels", labels), ("predictions", predictions)):
         if classes.shape != v.shape[:1]:
             raise ValueError(f"{name} must be ({len(v)},), got {tuple(classes.shape)}")
-        if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < len(weight)):
-            raise IndexError(
-                f"{name} must lie in 0 … {len(weight) - 1}, got {int(classes.min())} … {int(classes.max())}"
-            )
+        least, largest = (int(classes.min()), int(classes.max())) if len(classes) else (0, 0)
+        if least < 0 or largest >= len(weight):
+            raise IndexError(f"{name} must lie in 0 … {len(weight) - 1}, got {least} … {largest}")
     basis = row_space(weight).to(v).T
     inside, points_inside = v @ basis, points @ basis
     length, length_inside = v.norm(dim=1), inside.norm(dim=1)
