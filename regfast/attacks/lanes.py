@@ -101,3 +101,18 @@ def per_lane(values: Tensor, like: Tensor) -> Tensor:
     """(S,) values shaped (S, 1, 1, 1) to go with lanes of images."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
+
+
+def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where `mask` (S,) bool, else of `old`; may write into `old`.
+
+    On a CPU only the chosen rows are touched; on a GPU the whole is, so that nothing waits for the mask.
+    """
+    if mask.device.type != "cpu":
+        return torch.where(per_lane(mask, new), new, old)
+    rows = mask.nonzero().squeeze(1)
+    if len(rows) == len(mask):
+        return new
+    if len(rows) == 0:
+        return old
+    return old.index_copy(0, rows, new[rows])

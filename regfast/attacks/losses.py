@@ -32,14 +32,22 @@ class Objective(NamedTuple):
 
 
 def objective(name: str, logits: Tensor, label: Tensor, target: Tensor) -> Objective:
-    """The loss called `name` (see the table above) of logits (S, K) float32; `target` is read by targeted ones only."""
-    return _LOSSES[name](logits, label, target)
+    """The loss called `name` (see the table above) of logits (S, K) float32; `target` is read by targeted ones only.
+
+    DLR needs three classes, targeted DLR four: with fewer the margin stands in for them.
+    """
+    return _LOSSES[_defined(name, logits.shape[1])](logits, label, target)
 
 
 def reach(name: str, logits: Tensor, target: Tensor) -> Objective:
     """The objective of reaching the class `target`: minus the untargeted loss with the target as the label."""
-    loss, prediction, gradient = _LOSSES[name](logits, target, target)
+    loss, prediction, gradient = _LOSSES[_defined(name, logits.shape[1])](logits, target, target)
     return Objective(-loss, prediction, -gradient)
+
+
+def _defined(name: str, classes: int) -> str:
+    least = {"dlr": 3, "dlr-targeted": 4}.get(name, 0)
+    return name if classes >= least else name.replace("dlr", "margin")
 
 
 def checked_loss(name: str) -> str:

@@ -23,11 +23,19 @@ class Norm(Protocol):
     def ascent(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 (S, C, H, W) in which a linear function with this gradient rises most."""
 
+    def dual(self, gradient: Tensor) -> Tensor:
+        """(S,) dual norm: how fast a linear function with this gradient can rise per unit of distance."""
+
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         """Into the ball of radius `eps` around `image`, and the box [0, 1]."""
 
     def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
         """`size` along the ascent direction, then `project`."""
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
+    ) -> Tensor:
+        """APGD's move: x + share · (step(x) - x) + (1 - share) · (x - previous), projected."""
 
     def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
         """Points (M, C, H, W) drawn in the ball and box around the images of the lanes `rows` (PGD's start)."""
@@ -55,6 +63,15 @@ def _draws(lanes: Lanes, rows: Tensor, normal: bool) -> Tensor:
     return draw(image[0].numel() if len(rows) else 0, rows).view_as(image)
 
 
+def _momentum_step(
+    norm: Norm, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float,
+    share: Tensor,
+) -> Tensor:  # fmt: skip
+    share = per_lane(share, point)
+    moved = norm.step(point, gradient, image, size, eps)
+    return norm.project(point + share * (moved - point) + (1 - share) * (point - previous), image, eps)
+
+
 class Linf:
     """Largest absolute entry."""
 
@@ -66,12 +83,20 @@ class Linf:
     def ascent(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
+    def dual(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().sum(1)
+
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         radius = _column(eps, image)
         return torch.minimum(torch.maximum(point, image - radius), image + radius).clamp_(0, 1)
 
     def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
         return self.project(point + _column(size, point) * gradient.sign(), image, eps)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
+    ) -> Tensor:
+        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
 
     def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
         return (lanes.image[rows] + eps * (2 * _draws(lanes, rows, False) - 1)).clamp_(0, 1)
@@ -93,6 +118,9 @@ class L2:
     def ascent(self, gradient: Tensor) -> Tensor:
         return gradient / per_lane(self.distance(gradient) + TINY, gradient)
 
+    def dual(self, gradient: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         delta = point - image
         length = self.distance(delta)
@@ -101,6 +129,11 @@ class L2:
 
     def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
         return self.project(point + _column(size, point) * self.ascent(gradient), image, eps)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
+    ) -> Tensor:
+        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
 
     def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
         radius = lanes.uniform(1, rows, stage=1)[:, 0]
@@ -128,6 +161,9 @@ class L1:
         sparse = torch.where(magnitude >= threshold, gradient.flatten(1).sign(), 0.0)
         return (sparse / (sparse.abs().sum(1, keepdim=True) + TINY)).view_as(gradient)
 
+    def dual(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().amax(1)
+
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         return image + l1_box_projection(image, point - image, eps)
 
@@ -136,6 +172,11 @@ class L1:
         blocked = ((point >= 1) & (gradient > 0)) | ((point <= 0) & (gradient < 0))
         way = self.ascent(gradient.masked_fill(blocked, 0.0))
         return self.project(point + _column(size, point) * way, image, eps)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
+    ) -> Tensor:
+        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
 
     def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
         return self.far_start(lanes, rows, eps)

@@ -1,0 +1,152 @@
+"""Auto-PGD: Croce and Hein 2020 (arXiv 2003.01690), as AutoAttack runs it; for l1 Croce and Hein 2021 (apgd_l1.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regfast.attacks.apgd_l1 import SparseAscent
+from regfast.attacks.base import Attack, Model, Plan, checked_count, checked_eps
+from regfast.attacks.lanes import Answer, Lanes, Rows, choose, per_lane
+from regfast.attacks.losses import checked_loss
+from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.target_order import checked_order, order_targets
+
+NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
+
+
+class APGD(Attack):
+    """Momentum steps whose size halves by itself when the loss stops rising.
+
+    Args:
+        norm: "linf", "l2" or "l1".
+        eps: radius, in units of images in [0, 1].
+        steps: moves per restart or target.
+        restarts: runs from fresh random starts, for samples that are still right; untargeted only.
+        loss: "ce", "dlr", "margin" or "probability-margin" (PMA). With `targets` the targeted form of it.
+        targets: 0 moves away from the label; n > 0 runs at the n most promising other classes, one after the other
+            (fewer if there are fewer classes). Any misclassification is a success.
+        target_order: "rank" of the clean logits (AutoAttack's) or "malt", see target_order.py.
+        samples: gradients averaged at each point, for models that answer at random (EOT).
+        larger_eps: l1 only: search in balls of 3 and 2 eps first.
+    """
+
+    def __init__(
+        self,
+        norm: str | Norm = "linf",
+        eps: float = 8 / 255,
+        steps: int = 100,
+        restarts: int = 1,
+        *,
+        loss: str = "ce",
+        targets: int = 0,
+        target_order: str = "rank",
+        samples: int = 1,
+        larger_eps: bool = True,
+    ):
+        self.norm = norm_of(norm)
+        self.eps: float = checked_eps(eps)
+        self.loss = checked_loss(loss)
+        self.targets = checked_count("targets", targets, least=0)
+        self.target_order = checked_order(target_order)
+        self.name = "apgd-t" if targets else NAMES[loss]
+        self.runs = checked_count("restarts", restarts)
+        self.samples = checked_count("samples", samples)
+        moves = checked_count("steps", steps)
+        self._rule: Ascent | SparseAscent
+        if self.norm.name == "l1":
+            self._rule = SparseAscent(self.norm, self.eps, moves, larger_eps)
+        else:
+            self._rule = Ascent(self.norm, self.eps, moves)
+        self.steps = self._rule.steps
+
+    def plan(self, model: Model, images: Tensor, labels: Tensor, logits: Tensor) -> Plan | None:
+        if not self.targets:
+            return None
+        return order_targets(self.target_order, self.targets, self.norm, model, images, labels, logits)
+
+    def state(self, lanes: Lanes) -> Rows:
+        return self._rule.state(lanes)
+
+    def start(self, lanes: Lanes, state: Any, fresh: Tensor) -> None:
+        lanes.point[fresh] = self.norm.far_start(lanes, fresh, self._rule.first_eps)
+
+    def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor:
+        return lanes.step >= self._rule.counts_from
+
+    def advance(self, lanes: Lanes, state: Any, answer: Answer) -> None:
+        self._rule.advance(lanes, state, answer)
+
+
+@dataclass
+class AscentState(Rows):
+    """What a lane of APGD holds (linf, l2)."""
+
+    size: Tensor  # (S,) step size
+    previous: Tensor  # (S, C, H, W) the point before this one
+    best: Tensor  # (S, C, H, W) the point of largest loss in this run
+    best_gradient: Tensor  # (S, C, H, W)
+    best_loss: Tensor  # (S,)
+    last_loss: Tensor  # (S,)
+    rises: Tensor  # (S,) moves since the last checkpoint that raised the loss
+    checked_loss: Tensor  # (S,) the best loss at the last checkpoint
+    halved: Tensor  # (S,) bool: the step size was halved there
+
+
+class Ascent:
+    """APGD's rule (algorithm 1): first step 2 eps; at checkpoints, halve it and return to the best point or go on."""
+
+    counts_from = 0
+    rho = 0.75
+
+    def __init__(self, norm: Norm, eps: float, steps: int):
+        self.norm, self.eps, self.steps, self.first_eps = norm, eps, steps, eps
+        # The interval that ends at each move, 0 where none does: intervals shrink by 0.03 n down to 0.06 n.
+        ends = [0] * (steps + 2)
+        interval, move = max(int(0.22 * steps), 1), 0
+        while (move := move + interval) <= steps:
+            ends[move] = interval
+            interval = max(interval - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+        self.ends = torch.tensor(ends, dtype=torch.float32)
+
+    def state(self, lanes: Lanes) -> AscentState:
+        self.ends = self.ends.to(lanes.image.device)
+        zeros = torch.zeros_like(lanes.loss)
+        return AscentState(
+            size=zeros.clone(), previous=lanes.image.clone(), best=lanes.image.clone(),
+            best_gradient=lanes.image.clone(), best_loss=zeros.clone(), last_loss=zeros.clone(), rises=zeros.clone(),
+            checked_loss=zeros.clone(), halved=torch.ones_like(lanes.hit),
+        )  # fmt: skip
+
+    def advance(self, lanes: Lanes, state: AscentState, answer: Answer) -> None:
+        s, loss, first = state, answer.loss, lanes.step == 0
+        s.size = torch.where(first, 2 * self.eps, s.size)
+        s.halved = s.halved | first
+
+        better = first | (loss > s.best_loss)
+        s.best_loss = torch.where(better, loss, s.best_loss)
+        s.checked_loss = torch.where(first, loss, s.checked_loss)
+        s.best = choose(better, lanes.point, s.best)
+        s.best_gradient = choose(better, answer.gradient, s.best_gradient)
+
+        # The reference compares the loss after the first move with 0, not with the start's: kept, as it counts.
+        s.rises = torch.where(first, 0.0, s.rises + (loss > torch.where(lanes.step == 1, 0.0, s.last_loss)))
+        s.last_loss = loss
+
+        interval = self.ends[lanes.step.clamp(max=self.steps)]
+        checkpoint = interval > 0
+        stuck = ~s.halved & (s.checked_loss >= s.best_loss)
+        halve = checkpoint & ((s.rises <= self.rho * interval) | stuck)
+        s.size = torch.where(halve, s.size / 2, s.size)
+        s.halved = torch.where(checkpoint, halve, s.halved)
+        s.checked_loss = torch.where(checkpoint, s.best_loss, s.checked_loss)
+        s.rises = torch.where(checkpoint, 0.0, s.rises)
+        point = choose(halve, s.best, lanes.point)
+        gradient = choose(halve, s.best_gradient, answer.gradient)
+
+        momentum = torch.where(first, 1.0, 0.75)
+        lanes.point = self.norm.momentum_step(point, gradient, s.previous, lanes.image, s.size, self.eps, momentum)
+        s.previous = point
