@@ -11,7 +11,7 @@ from regfast.calibration.bins import expected_calibration_error, reliability_bin
 from regfast.report import style
 from regfast.report.drawing import Drawing, sentence, stack
 from regfast.report.figures import curves, displacement, representation, sweep
-from regfast.report.figures.bins import rates, shared_edges
+from regfast.report.figures.bins import rates, shared_edges, thin
 from regfast.report.results import Study, attack_name
 from regfast.report.tables import number
 
@@ -111,7 +111,7 @@ def _representation_data(
     edges = shared_edges([m.cosine for m in columns], representation.COSINE_BINS)
     points, cosines, bars = [], [], []
     for m in columns:
-        for k in representation.thin(len(m.rms)):
+        for k in thin(len(m.rms), representation.POINTS):
             points.append(
                 {"regularizer": m.regularizer, "cosine": m.cosine[k], "rms": m.rms[k], "confidence": m.confidence[k]}
             )

@@ -39,7 +39,8 @@ RC: Any = {
     "ytick.major.size": 2.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": GRID, "grid.linewidth": 0.5, "axes.axisbelow": True, "axes.facecolor": PAPER,
     "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "legend.frameon": False, "lines.linewidth": 1.4,
-    "lines.markersize": 3.5, "svg.fonttype": "path", "svg.hashsalt": "regfast", "path.simplify": False,
+    "lines.markersize": 3.5, "svg.fonttype": "path", "svg.hashsalt": "regfast",
+    "path.simplify": True, "path.simplify_threshold": 0.1,
     "figure.constrained_layout.use": True,
 }  # fmt: skip
 
@@ -99,7 +100,8 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 def _settle(figure: Figure) -> None:
     # The layout solver's last digits depend on where its variables lie in memory; rounded, they are always the same.
-    figure.draw_without_rendering()
+    for _ in range(2):  # a panel of fixed aspect moves its neighbours: the second pass sees where it ended up
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
         x, y, width, height = (round(float(v), 5) for v in axes.get_position(original=True).bounds)

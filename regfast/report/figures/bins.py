@@ -35,3 +35,8 @@ def rates(values: Array, hit: Array, edges: Array) -> tuple[Array, Array]:
     count = np.bincount(index[keep], minlength=len(edges) - 1)
     hits = np.bincount(index[keep], weights=hit[keep].astype(float), minlength=len(edges) - 1)
     return count, np.divide(hits, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def thin(count: int, most: int) -> Array:
+    """Indices of at most ``most`` of ``count`` points, evenly spread: the same ones every time."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from regfast.calibration.bins import reliability_bins
 from regfast.report import style
-from regfast.report.figures.bins import rates, shared_edges
+from regfast.report.figures.bins import rates, shared_edges, thin
 
 Array = npt.NDArray[Any]
 POINTS = 700  # drawn per panel: more would hide one another
@@ -58,11 +58,6 @@ def attack_style(attack: Mapping[str, Any]) -> AttackStyle:
     return AttackStyle(attack["id"], label, MARKERS.get(attack["attack"].lower(), "D"), setting != "weak")
 
 
-def thin(count: int, most: int = POINTS) -> Array:
-    """Indices of at most ``most`` of ``count`` points, evenly spread: the same ones every time."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-
-
 @style.styled
 def draw(
     models: Sequence[Model],
@@ -94,7 +89,7 @@ def draw(
         scatter, asr, histogram = grid[:3, column]
         scatter.set_title(style.label(model.regularizer), color=tone, fontweight="bold")
 
-        shown = thin(len(model.rms))
+        shown = thin(len(model.rms), POINTS)
         points = scatter.scatter(
             model.cosine[shown],
             model.rms[shown],

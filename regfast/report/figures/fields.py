@@ -1,0 +1,171 @@
+"""The paper's Fig. 2 and 5: confidence, loss and gradient over a two-dimensional representation space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from regfast.report import style
+from regfast.report.figures.bins import thin
+from regfast.report.figures.plane import Plane, class_colour, frame, lattice, mark_center, window
+
+Array = npt.NDArray[Any]
+CONFIDENCES = (0.0, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+ARROWS = 15  # a side
+SIDE = 120  # points a side of the contours' grid
+PAIRS = 60  # clean and perturbed features joined, per panel
+
+
+def probabilities(plane: Plane, points: Array) -> Array:
+    """Softmax (…, K) at points (…, 2), in the shifted form."""
+    logits = plane.logits(points)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def loss(plane: Plane, points: Array, label: int) -> Array:
+    """Cross-entropy (…,) of class ``label`` in nats at points (…, 2)."""
+    logits = plane.logits(points)
+    top = logits.max(axis=-1)
+    return np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top - logits[..., label]
+
+
+def gradient(plane: Plane, points: Array, label: int) -> Array:
+    """Gradient (…, 2) of `loss` with respect to the feature: Wᵀ(p - e_label)."""
+    share = probabilities(plane, points)
+    share[..., label] -= 1
+    return share @ plane.weight
+
+
+@style.styled
+def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None = None) -> Figure:
+    """Three panels: confidence with the features; loss of class ``label`` with descent directions; its enlargement.
+
+    ``zoom`` is the enlarged box as (low, high) corners; by default a fifth of the window around the class mean. Arrows
+    have unit length, for where the loss saturates the gradient's length says nothing about its direction. Source: Fig.
+    2.
+    """
+    half = window([plane])
+    low, high = zoom or _box(plane.means[label], half)
+    figure = Figure(figsize=(style.WIDTH, 2.85))
+    whole, losses, enlarged = figure.subplots(1, 3)
+
+    x, y, points = lattice(np.full(2, -half), np.full(2, half), SIDE)
+    filled = whole.contourf(x, y, probabilities(plane, points).max(-1), levels=CONFIDENCES, cmap=style.CONFIDENCE)
+    shown = thin(len(plane.features), 300)
+    tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
+    whole.scatter(
+        *plane.features[shown].T, s=6, c=tones[plane.labels[shown]], edgecolors=style.PAPER, linewidths=0.25, zorder=3
+    )
+    whole.set_title("confidence and features", fontsize=8)
+    figure.colorbar(filled, ax=whole, location="bottom", aspect=28, pad=0.02, label="confidence").ax.tick_params(
+        labelsize=6
+    )
+
+    levels = _levels(loss(plane, points, label))
+    for axes, box, title in (
+        (losses, (np.full(2, -half), np.full(2, half)), f"loss of class {label}, and the way down"),
+        (enlarged, (low, high), "enlarged"),
+    ):
+        drawn = _loss_field(axes, plane, label, *box, levels, descent=True)
+        mark = thin(len(plane.features), 300)
+        mark = mark[plane.labels[mark] == label]
+        axes.scatter(*plane.features[mark].T, s=6, color=style.INK, linewidths=0, alpha=0.6, zorder=3)
+        if axes is losses or ((low <= plane.centers[label]) & (plane.centers[label] <= high)).all():
+            mark_center(axes, plane.centers[label], half, "#e69f00")
+        axes.set_title(title, fontsize=8)
+    figure.colorbar(
+        drawn, ax=[losses, enlarged], location="bottom", aspect=50, pad=0.02, label="loss (nats)"
+    ).ax.tick_params(labelsize=6)
+    losses.add_patch(Rectangle(tuple(low), *(high - low), fill=False, edgecolor=style.INK, lw=1, zorder=6))
+    for axes in (whole, losses):
+        frame(axes, half)
+    frame(enlarged, half)
+    enlarged.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    enlarged.locator_params(nbins=4)
+    return figure
+
+
+@style.styled
+def draw_field(planes: Sequence[Plane], label: int) -> Figure:
+    """Loss and gradient of class ``label`` per plane, its boundary, clean and perturbed features joined, and v_opt.
+
+    The same window and levels in every panel. Arrows point where the loss rises, the way an attack pushes. Source:
+    Fig. 5.
+    """
+    if not planes:
+        raise ValueError("planes: expected at least one")
+    half = window(planes)
+    figure = Figure(figsize=(style.WIDTH, style.WIDTH / max(len(planes), 2) + 1.0))
+    row = figure.subplots(1, len(planes), sharex=True, sharey=True, squeeze=False)[0]
+    x, y, points = lattice(np.full(2, -half), np.full(2, half), SIDE)
+    levels = _levels(np.concatenate([loss(p, points, label).ravel() for p in planes]))
+    names = [p.regularizer for p in planes]
+    for axes, plane in zip(row, planes, strict=True):
+        drawn = _loss_field(axes, plane, label, np.full(2, -half), np.full(2, half), levels, descent=False)
+        predicted = plane.logits(points).argmax(axis=-1) == label
+        if predicted.any() and not predicted.all():
+            axes.contour(x, y, predicted, levels=[0.5], colors=style.INK, linewidths=1.4, zorder=4)
+        mine = np.flatnonzero(plane.labels == label)
+        mine = mine[thin(len(mine), PAIRS)] if len(mine) else mine
+        if len(plane.perturbed):
+            both = np.stack([plane.features[mine], plane.perturbed[mine]], axis=1)
+            for start, end in both[np.isfinite(both).all(axis=(1, 2))]:
+                axes.plot(*np.stack([start, end]).T, color=style.INK, lw=0.5, alpha=0.55, zorder=5)
+                axes.plot(*end, marker="x", ms=3, mew=0.8, color="#d55e00", zorder=6)
+        axes.plot(*plane.features[mine].T, "o", ms=2.4, color="#0072b2", mew=0, zorder=6)
+        mark_center(axes, plane.centers[label], half, "#e69f00")
+        axes.set_title(style.label(plane.regularizer), color=style.colour(plane.regularizer, names), fontweight="bold")
+        frame(axes, half)
+    figure.colorbar(drawn, ax=list(row), location="bottom", aspect=60, pad=0.02, label="loss (nats)")
+    handles = [
+        Line2D([], [], marker="o", ls="none", ms=3.5, color="#0072b2", label="clean feature"),
+        Line2D([], [], marker="x", ls="none", ms=4, color="#d55e00", label="under attack"),
+        Line2D(
+            [], [], marker="x", ls="none", ms=6, mew=2, color="#e69f00", label="class center v_opt (arrow: outside)"
+        ),
+        Line2D([], [], color=style.INK, lw=1.4, label="decision boundary"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _loss_field(
+    axes: Axes, plane: Plane, label: int, low: Array, high: Array, levels: Array, descent: bool
+) -> QuadContourSet:
+    x, y, points = lattice(low, high, SIDE)
+    # Ink that grows denser with the loss: the page can turn it light on dark.
+    shades = [(style.INK, alpha) for alpha in np.linspace(0.0, 0.5, len(levels))]
+    drawn = axes.contourf(x, y, loss(plane, points, label), levels=levels, colors=shades, extend="max")
+    margin = (high - low) / (2 * ARROWS)
+    ax, ay, places = lattice(low + margin, high - margin, ARROWS)
+    slope = gradient(plane, places, label)
+    length = np.linalg.norm(slope, axis=-1, keepdims=True)
+    unit = np.divide(slope, length, out=np.zeros_like(slope), where=length > 1e-12) * (-1 if descent else 1)
+    axes.quiver(
+        ax, ay, unit[..., 0], unit[..., 1], color="#0072b2", alpha=0.75, scale=ARROWS * 1.5, width=0.0055, zorder=2
+    )
+    return drawn
+
+
+def _levels(values: Array) -> Array:
+    """Seven levels of loss, spread evenly over its range's logarithm and rounded to one digit."""
+    top = float(np.percentile(values, 98))
+    raw = np.array([0.0, *np.geomspace(max(top / 1000, 1e-3), max(top, 1e-2), 7)])
+    digits = 10.0 ** np.floor(np.log10(np.where(raw > 0, raw, 1)))
+    return np.unique(np.round(raw / digits) * digits)
+
+
+def _box(middle: Array, half: float) -> tuple[Array, Array]:
+    reach = half / 5
+    middle = np.clip(middle, -half + reach, half - reach)
+    return middle - reach, middle + reach

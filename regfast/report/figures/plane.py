@@ -1,0 +1,166 @@
+"""The paper's Fig. 1 and 4: decision regions and features in a two-dimensional representation space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from regfast.report import style
+from regfast.report.figures.bins import thin
+
+Array = npt.NDArray[Any]
+GRID = 240  # points a side of the decision regions
+POINTS = 400  # features drawn per panel
+# Paul Tol's muted scheme and grey: ten colours told apart by every common colour vision.
+CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One trained two-dimensional representation space. K classes, N features.
+
+    ``weight`` (K, 2) and ``offset`` (K,) are the head, ``means`` (K, 2) the class means, ``centers`` (K, 2) v_opt,
+    ``features`` (N, 2) with ``labels`` (N,); ``perturbed`` (N, 2) are the same features under attack, NaN or empty
+    where there are none.
+    """
+
+    regularizer: str
+    weight: Array
+    offset: Array
+    means: Array
+    centers: Array
+    features: Array
+    labels: Array
+    title: str = ""
+    perturbed: Array = field(default_factory=lambda: np.empty((0, 2)))
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "means", "centers", "features"):
+            shape = getattr(self, name).shape
+            if len(shape) != 2 or shape[1] != 2:
+                raise ValueError(f"{name} must have shape (…, 2), got {shape}")
+
+    def logits(self, points: Array) -> Array:
+        """Logits (…, K) of points (…, 2)."""
+        return points @ self.weight.T + self.offset
+
+
+def window(planes: Sequence[Plane], share: float = 99.0) -> float:
+    """Half the side of one square around the origin that holds ``share`` percent of every panel's features."""
+    reach = max(float(np.percentile(np.abs(p.features).max(axis=1), share)) for p in planes)
+    return 1.12 * max(reach, 1e-6)
+
+
+def lattice(low: Array, high: Array, side: int = GRID) -> tuple[Array, Array, Array]:
+    """x (side,), y (side,) and the points (side, side, 2) of a grid over the box from ``low`` to ``high``."""
+    x, y = np.linspace(low[0], high[0], side), np.linspace(low[1], high[1], side)
+    return x, y, np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def class_colour(label: int) -> str:
+    """The colour of class ``label``; classes beyond the tenth begin again."""
+    return CLASSES[label % len(CLASSES)]
+
+
+def weight_scale(planes: Sequence[Plane], half: float) -> float:
+    """The factor (1, 2, 5, 10, …, or a fraction) that brings the longest weight vector to about half the window."""
+    longest = max(float(np.linalg.norm(p.weight, axis=1).max()) for p in planes)
+    wanted = 0.6 * half / max(longest, 1e-12)
+    steps = np.array([m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)])
+    return float(steps[np.searchsorted(steps, wanted, side="right") - 1])
+
+
+@style.styled
+def draw(rows: Sequence[tuple[str, Sequence[Plane]]]) -> Figure:
+    """One row of panels per ``(name, planes)``, one fixed window for all, equal aspect.
+
+    Tinted regions are the predicted classes; squares weight vectors, triangles class means, circles features, crosses
+    v_opt. A center outside the window is an arrow at its edge. Source: arXiv 2410.03999, Fig. 1 and 4.
+    """
+    planes = [p for _, row in rows for p in row]
+    if not planes:
+        raise ValueError("rows: expected at least one plane")
+    half, columns = window(planes), max(len(row) for _, row in rows)
+    scale = weight_scale(planes, half)
+    side = style.WIDTH / max(columns, 2)
+    figure = Figure(figsize=(side * columns + 0.25, (side + 0.12) * len(rows) + 0.45))
+    grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(p.regularizer for p in planes))
+    for number, (line, (name, row)) in enumerate(zip(grid, rows, strict=True)):
+        for axes, plane in zip(line, row, strict=False):
+            regions(axes, plane, half)
+            symbols(axes, plane, half, scale)
+            frame(axes, half)
+            if number == 0:
+                axes.set_title(
+                    style.label(plane.regularizer), color=style.colour(plane.regularizer, names), fontweight="bold"
+                )
+        for axes in line[len(row) :]:
+            axes.set_axis_off()
+        line[0].set_ylabel(name)
+    figure.legend(handles=symbol_handles(scale), loc="outside lower center", ncols=4)
+    return figure
+
+
+def frame(axes: Axes, half: float) -> None:
+    """The fixed square window, no grid, few ticks."""
+    axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
+    axes.grid(False)
+    axes.locator_params(nbins=5)
+    axes.spines[["top", "right"]].set_visible(True)
+
+
+def regions(axes: Axes, plane: Plane, half: float, alpha: float = 0.22) -> None:
+    """Tint every point of the window with the colour of the class predicted there, and draw the boundaries."""
+    x, y, points = lattice(np.full(2, -half), np.full(2, half))
+    predicted = plane.logits(points).argmax(axis=-1)
+    tints = np.array([(*to_rgb(class_colour(c)), alpha) for c in range(len(plane.weight))])
+    extent = (-half, half, -half, half)
+    axes.imshow(tints[predicted], origin="lower", extent=extent, interpolation="nearest", zorder=0)
+    # Between two classes the boundary is where the best logit ties with the next: one contour per class that wins.
+    for c in np.unique(predicted):
+        axes.contour(x, y, predicted == c, levels=[0.5], colors=style.MUTED, linewidths=0.35, zorder=1)
+
+
+def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
+    """Features, weight vectors, class means and centers in their classes' colours."""
+    shown = thin(len(plane.features), POINTS)
+    tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
+    x, y = plane.features[shown].T
+    axes.scatter(x, y, s=5, c=tones[plane.labels[shown]], linewidths=0, alpha=0.75, zorder=2)
+    edge = {"edgecolors": style.INK, "linewidths": 0.6, "zorder": 4}
+    axes.scatter(*(scale * plane.weight).T, s=20, marker="s", c=tones, **edge)
+    axes.scatter(*plane.means.T, s=24, marker="^", c=tones, **edge)
+    for c, center in enumerate(plane.centers):
+        mark_center(axes, center, half, class_colour(c))
+
+
+def mark_center(axes: Axes, center: Array, half: float, tone: str) -> None:
+    """A cross at ``center``, or an arrow at the edge of the window that points to it."""
+    if np.abs(center).max() <= 0.97 * half:
+        axes.plot(*center, marker="x", ms=5.6, mew=2.4, color=style.INK, zorder=5)
+        axes.plot(*center, marker="x", ms=5, mew=1.2, color=tone, zorder=6)
+        return
+    edge = center / np.abs(center).max() * 0.97 * half
+    arrow = {"arrowstyle": "-|>", "color": tone, "lw": 1.4, "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=edge, xytext=0.82 * edge, arrowprops=arrow, zorder=6)
+
+
+def symbol_handles(scale: float = 1.0) -> list[Line2D]:
+    """Legend entries for `symbols`, in neutral ink."""
+    times = "" if scale == 1 else f" (×{scale:g})"
+    empty = {"ls": "none", "color": style.INK, "markerfacecolor": style.MUTED, "ms": 5}
+    return [
+        Line2D([], [], marker="s", label=f"weight vector{times}", **empty),
+        Line2D([], [], marker="^", label="class mean", **empty),
+        Line2D([], [], marker="o", label="feature", **(empty | {"markeredgecolor": "none", "ms": 4})),
+        Line2D([], [], marker="x", label="class center v_opt (arrow: outside)", **(empty | {"mew": 1.6})),
+    ]
