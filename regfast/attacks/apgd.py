@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regfast.attacks.apgd_l1 import SparseAscent
 from regfast.attacks.base import Attack, Model, Plan, checked_count, checked_eps
-from regfast.attacks.lanes import Answer, Lanes, Rows, choose, per_lane
+from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import Norm, norm_of
 from regfast.attacks.target_order import checked_order, order_targets

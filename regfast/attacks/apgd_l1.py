@@ -1,4 +1,4 @@
-"""APGD in the l1 ball: Croce and Hein 2021 (arXiv 2103.01208), sparse steps that adapt to how sparse the best point is."""
+"""APGD in the l1 ball: Croce and Hein 2021 (arXiv 2103.01208), steps as sparse as the best point."""
 
 from __future__ import annotations
 

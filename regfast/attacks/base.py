@@ -7,6 +7,7 @@ asks of the model (`asks`, `objective`), when a point counts (`hit`), how it mov
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from regfast.attacks.lanes import Answer, Lanes, Nothing, Rows
 from regfast.attacks.losses import Objective, objective, reach
-from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.norms import Norm
 
 Model = Callable[[Tensor], Tensor]
 
@@ -73,8 +75,86 @@ class Plan(NamedTuple):
     queries: int = 0
 
 
-class Attack(ABC):
-    """One attack. Subclasses state the rules below; `run` and calling it are the same for all.
+class Runnable(ABC):
+    """What can be run: an attack, or an ensemble of them. Subclasses say their `stages`."""
+
+    _options: dict[str, Any]
+
+    @abstractmethod
+    def stages(self) -> Sequence[Attack]:
+        """The attacks that the samples go through, survivors only."""
+
+    def run(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        lanes: int | None = None,
+        progress: bool = False,
+        sample_ids: Tensor | None = None,
+        targets: Tensor | None = None,
+        clean_logits: Tensor | None = None,
+        precision: str = "float32",
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002
+    ) -> AttackResult:
+        """Attack `model` on the images it classifies correctly.
+
+        Args:
+            model: any callable from images in [0, 1] to logits (B, K). Modules are attacked in eval mode; their
+                parameters get no gradients, their flags are as before afterwards.
+            images: (N, C, H, W) float in [0, 1]; they stay where they are, only lanes go to the model's device.
+            labels: (N,) int64.
+            seed: with the sample ids it decides every random draw.
+            lanes: samples attacked at the same time; chosen from what is free by default. The result does not depend
+                on it (beyond rounding that depends on the batch inside the model).
+            progress: show a bar.
+            sample_ids: (N,) int64 that key the draws; arange(N) by default.
+            targets: (N,) or (N, R) int64 classes to reach, one run each; success is then reaching one.
+            clean_logits: (N, K) float32 logits of `images` by `model`, where they are known: saves a forward pass.
+            precision: "float32", or "bf16": search in bfloat16, every success confirmed by the float32 model.
+            channels_last: let the search model compute channels last.
+            compile: pass the search model through `torch.compile`.
+
+        Raises:
+            ValueError, TypeError, IndexError: for images, labels or ids of the wrong shape, type or range.
+        """
+        from regfast.attacks.evaluate import evaluate  # it drives attacks: it imports this file
+
+        return evaluate(
+            self.stages(), model, images, labels, seed=seed, lanes=lanes, progress=progress, sample_ids=sample_ids,
+            targets=targets, clean_logits=clean_logits, precision=precision, channels_last=channels_last,
+            compile=compile,
+        )  # fmt: skip
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """`run(...).images`: adversarial images (N, C, H, W)."""
+        return self.run(model, images, labels, **options).images
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        attack = super().__new__(cls)
+        call = inspect.signature(cls.__init__).bind(attack, *args, **kwargs)
+        call.apply_defaults()
+        attack._options = {name: value for name, value in call.arguments.items() if name != "self"}
+        return attack
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was constructed with, defaults filled in: `type(attack)(**attack.options)` is the same attack."""
+        return dict(self._options)
+
+    def at(self, eps: float) -> Self:
+        """The same attack at another radius."""
+        return type(self)(**{**self._options, "eps": eps})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._options.items())})"
+
+
+class Attack(Runnable):
+    """One attack, as rules for a lane; running it is the same for all.
 
     Attributes:
         name: what `AttackResult.stage` says.
@@ -98,6 +178,10 @@ class Attack(ABC):
     steps: int
     runs: int = 1
 
+    def stages(self) -> Sequence[Attack]:
+        """Itself alone."""
+        return [self]
+
     def plan(self, model: Model, images: Tensor, labels: Tensor, logits: Tensor) -> Plan | None:
         """The targets of every sample's runs, or None: no targets, `self.runs` runs.
 
@@ -115,7 +199,7 @@ class Attack(ABC):
 
     @abstractmethod
     def start(self, lanes: Lanes, state: Any, fresh: Tensor) -> None:
-        """Begin a run (a sample, restart or target) in the lanes `fresh` (M,) int64: set their rows of `lanes.point`."""
+        """Begin a run (a sample, restart or target) in the lanes `fresh` (M,) int64: set their `lanes.point`."""
 
     @abstractmethod
     def advance(self, lanes: Lanes, state: Any, answer: Answer) -> None:
@@ -136,60 +220,6 @@ class Attack(ABC):
         """(S,) bool: the present point may count, if adversarial. The engine adds the rest (see `closest`)."""
         return torch.ones_like(lanes.hit)
 
-    def run(
-        self,
-        model: Model,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        seed: int = 0,
-        lanes: int | None = None,
-        progress: bool = False,
-        sample_ids: Tensor | None = None,
-        targets: Tensor | None = None,
-        precision: str = "float32",
-        channels_last: bool = True,
-        compile: bool = False,  # noqa: A002
-    ) -> AttackResult:
-        """Attack `model` on the images it classifies correctly.
-
-        Args:
-            model: any callable from images in [0, 1] to logits (B, K). Modules are attacked in eval mode; their
-                parameters get no gradients, their flags are as before afterwards.
-            images: (N, C, H, W) float in [0, 1]; they stay where they are, only lanes go to the model's device.
-            labels: (N,) int64.
-            seed: with the sample ids it decides every random draw.
-            lanes: samples attacked at the same time; chosen from what is free by default. The result does not depend
-                on it (beyond rounding that depends on the batch inside the model).
-            progress: show a bar.
-            sample_ids: (N,) int64 that key the draws; arange(N) by default.
-            targets: (N,) or (N, R) int64 classes to reach, one run each; success is then reaching one.
-            precision: "float32", or "bf16": search in bfloat16, every success confirmed by the float32 model.
-            channels_last: let the search model compute channels last.
-            compile: pass the search model through `torch.compile`.
-
-        Raises:
-            ValueError, TypeError, IndexError: for images, labels or ids of the wrong shape, type or range.
-        """
-        from regfast.attacks.evaluate import evaluate  # it drives attacks: it imports this file
-
-        return evaluate(
-            self.stages(), model, images, labels, seed=seed, lanes=lanes, progress=progress, sample_ids=sample_ids,
-            targets=targets, precision=precision, channels_last=channels_last, compile=compile,
-        )  # fmt: skip
-
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        """`run(...).images`: adversarial images (N, C, H, W)."""
-        return self.run(model, images, labels, **options).images
-
-    def stages(self) -> Sequence[Attack]:
-        """The attacks that the samples go through, survivors only."""
-        return [self]
-
-    def __repr__(self) -> str:
-        public = {k: v for k, v in vars(self).items() if not k.startswith("_")}
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in public.items())})"
-
 
 def checked_eps(eps: float, *, name: str = "eps") -> float:
     """`eps` if it is a length ≥ 0."""
@@ -203,4 +233,3 @@ def checked_count(name: str, value: int, least: int = 1) -> int:
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
     return value
-

@@ -171,8 +171,8 @@ class Engine:
         # The last answer of a run leads to no move: nobody needs its gradient.
         last = all(slot.answers >= attack.steps for slot in busy)
         gradients = 0 if attack.asks == "forward" or last else 1
-        gradient: Tensor | None = None
-        for sample in range(attack.samples):
+        gradient = lanes.point.new_empty(len(lanes), 0)
+        for _ in range(attack.samples):
             if not gradients:
                 logits = self.oracle.search(lanes.point)
                 objective = attack.objective(lanes, self.state, logits.float())
@@ -192,15 +192,15 @@ class Engine:
                 slope = torch.stack(rows, 1)
             else:
                 (slope,) = torch.autograd.grad(logits, point, objective.gradient.to(logits.dtype))
-            gradient = slope if gradient is None else gradient + slope
-        if gradient is not None:
-            gradient = (gradient / attack.samples if attack.samples > 1 else gradient).contiguous()
+            gradient = gradient + slope if gradient.numel() else slope
+        if attack.samples > 1:
+            gradient = gradient / attack.samples
         for slot in busy:
             slot.answers += 1
             slot.queries += attack.samples
             slot.gradients += gradients * attack.samples
         lanes.loss = objective.loss
-        return Answer(logits.detach().float(), objective.prediction, objective.loss, gradient)
+        return Answer(logits.detach().float(), objective.prediction, objective.loss, gradient.contiguous())
 
     def _judge(self, answer: Answer) -> None:
         """Mark the lanes whose point counts, and keep those points until the host has seen them."""
@@ -229,7 +229,7 @@ class Engine:
         lanes.hit = lanes.hit | hit
 
     def _advance(self, answer: Answer) -> None:
-        if answer.gradient is not None or self.attack.asks == "forward":
+        if answer.gradient.numel() or self.attack.asks == "forward":
             self.attack.advance(self.lanes, self.state, answer)
         self.lanes.step = self.lanes.step + 1
 
@@ -242,7 +242,8 @@ class Engine:
             return []
         seen = self.flags.popleft().read()
         self._settle([slot for slot, _, hit in seen if hit])
-        again, spent = [], []
+        again: list[Slot] = []
+        spent: list[Slot] = []
         for slot, answers, _ in seen:
             if not slot.gone and answers > self.attack.steps:
                 (again if slot.run + 1 < self.runs else spent).append(slot)

@@ -26,6 +26,7 @@ def evaluate(
     progress: bool,
     sample_ids: Tensor | None,
     targets: Tensor | None,
+    clean_logits: Tensor | None,
     precision: str,
     channels_last: bool,
     compile: bool,  # noqa: A002
@@ -45,7 +46,9 @@ def evaluate(
             search = prepare(model, example, precision=precision, channels_last=channels_last, compile=compile)
         oracle = Oracle(search, None if search is model else model, device, fixed_widths=compile)
         width = lanes or automatic_lanes(search, example)
-        logits = _predict(model, images, width, device)
+        logits = _predict(model, images, width, device) if clean_logits is None else clean_logits.to(images.device)
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ValueError(f"clean_logits must have shape ({len(images)}, K), got {tuple(logits.shape)}")
         if len(images) and int(labels.max()) >= logits.shape[1]:
             raise IndexError(f"labels must be below {logits.shape[1]} (the model's classes), got {int(labels.max())}")
         clean_prediction = logits.argmax(1)
@@ -56,7 +59,7 @@ def evaluate(
             broken=torch.zeros_like(clean),
             prediction=clean_prediction.clone(),
             gradients=torch.zeros_like(labels),
-            queries=torch.ones_like(labels),
+            queries=torch.full_like(labels, clean_logits is None),
             distance=torch.zeros(n, device=images.device),
             loss=torch.full((n,), torch.nan, device=images.device),
         )

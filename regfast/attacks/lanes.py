@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from regfast.attacks import _philox as philox
+from regfast.ops import philox
 
 
 class Rows:
@@ -89,7 +89,7 @@ class Answer(Rows):
     logits: Tensor  # (S, K) float32
     prediction: Tensor  # (S,) int64 lowest index among the largest logits
     loss: Tensor  # (S,) the attack's objective, which it raises
-    gradient: Tensor | None  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for asks = "jacobian"
+    gradient: Tensor  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for "jacobian"; (S, 0) if not asked
 
 
 @dataclass
@@ -100,7 +100,6 @@ class Nothing(Rows):
 def per_lane(values: Tensor, like: Tensor) -> Tensor:
     """(S,) values shaped (S, 1, 1, 1) to go with lanes of images."""
     return values.view(-1, *[1] * (like.ndim - 1))
-
 
 
 def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three norms as objects: how far (`distance`), which way is up (`ascent`), and back into ball and box (`project`)."""
+"""The norms as objects: how far (`distance`), which way is up (`ascent`), back into ball and box (`project`)."""
 
 from __future__ import annotations
 
@@ -165,7 +165,10 @@ class L1:
         return gradient.flatten(1).abs().amax(1)
 
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
-        return image + l1_box_projection(image, point - image, eps)
+        # Rounding of image + delta can add to the sum of many entries: leave room for it, so that eps holds.
+        slack = 2.0**-24 * image[0].numel() ** 0.5 if len(image) else 0.0
+        radius = torch.as_tensor(eps, device=image.device)
+        return image + l1_box_projection(image, point - image, torch.maximum(radius - slack, 0.999 * radius))
 
     def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
         # Entries at the box's edge that would leave it are worth nothing: spend the step on others.
@@ -197,13 +200,15 @@ def l1_box_projection(image: Tensor, delta: Tensor, eps: float | Tensor) -> Tens
     image, delta = image.flatten(1), delta.flatten(1)
     room = torch.where(delta > 0, 1 - image, image)
     magnitude = delta.abs()
-    radius = eps.unsqueeze(1) if isinstance(eps, Tensor) else eps
+    radius = eps.unsqueeze(1) if isinstance(eps, Tensor) and eps.ndim else eps
     # Walking down in λ from the largest break, the sum rises by 1 per unit for each entry between its two breaks.
     breaks = torch.cat((magnitude, magnitude - room), 1)
     turns = torch.cat((torch.ones_like(magnitude), -torch.ones_like(room)), 1)
     ordered, order = breaks.sort(dim=1, descending=True)
-    slope = turns.gather(1, order).cumsum(1)
-    rise = torch.cat((torch.zeros_like(ordered[:, :1]), (slope[:, :-1] * (ordered[:, :-1] - ordered[:, 1:])).cumsum(1)), 1)
+    slope = turns.double().gather(1, order).cumsum(1)
+    rise = torch.cat(
+        (torch.zeros_like(ordered[:, :1]), (slope[:, :-1] * (ordered[:, :-1] - ordered[:, 1:])).cumsum(1)), 1
+    )
     # The last break at which the sum is still within the radius, and what is left of the radius below it.
     inside = (rise <= radius).sum(1, keepdim=True) - 1
     inside = inside.clamp_(min=0)

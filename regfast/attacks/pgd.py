@@ -53,7 +53,7 @@ class PGD(Attack):
         self.steps = checked_count("steps", steps)
         self.runs = checked_count("restarts", restarts)
         self.step_size = 2.5 * self.eps / steps if step_size is None else checked_eps(step_size, name="step_size")
-        if not 0 <= momentum:
+        if momentum < 0:
             raise ValueError(f"momentum must be ≥ 0, got {momentum}")
         self.momentum = momentum
         self.loss = checked_loss(loss)

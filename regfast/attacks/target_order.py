@@ -45,9 +45,7 @@ def by_rank(labels: Tensor, logits: Tensor) -> Tensor:
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def malt(
-    candidates: Tensor, count: int, norm: Norm, model: Model, images: Tensor, labels: Tensor
-) -> Plan:
+def malt(candidates: Tensor, count: int, norm: Norm, model: Model, images: Tensor, labels: Tensor) -> Plan:
     """The `count` candidates (M, c) whose boundary is nearest in the linear approximation."""
     point = images.detach().requires_grad_()
     with torch.enable_grad():
