@@ -131,13 +131,13 @@ def _representation_data(
                 | {f"asr_{a}": rate[k] for a, (_, rate) in per_attack.items()}
             )
         bins = reliability_bins(m.confidence, m.correct, representation.RELIABILITY_BINS)
-        for k in range(len(bins.count)):
+        for k in range(len(bins.counts)):
             bars.append(
                 {
                     "regularizer": m.regularizer,
                     "low": bins.edges[k],
                     "high": bins.edges[k + 1],
-                    "samples": bins.count[k],
+                    "samples": bins.counts[k],
                     "mean_confidence": bins.confidence[k],
                     "accuracy": bins.accuracy[k],
                 }

@@ -136,7 +136,7 @@ def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
     tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
     x, y = plane.features[shown].T
     axes.scatter(x, y, s=5, c=tones[plane.labels[shown]], linewidths=0, alpha=0.75, zorder=2)
-    edge = {"edgecolors": style.INK, "linewidths": 0.6, "zorder": 4}
+    edge: Any = {"edgecolors": style.INK, "linewidths": 0.6, "zorder": 4}
     axes.scatter(*(scale * plane.weight).T, s=20, marker="s", c=tones, **edge)
     axes.scatter(*plane.means.T, s=24, marker="^", c=tones, **edge)
     for c, center in enumerate(plane.centers):
@@ -157,7 +157,7 @@ def mark_center(axes: Axes, center: Array, half: float, tone: str) -> None:
 def symbol_handles(scale: float = 1.0) -> list[Line2D]:
     """Legend entries for `symbols`, in neutral ink."""
     times = "" if scale == 1 else f" (×{scale:g})"
-    empty = {"ls": "none", "color": style.INK, "markerfacecolor": style.MUTED, "ms": 5}
+    empty: Any = {"ls": "none", "color": style.INK, "markerfacecolor": style.MUTED, "ms": 5}
     return [
         Line2D([], [], marker="s", label=f"weight vector{times}", **empty),
         Line2D([], [], marker="^", label="class mean", **empty),

@@ -146,12 +146,12 @@ def draw(
 
 def _reliability(row: Sequence[Axes], models: Sequence[Model]) -> None:
     bars = [reliability_bins(m.confidence, m.correct, RELIABILITY_BINS) for m in models]
-    densest = max(float(b.count.max()) / len(m.confidence) for b, m in zip(bars, models, strict=True))
+    densest = max(float(b.counts.max()) / len(m.confidence) for b, m in zip(bars, models, strict=True))
     for axes, model, bins in zip(row, models, bars, strict=True):
         tone = style.colour(model.regularizer, [m.regularizer for m in models])
         axes.set_title(f"ECE {model.ece:.3f}", fontsize=8, pad=3)
         axes.plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls="--")
-        share = bins.count / len(model.confidence)
+        share = bins.counts / len(model.confidence)
         for k in np.flatnonzero(share):
             axes.bar(
                 (k + 0.5) / RELIABILITY_BINS,
