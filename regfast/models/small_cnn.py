@@ -8,17 +8,15 @@ class SmallCNN(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, width: int = 128):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(64, width, 3, padding=1),
-            nn.ReLU(),
-        )
+        self.body = nn.Sequential(_layer(in_channels, 32), _layer(32, 64), nn.MaxPool2d(2), _layer(64, width))
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
         return self.head(self.body(images).mean((2, 3)))
+
+
+def _layer(channels_in: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+    )

@@ -1,0 +1,232 @@
+"""What a study does: the options resolved, written to `config.json`, and compared when a study goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from regfast.attacks import FGSM, PGD, Attack
+from regfast.data import DATASETS
+from regfast.training import DEFAULTS, Recipe, Regularizer
+
+VERSION = 1  # of the result files; a run of another version is not continued
+
+
+@dataclass(frozen=True)
+class AttackSetting:
+    """One attack at one strength. `eps` in units of images in [0, 1]; `setting` is weak or strong."""
+
+    attack: str
+    norm: str
+    eps: float
+    steps: int
+    restarts: int
+    setting: str
+
+    def __post_init__(self) -> None:
+        if self.attack not in ("fgsm", "pgd"):
+            raise ValueError(f"attack must be fgsm or pgd, got {self.attack!r}")
+        if self.setting not in ("weak", "strong"):
+            raise ValueError(f"setting must be weak or strong, got {self.setting!r}")
+        self.build()  # its own checks of norm, eps, steps and restarts
+
+    @property
+    def id(self) -> str:
+        """Name of the attack in column names."""
+        return f"{self.attack}_{self.norm}_{self.setting}"
+
+    def build(self) -> Attack:
+        """The attack itself."""
+        if self.attack == "fgsm":
+            return FGSM(self.norm, self.eps)
+        return PGD(self.norm, self.eps, self.steps, self.restarts)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """ASR over eps: PGD with `steps` steps at each of the ascending `eps`."""
+
+    norm: str
+    eps: tuple[float, ...]
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.eps or list(self.eps) != sorted(set(self.eps)) or self.eps[0] <= 0:
+            raise ValueError(f"sweep eps must be positive and ascending, got {list(self.eps)}")
+
+
+def attacks_at(
+    weak: Mapping[str, float], strong: Mapping[str, float], steps: int, restarts: int
+) -> tuple[AttackSetting, ...]:
+    """FGSM (linf) and PGD (linf, l2), each weak and strong; `weak` and `strong` give eps by norm."""
+    return (
+        AttackSetting("fgsm", "linf", weak["linf"], 1, 1, "weak"),
+        AttackSetting("fgsm", "linf", strong["linf"], 1, 1, "strong"),
+        AttackSetting("pgd", "linf", weak["linf"], 10, 1, "weak"),
+        AttackSetting("pgd", "linf", strong["linf"], steps, restarts, "strong"),
+        AttackSetting("pgd", "l2", weak["l2"], 10, 1, "weak"),
+        AttackSetting("pgd", "l2", strong["l2"], steps, restarts, "strong"),
+    )
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study's options, all of them resolved; `sized` makes one from few words.
+
+    `regularizers`: name to parameters. `seeds`: one training run each for every regularizer. `limit`: measure on the
+    first so many test images only. Raises ValueError for anything unknown, out of range or repeated.
+    """
+
+    dataset: str
+    model: str
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    attacks: tuple[AttackSetting, ...]
+    sweep: Sweep
+    regularizers: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict(DEFAULTS))
+    limit: int | None = None
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise ValueError(f"no data set is called {self.dataset!r}; there are {', '.join(DATASETS)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be different numbers of at least 0, got {list(self.seeds)}")
+        if not self.regularizers:
+            raise ValueError("a study needs at least one regularizer")
+        resolved = {name: dict(Regularizer(name, **params).params) for name, params in self.regularizers.items()}
+        object.__setattr__(self, "regularizers", resolved)
+        ids = [attack.id for attack in self.attacks]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"attacks must differ in attack, norm or setting, got {', '.join(ids)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `config.json` says about the experiment (docs/design.md, "Result files of a study")."""
+        return {
+            "version": VERSION,
+            "dataset": self.dataset,
+            "data_root": self.data_root,
+            "model": self.model,
+            "epochs": self.recipe.epochs,
+            "recipe": asdict(self.recipe),
+            "seeds": list(self.seeds),
+            "regularizers": {name: dict(params) for name, params in self.regularizers.items()},
+            "attacks": [{"id": attack.id, **asdict(attack)} for attack in self.attacks],
+            "sweep": {"attack": "pgd", **asdict(self.sweep), "eps": list(self.sweep.eps)},
+            "limit": self.limit,
+        }
+
+    @classmethod
+    def read(cls, run_dir: str | Path) -> StudyConfig:
+        """The configuration of the study in `run_dir`. Raises FileNotFoundError or ValueError."""
+        path = Path(run_dir) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no study in {run_dir}: {path.name} is missing")
+        try:
+            stored = json.loads(path.read_text())
+            return cls(
+                dataset=stored["dataset"],
+                data_root=stored["data_root"],
+                model=stored["model"],
+                recipe=Recipe(**stored["recipe"]),
+                regularizers=stored["regularizers"],
+                seeds=tuple(stored["seeds"]),
+                attacks=tuple(
+                    AttackSetting(**{key: value for key, value in attack.items() if key != "id"})
+                    for attack in stored["attacks"]
+                ),
+                sweep=Sweep(stored["sweep"]["norm"], tuple(stored["sweep"]["eps"]), stored["sweep"]["steps"]),
+                limit=stored["limit"],
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+@dataclass(frozen=True)
+class _Size:
+    share: float  # of the full number of epochs
+    seeds: int
+    steps: int  # of the strong attacks
+    restarts: int
+    sweep_steps: int
+    limit: int | None  # test images
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What suits a kind of images: model, recipe, and eps by norm."""
+
+    model: str
+    recipe: Recipe
+    weak: Mapping[str, float]
+    strong: Mapping[str, float]
+    sweep: tuple[float, ...]
+
+
+_SIZES = {
+    "full": _Size(1, 3, 40, 2, 10, None),
+    "small": _Size(0.5, 2, 20, 1, 10, 256),
+    "smoke": _Size(0.1, 1, 10, 1, 5, 96),
+}
+SIZES = tuple(_SIZES)
+
+_DIGITS = _Kind(
+    "small-cnn",
+    Recipe(),
+    {"linf": 0.03, "l2": 0.15},
+    {"linf": 0.06, "l2": 0.3},
+    (0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.12),
+)
+_PHOTOGRAPHS = _Kind(
+    "resnet20",
+    Recipe(epochs=100, batch_size=128, learning_rate=0.1, warmup=5, augment=True),
+    {"linf": 1 / 255, "l2": 0.1},
+    {"linf": 4 / 255, "l2": 0.5},
+    tuple(eighth / 8 / 255 for eighth in (1, 2, 4, 8, 12, 16, 24, 32)),
+)
+
+
+def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConfig:
+    """The study of one of `SIZES` on `dataset`, with `options` (fields of `StudyConfig`) in the place of its own.
+
+    full: 3 seeds, all test images. small: half the epochs, 2 seeds, 256 images. smoke: a tenth of the epochs, 1 seed,
+    96 images; it shows that everything works, and nothing about regularizers. Model, recipe and eps suit the data set:
+    8×8 digits, or photographs (ResNet-20, for imagefolder ResNet-18).
+    """
+    if size not in _SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    chosen, kind = _SIZES[size], _DIGITS if dataset in ("digits", "noisy-digits") else _PHOTOGRAPHS
+    defaults: dict[str, Any] = {
+        "dataset": dataset,
+        "model": "torchvision:resnet18" if dataset == "imagefolder" else kind.model,
+        "recipe": replace(kind.recipe, epochs=max(1, round(kind.recipe.epochs * chosen.share))),
+        "seeds": tuple(range(chosen.seeds)),
+        "attacks": attacks_at(kind.weak, kind.strong, chosen.steps, chosen.restarts),
+        "sweep": Sweep("linf", kind.sweep, chosen.sweep_steps),
+        "limit": chosen.limit,
+    }
+    return StudyConfig(**{**defaults, **options})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configurations: "recipe.epochs: 40 there, 20 now"."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key}: {_short(before)} there, {_short(now)} now")
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(item, Mapping) for item in value):
+        return "[" + ", ".join(f"{item['id']} eps {item['eps']:g} steps {item['steps']}" for item in value) + "]"
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,101 @@
+"""What a study measures of one trained model: geometry, calibration inputs, attacks and a sweep over eps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regfast.attacks import PGD
+from regfast.calibration import brier_scores, fit_temperature
+from regfast.data import ImageSet
+from regfast.functional import soft_cross_entropy_stats
+from regfast.models import SplitClassifier
+from regfast.representation import class_centers, default_radius, feature_displacement, feature_geometry
+from regfast.study.config import AttackSetting, Sweep
+from regfast.training import predict
+
+Columns = dict[str, NDArray[Any]]
+Advance = Callable[[], None]
+
+
+def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> tuple[Columns, Columns]:
+    """Columns of samples.parquet that need no attack, and what the tables need beside them.
+
+    The second holds `logits` (N, K) float32, and as arrays of one element `temperature` (fitted on `holdout`),
+    `radius` of the class centers (the median norm of correctly classified features) and `gap`, their certificate.
+    """
+    features, logits, labels = predict(model, test)
+    weight = model.head.weight.detach().cpu()
+    bias = None if model.head.bias is None else model.head.bias.detach().cpu()
+    correct = logits.argmax(1) == labels
+    radius = default_radius(features, correct if bool(correct.any()) else torch.ones_like(correct))
+    centers = class_centers(weight, bias, radius=radius)
+    _, stats = soft_cross_entropy_stats(logits, labels, features, centers.points.to(features))
+    geometry = feature_geometry(features, weight, centers, labels, stats.prediction)
+    probabilities = logits.double().softmax(1)
+    _, held_logits, held_labels = predict(model, holdout)
+    columns = {
+        "sample": torch.arange(len(labels)),
+        "label": labels,
+        "prediction": stats.prediction,
+        "correct": stats.prediction == labels,
+        "confidence": stats.confidence,
+        "loss": stats.loss,
+        "entropy": stats.entropy,
+        "margin": stats.margin,
+        "brier": torch.from_numpy(brier_scores(probabilities, labels)),
+        **{name: value.float() for name, value in geometry._asdict().items()},
+    }
+    rest = {
+        "logits": logits.numpy(),
+        "temperature": np.array([fit_temperature(held_logits, held_labels)]),
+        "radius": np.array([radius]),
+        "gap": centers.gap.max().reshape(1).numpy(),
+    }
+    return {name: column.numpy() for name, column in columns.items()}, rest
+
+
+def measure_attack(
+    model: SplitClassifier, images: Tensor, labels: Tensor, setting: AttackSetting, seed: int
+) -> Columns:
+    """Columns of one attack: success, and how it moved the features of the images that were classified correctly.
+
+    For those that were not, `success` is False and the other columns are NaN.
+    """
+    result = setting.build().run(model, images, labels, seed=seed)
+    with torch.no_grad():
+        moved = feature_displacement(model.features(images), model.features(result.images))
+    columns: Columns = {f"success_{setting.id}": result.success.cpu().numpy()}
+    for name in ("toward_origin", "radial", "tangential"):
+        value = getattr(moved, name).float().masked_fill(~result.clean, torch.nan)
+        columns[f"{name}_{setting.id}"] = value.cpu().numpy()
+    return columns
+
+
+def measure_sweep(
+    model: SplitClassifier, images: Tensor, labels: Tensor, sweep: Sweep, seed: int, advance: Advance
+) -> list[dict[str, Any]]:
+    """Rows of sweep.parquet. An image that falls at one eps has fallen at all larger ones: only survivors go on."""
+    with torch.no_grad():
+        standing = model(images).argmax(1) == labels
+    correct = int(standing.sum())
+    identity = torch.arange(len(labels))
+    rows = []
+    for eps in sweep.eps:
+        alive = standing.nonzero().flatten()
+        if len(alive):
+            attack = PGD(sweep.norm, eps, sweep.steps)
+            result = attack.run(model, images[alive], labels[alive], seed=seed, sample_ids=identity[alive.cpu()])
+            standing[alive] = result.robust
+        success = correct - int(standing.sum())
+        rate = success / correct if correct else float("nan")
+        rows.append(
+            {"attack": "pgd", "norm": sweep.norm, "eps": eps, "correct": correct, "success": success, "asr": rate}
+        )
+        advance()
+    return rows

@@ -1,0 +1,217 @@
+"""Running a study: one unit a regularizer and seed, each finished piece kept, then the tables and the page."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from regfast.data import ImageSet, Splits, load_splits
+from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
+from regfast.ops.dispatch import find
+from regfast.study.config import StudyConfig, differences
+from regfast.study.files import read_arrays, read_columns, read_json, write_arrays, write_json, write_table
+from regfast.study.measure import measure_attack, measure_clean, measure_sweep
+from regfast.study.metrics import metrics
+from regfast.training import Epoch, Regularizer, train
+
+
+class Progress(Protocol):
+    """Who is told how far a study is. `total` counts steps; every finished one is an `advance`."""
+
+    def start(self, total: int, done: int) -> None:
+        """Work begins: `done` of `total` steps are there already."""
+        ...
+
+    def advance(self, steps: int = 1) -> None:
+        """`steps` more are done."""
+        ...
+
+    def say(self, doing: str) -> None:
+        """What is being done now."""
+        ...
+
+
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def start(self, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Nothing."""
+
+    def say(self, doing: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One regularizer with one seed, and where its pieces lie. A piece is there when its last file is."""
+
+    regularizer: str
+    seed: int
+    run_dir: Path
+
+    @property
+    def name(self) -> str:
+        """`hard-seed0`."""
+        return f"{self.regularizer}-seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Written last in training."""
+        return self.run_dir / "checkpoints" / f"{self.name}.safetensors"
+
+    def part(self, table: str) -> Path:
+        """This unit's part of a result file."""
+        return self.run_dir / "parts" / self.name / table
+
+    @property
+    def measured(self) -> Path:
+        """Written last in measuring."""
+        return self.part("samples.parquet")
+
+
+def run_study(
+    config: StudyConfig,
+    run_dir: str | Path,
+    *,
+    download: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> bool:
+    """Train, attack and measure every regularizer and seed of `config`; write the result files to `run_dir`.
+
+    What a former run in `run_dir` finished is kept: models that are trained, units that are measured. Interrupting
+    (Ctrl-C, a crash) loses at most the piece in work. Returns False when there was nothing left to do.
+
+    Raises:
+        ValueError: `run_dir` holds a study with other options (all differences are named), or damaged files.
+        FileNotFoundError: the data set is not where `config` says.
+    """
+    progress, folder = progress or Silent(), Path(run_dir)
+    resolved = config.as_dict()
+    stored_at = folder / "config.json"
+    if stored_at.is_file():
+        _check_same(read_json(stored_at), resolved, folder)
+    units = [Unit(name, seed, folder) for name in config.regularizers for seed in config.seeds]
+    if (folder / "metrics.json").is_file() and all(unit.measured.is_file() for unit in units):
+        return False
+    splits = load_splits(config.dataset, config.data_root, download=download)
+    if not stored_at.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(stored_at, {**resolved, "command": command, "environment": environment()})
+    epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
+    trained = sum(unit.checkpoint.is_file() for unit in units)
+    measured = sum(unit.measured.is_file() for unit in units)
+    progress.start(len(units) * (epochs + pieces), trained * epochs + measured * pieces)
+    for unit in units:
+        if not unit.measured.is_file():
+            _run_unit(unit, config, splits, progress)
+    progress.say("tables")
+    _assemble(folder, config, units)
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """What made a result: versions, machine, threads and the loss's backend."""
+    try:
+        own = version("regfast")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "regfast": own,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {sys.platform}",
+        "threads": torch.get_num_threads(),
+        "backend": _backend(),
+    }
+
+
+def _backend() -> str:
+    """Which backend serves the loss on float32 tensors of this machine's CPU."""
+    return find("soft_cross_entropy", "soft_cross_entropy", torch.empty(1, 1)).__module__.split(".")[2]
+
+
+def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    ours = {key: value for key, value in stored.items() if key not in ("command", "environment")}
+    different = differences(ours, wanted)
+    if different:
+        raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
+
+
+def _run_unit(unit: Unit, config: StudyConfig, splits: Splits, progress: Progress) -> None:
+    channels = splits.image_shape[0]
+    model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed)
+    unit.part("").mkdir(parents=True, exist_ok=True)
+    if unit.checkpoint.is_file():
+        model.load_network_state(read_checkpoint(unit.checkpoint), unit.checkpoint)
+    else:
+        progress.say(f"{unit.name}: training")
+        _train(unit, model, config, splits, progress)
+    _measure(unit, model, config, splits, progress)
+
+
+def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
+    regularizer = Regularizer(unit.regularizer, **config.regularizers[unit.regularizer])
+
+    def on_epoch(_: Epoch) -> None:
+        progress.advance()
+
+    history = train(model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, on_epoch=on_epoch)
+    rows = [{"regularizer": unit.regularizer, "seed": unit.seed, **epoch.as_dict()} for epoch in history]
+    write_table(unit.part("curves.parquet"), rows)
+    save_checkpoint(model.network_state(), unit.checkpoint)
+
+
+def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
+    test = splits.test if config.limit is None else _first(splits.test, config.limit)
+    columns, rest = measure_clean(model, test, splits.holdout)
+    images, labels = test.batch(torch.arange(len(test))), test.labels
+    for setting in config.attacks:
+        progress.say(f"{unit.name}: {setting.id}")
+        columns |= measure_attack(model, images, labels, setting, unit.seed)
+        progress.advance()
+    progress.say(f"{unit.name}: sweep over eps")
+    rows = measure_sweep(model, images, labels, config.sweep, unit.seed, progress.advance)
+    identity = {"regularizer": unit.regularizer, "seed": unit.seed}
+    write_table(unit.part("sweep.parquet"), [{**identity, **row} for row in rows])
+    write_arrays(unit.part("model.npz"), rest)
+    count = len(labels)
+    head = {"regularizer": np.full(count, unit.regularizer), "seed": np.full(count, unit.seed)}
+    write_table(unit.measured, {**head, **columns})
+
+
+def _first(test: ImageSet, limit: int) -> ImageSet:
+    from regfast.data import Subset
+
+    return Subset(test, torch.arange(min(limit, len(test))))
+
+
+def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
+    """Result files from the units' parts; metrics.json last, since it says that the study is finished."""
+    for table in ("samples.parquet", "sweep.parquet", "curves.parquet"):
+        parts = [read_columns(unit.part(table)) for unit in units]
+        write_table(folder / table, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    found: dict[str, Any] = {}
+    for name in config.regularizers:
+        own = [unit for unit in units if unit.regularizer == name]
+        samples = [_numeric(read_columns(unit.measured)) for unit in own]
+        models = [read_arrays(unit.part("model.npz")) for unit in own]
+        found[name] = metrics(samples, models, [attack.id for attack in config.attacks])
+    temperature = {name: figures["temperature"] for name, figures in found.items()}
+    write_json(folder / "metrics.json", {"regularizers": found, "temperature": temperature})
+
+
+def _numeric(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in columns.items() if name != "regularizer"}

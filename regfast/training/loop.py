@@ -1,0 +1,138 @@
+"""The training loop: one regularizer, one seed, and curves of loss, RMS and cosine as it goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from regfast.data import ImageSet
+from regfast.functional import soft_cross_entropy_stats
+from regfast.models import SplitClassifier, seeded
+from regfast.representation import class_centers, default_radius, feature_geometry
+from regfast.training.recipe import Recipe, crop_and_flip
+from regfast.training.regularizer import Regularizer
+
+_CURVE_TOLERANCE = 1e-4  # of the centers behind a curve, in nats: far below what a plot shows
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's figures.
+
+    `loss` is the mean training loss; `train_rms` and `train_cosine` (to the center of the larger part's class) are of
+    the training batches as trained on, mixed and augmented; the others of held-out images after the epoch.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    train_rms: float
+    train_cosine: float
+    accuracy: float
+    rms: float
+    cosine: float
+    cosine_in_span: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Column to value."""
+        return asdict(self)
+
+
+def train(
+    model: SplitClassifier,
+    train_set: ImageSet,
+    holdout: ImageSet,
+    regularizer: Regularizer,
+    recipe: Recipe,
+    *,
+    seed: int,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> list[Epoch]:
+    """Train `model` in place on `train_set`, measure on `holdout` after each epoch; the model ends in evaluation mode.
+
+    Everything random (order, mixing, augmentation, dropout) comes from `seed`. The class centers that the curves refer
+    to are the current head's, at the median norm of the held-out images that are classified correctly.
+
+    Raises:
+        ValueError: an empty set, or labels beyond the model's classes.
+        RuntimeError: the loss is no longer finite.
+    """
+    device = model.head.weight.device
+    if not len(train_set) or not len(holdout):
+        raise ValueError(f"nothing to train on: {len(train_set)} training and {len(holdout)} held-out images")
+    if len(train_set.classes) > model.num_classes:
+        raise ValueError(f"the data has {len(train_set.classes)} classes, the model {model.num_classes}")
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = recipe.optimizer(model)
+    steps = recipe.steps(len(train_set))
+    centers = _centers(model, *predict(model, holdout))
+    history: list[Epoch] = []
+    with seeded(seed):
+        for number in range(1, recipe.epochs + 1):
+            model.train()
+            sums = torch.zeros(3, dtype=torch.float64, device=device)
+            for step, indices in enumerate(recipe.batches(len(train_set), generator), (number - 1) * steps):
+                rate = recipe.rate(step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                images = train_set.batch(indices)
+                if recipe.augment:
+                    images = crop_and_flip(images, generator)
+                mixed, target = regularizer(images, train_set.labels[indices], model.num_classes, generator)
+                features = model.features(mixed.to(device))
+                loss, stats = soft_cross_entropy_stats(model.head(features), target.to(device), features, centers)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                sums += torch.stack([loss.detach(), stats.rms.mean(), stats.cosine.mean()])
+            loss_mean, rms, cosine = (sums / steps).tolist()
+            if not math.isfinite(loss_mean):
+                raise RuntimeError(f"the loss is {loss_mean} in epoch {number}: try a learning rate below {rate:g}")
+            outputs = predict(model, holdout)
+            centers = _centers(model, *outputs)
+            history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, centers)))
+            if on_epoch is not None:
+                on_epoch(history[-1])
+    model.eval()
+    return history
+
+
+def predict(model: SplitClassifier, images: ImageSet, batch_size: int = 512) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, d), logits (N, K) and labels (N,) of all images, in evaluation mode, on the CPU."""
+    device = model.head.weight.device
+    was_training = model.training
+    model.eval()
+    features = []
+    with torch.no_grad():
+        for indices in torch.arange(len(images)).split(batch_size):
+            features.append(model.features(images.batch(indices).to(device)))
+        stacked = torch.cat(features)
+        logits = model.head(stacked)
+    model.train(was_training)
+    return stacked.cpu(), logits.cpu(), images.labels
+
+
+def _centers(model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Class centers (K, d) of the head as it is now; before anything is right, at the median norm of all features."""
+    correct = logits.argmax(1) == labels
+    radius = default_radius(features, correct if bool(correct.any()) else torch.ones_like(correct))
+    head = model.head
+    points = class_centers(head.weight, head.bias, radius=radius, tolerance=_CURVE_TOLERANCE).points
+    return points.to(head.weight.device, head.weight.dtype)
+
+
+def _measure(
+    model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor, centers: Tensor
+) -> dict[str, float]:
+    prediction = logits.argmax(1)
+    geometry = feature_geometry(features, model.head.weight.detach().cpu(), centers.cpu(), labels, prediction)
+    return {
+        "accuracy": float((prediction == labels).double().mean()),
+        "rms": float(geometry.rms.mean()),
+        "cosine": float(geometry.cosine.nanmean()),
+        "cosine_in_span": float(geometry.cosine_in_span.nanmean()),
+    }
