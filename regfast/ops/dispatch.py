@@ -1,0 +1,240 @@
+"""Which backend serves which op: one table, and how to override it.
+
+Backends: `reference` (pure PyTorch, any device), `cpu` (the native extension's kernels for CPU tensors), `triton` (GPU
+kernels), `cuda` (the native extension's kernels for CUDA tensors). A backend is a folder of modules with the same
+functions, one module an op family: `regfast.ops.reference.<family>`, `regfast.ops.native.<family>` (cpu and cuda),
+`regfast.ops.triton.<family>`. What a backend lacks is served by the next one in the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BACKENDS", "FAMILIES", "BackendError", "find", "show_config", "unavailable", "use_backend"]
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+FAMILIES = {
+    "soft_cross_entropy": ("soft_cross_entropy", "soft_cross_entropy_stats"),
+    "feature_stats": ("feature_stats",),
+    "linear_soft_cross_entropy": ("linear_soft_cross_entropy",),
+    "objective": ("objective",),
+    "perturbation": ("perturb_step", "random_start", "l1_box_projection"),
+    "philox": ("uniform", "normal"),
+}
+
+
+class BackendError(RuntimeError):
+    """The backend asked for can't serve this call."""
+
+
+class Rule(NamedTuple):
+    """`backend` serves tensors of this device type and these dtypes with `least` ≤ last dimension ≤ `most`."""
+
+    backend: str
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    least: int = 0
+    most: int = 1 << 62
+
+
+_HALVES = (torch.float32, torch.bfloat16, torch.float16)
+_FLOATS = (*_HALVES, torch.float64)
+
+# The table. First match wins; `reference` serves whatever is left. The tensor looked at is the op's first one.
+_TABLE: dict[str, tuple[Rule, ...]] = {
+    "soft_cross_entropy": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
+    "feature_stats": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
+    "linear_soft_cross_entropy": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
+    "objective": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
+    "perturbation": (Rule("cpu", "cpu", (torch.float32,)), Rule("triton", "cuda", (torch.float32,))),
+    "philox": (Rule("cpu", "cpu", (torch.int64,)), Rule("triton", "cuda", (torch.int64,))),
+}
+
+_forced: str | None = os.environ.get("REGFAST_BACKEND") or None
+_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on CPU tensors, for tests
+_functions: dict[tuple[str, str], Callable[..., Any] | str] = {}  # (backend, function), or why there is none
+
+
+def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ...] = ()) -> Callable[..., Any]:
+    """The function that serves `family`.`function` for tensors like `tensor`.
+
+    Args:
+        family: name of the op's module.
+        function: name of the function in it.
+        tensor: the op's first tensor; its device, dtype and last dimension decide.
+        constants: arguments that the fast backends do not differentiate. If one of them requires grad, reference
+            serves the call, whatever backend is asked for.
+
+    Raises:
+        BackendError: if a backend is forced (`use_backend`, REGFAST_BACKEND) that cannot serve the call.
+        ValueError: if REGFAST_BACKEND is no backend's name.
+    """
+    _load()
+    if torch.is_grad_enabled():
+        for constant in constants:
+            if isinstance(constant, Tensor) and constant.requires_grad:
+                return _served("reference", function)
+    if _forced is not None:
+        return _find_forced(_forced, family, function, tensor)
+    device, dtype = tensor.device.type, tensor.dtype
+    columns = tensor.shape[-1] if tensor.dim() else 1
+    for rule in _TABLE[family]:
+        if rule.device == device and dtype in rule.dtypes and rule.least <= columns <= rule.most:
+            found = _functions[rule.backend, function]
+            if not isinstance(found, str):
+                return found
+    return _served("reference", function)
+
+
+def _find_forced(backend: str, family: str, function: str, tensor: Tensor) -> Callable[..., Any]:
+    device = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(backend, tensor.device.type)
+    if device != tensor.device.type and not (backend == "triton" and _interpreted):
+        raise BackendError(f"backend {backend!r} was asked for, but {function} got a tensor on {tensor.device}")
+    dtypes = [rule.dtypes for rule in _TABLE[family] if rule.backend == backend]
+    if dtypes and tensor.dtype not in dtypes[0]:
+        raise BackendError(f"backend {backend!r} was asked for, but it has no {function} for {tensor.dtype}")
+    return _served(backend, function)
+
+
+def _served(backend: str, function: str) -> Callable[..., Any]:
+    if backend not in BACKENDS:
+        raise ValueError(f"REGFAST_BACKEND must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    found = _functions[backend, function]
+    if isinstance(found, str):
+        raise BackendError(f"backend {backend!r} can't serve {function}: {found}")
+    return found
+
+
+def _load() -> None:
+    """Import, once, every module of the backends that this machine has; note why where there is none."""
+    if _functions:
+        return
+    for backend in BACKENDS:
+        reason = unavailable(backend)
+        for family, functions in FAMILIES.items():
+            module = _import(backend, family) if reason is None else reason
+            for function in functions:
+                found = module if isinstance(module, str) else getattr(module, function, f"it has no {function}")
+                _functions[backend, function] = found
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler: tracing calls it and goes on.
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _import(backend: str, family: str) -> ModuleType | str:
+    name = f"regfast.ops.{'native' if backend in ('cpu', 'cuda') else backend}.{family}"
+    if backend == "reference":
+        return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever is wrong with a fast backend, the next one serves, and show_config says why
+        if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
+            return f"it has no {family}"
+        return f"{name} cannot be imported: {type(error).__name__}: {error}"
+
+
+def unavailable(backend: str) -> str | None:
+    """Why `backend` can't be used on this machine, None if it can.
+
+    Raises:
+        ValueError: for a name that is no backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "reference":
+        return None
+    if backend == "triton":
+        if not _interpreted and not torch.cuda.is_available():
+            return "no GPU"
+        return _import_error("triton")
+    reason = _import_error("regfast._native")
+    if reason is not None:
+        return f"native extension: {reason}"
+    if backend == "cuda":
+        if not _native_facts().get("cuda_archs"):
+            return "the native extension was built without CUDA"
+        if not torch.cuda.is_available():
+            return "no GPU"
+    return None
+
+
+def _import_error(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # missing, or built against another torch: the other backends still work
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _native_facts() -> dict[str, Any]:
+    """How the native extension was built: compiler, ISA variants, `cuda_archs` (empty without CUDA), torch version."""
+    return dict(importlib.import_module("regfast._native").build_facts())
+
+
+class use_backend(contextlib.AbstractContextManager[None]):
+    """Force one backend for every op; None lets the table decide again.
+
+    As a plain call it holds until the next one; as a context manager the former choice comes back at the end. It holds
+    for the whole process (all threads), as REGFAST_BACKEND does from the start. Calls that only reference can serve
+    (a dense target that requires grad) go to reference all the same.
+
+    Raises:
+        ValueError: for a name that is no backend.
+        BackendError: if the backend is not available on this machine; says why.
+    """
+
+    def __init__(self, backend: str | None) -> None:
+        global _forced
+        if backend is not None:
+            reason = unavailable(backend)
+            if reason is not None:
+                raise BackendError(f"backend {backend!r} is not available: {reason}")
+        self._former = _forced
+        _forced = backend
+
+    def __exit__(self, *_: object) -> None:
+        global _forced
+        _forced = self._former
+
+
+def show_config() -> str:
+    """What is active on this machine and why, as text: versions, backends, build facts, the backend of every op."""
+    return "\n".join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    yield f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads"
+    gpu = torch.cuda.is_available()
+    yield f"GPU: {torch.cuda.get_device_name() if gpu else 'none'}"
+    for backend in BACKENDS:
+        reason = unavailable(backend)
+        yield f"backend {backend}: {'available' if reason is None else f'not available ({reason})'}"
+    if unavailable("cpu") is None:
+        facts = ", ".join(f"{key} {value or 'none'}" for key, value in _native_facts().items())
+        yield f"native extension: {facts}"
+    if _forced is not None:
+        yield f"forced by use_backend or REGFAST_BACKEND: {_forced}"
+    for device in ("cpu", "cuda") if gpu else ("cpu",):
+        for family, functions in FAMILIES.items():
+            for function in functions:
+                yield f"{function} on {device}: {', '.join(_serving(family, function, device))}"
+
+
+def _serving(family: str, function: str, device: str) -> list[str]:
+    """Backends that serve a function on a device, in the table's order."""
+    if _forced is not None:
+        return [_forced]
+    _load()
+    rules = [rule for rule in _TABLE[family] if rule.device == device]
+    found = [rule.backend for rule in rules if not isinstance(_functions[rule.backend, function], str)]
+    return [*dict.fromkeys(found), "reference"]

@@ -1,0 +1,47 @@
+"""RMS of features and their cosines to class centers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regfast.ops.feature_stats import FeatureStats
+from regfast.ops.reference.rows import known, wide
+
+
+def feature_stats(
+    features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None = None, *, ignore_index: int = -100
+) -> FeatureStats:
+    """See `regfast.ops.feature_stats`."""
+    judged = known(labels, len(centers), "labels", ignore_index) & (labels != ignore_index)
+    rms, cosine, cosine_predicted = geometry(features, centers, torch.where(judged, labels, 0), judged, None)
+    assert cosine is not None
+    if predictions is not None:
+        valid = known(predictions, len(centers), "predictions")
+        cosine_predicted = geometry(features, centers, torch.where(valid, predictions, 0), valid, None)[1]
+    return FeatureStats(rms, cosine, cosine_predicted)
+
+
+def geometry(
+    features: Tensor, centers: Tensor | None, labels: Tensor, judged: Tensor, predictions: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """rms, cosine to centers[labels] (NaN where not `judged`), cosine to centers[predictions]."""
+    v = wide(features)
+    norm = _norm(v)
+    rms = norm / v.shape[1] ** 0.5
+    if centers is None:
+        return rms, None, None
+    centers = centers.detach().to(v.dtype)
+    cosine = torch.where(judged, _cosine(v, norm, centers[labels]), torch.nan)
+    return rms, cosine, None if predictions is None else _cosine(v, norm, centers[predictions])
+
+
+def _norm(v: Tensor) -> Tensor:
+    """Norm of every row, with gradient 0 at 0."""
+    return torch.linalg.vector_norm(v, dim=1)
+
+
+def _cosine(v: Tensor, norm: Tensor, c: Tensor) -> Tensor:
+    length = norm * torch.linalg.vector_norm(c, dim=1)
+    nothing = length == 0
+    return torch.where(nothing, 0.0, (v * c).sum(1) / torch.where(nothing, 1.0, length))
