@@ -1,0 +1,45 @@
+// One binary for several instruction sets: the loader picks a variant of every function marked REGFAST_CLONES.
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define REGFAST_MULTIVERSION 1
+#define REGFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define REGFAST_CLONES
+#endif
+
+// What a variant calls must be compiled with it, hence inlined.
+#define REGFAST_INLINE inline __attribute__((always_inline))
+
+#if defined(__clang__)
+#define REGFAST_COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define REGFAST_COMPILER "gcc " __VERSION__
+#else
+#define REGFAST_COMPILER "unknown"
+#endif
+
+namespace regfast {
+
+inline const char* isa_variants() {
+#if defined(REGFAST_MULTIVERSION)
+  return "x86-64-v4 (AVX-512), x86-64-v3 (AVX2), x86-64";
+#elif defined(__aarch64__)
+  return "aarch64 (NEON)";
+#else
+  return "the compiler's default";
+#endif
+}
+
+inline const char* isa_active() {
+#if defined(REGFAST_MULTIVERSION)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3";
+  return "x86-64";
+#else
+  return isa_variants();
+#endif
+}
+
+}  // namespace regfast

@@ -1,0 +1,87 @@
+// Every native op's schema, and the Python module: build facts only, no tensors.
+//
+// Ops named *_forward, *_backward and those of attacks are what a device implements (csrc/cpu, csrc/cuda); the others are
+// what users call: their autograd functions and Meta kernels are in csrc/autograd, the same for every device.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/library.h>
+
+#include "include/isa.h"
+
+// Targets: `first` (B,) int64 with optional `second`, or `dense` (B, K). λ and smoothing are tensors (0-d; λ also (B,)),
+// or where those are None the numbers after them. reduction: 0 none, 1 mean, 2 sum.
+#define TARGET                                                                                                    \
+  "Tensor? first, Tensor? second, Tensor? weight, float weight_value, Tensor? dense, Tensor? smoothing, "        \
+  "float smoothing_value, Tensor? class_weight, Tensor? sample_weight, int ignore_index, int reduction, bool index_target"
+
+TORCH_LIBRARY(regfast, m) {
+  // backward: 0 auto, 1 store, 2 recompute
+  m.def("soft_cross_entropy(Tensor logits, " TARGET ", bool inplace, int backward) -> Tensor");
+  // `grad` is empty unless `gradient`; times 1/denominator and sample weights, as for grad_output = 1.
+  m.def("soft_cross_entropy_forward(Tensor logits, " TARGET ", bool gradient) -> (Tensor loss, Tensor grad)");
+  m.def("soft_cross_entropy_backward(Tensor grad_output, Tensor logits, " TARGET ") -> Tensor");
+  // The gradient replaces the logits.
+  m.def("soft_cross_entropy_inplace(Tensor(a!) logits, " TARGET ") -> Tensor");
+
+  // scalars (5, B): loss, log_partition, confidence, entropy, margin. geometry (n, B): rms, cosine, cosine_predicted as far
+  // as features and centers are given (n = 0, 1, 3). prediction and label (the true class, ignore_index if ignored): (B,).
+  m.def("soft_cross_entropy_stats(Tensor logits, " TARGET ", Tensor? features, Tensor? centers, int backward, "
+        "bool feature_grad) -> (Tensor loss, Tensor scalars, Tensor geometry, Tensor prediction)");
+  m.def("soft_cross_entropy_stats_forward(Tensor logits, " TARGET ", Tensor? features, Tensor? centers, bool gradient) -> "
+        "(Tensor loss, Tensor grad, Tensor scalars, Tensor geometry, Tensor prediction, Tensor label)");
+
+  // (2 or 3, B): rms, cosine and, with predictions, cosine_predicted.
+  m.def("feature_stats(Tensor features, Tensor centers, Tensor labels, Tensor? predictions, int ignore_index) -> Tensor");
+  m.def("feature_stats_forward(Tensor features, Tensor centers, Tensor labels, Tensor? predictions, int ignore_index) -> "
+        "Tensor");
+  // Rows of grad_output that are not there count as zero, so that rms alone needs no centers.
+  m.def("feature_stats_backward(Tensor grad_output, Tensor features, Tensor? centers, Tensor? labels, "
+        "Tensor? predictions, int ignore_index) -> Tensor");
+
+  // Gradients are empty where their bool is false; they are for grad_output = 1 (reduction 1 and 2).
+  m.def("linear_soft_cross_entropy(Tensor features, Tensor linear_weight, Tensor? linear_bias, " TARGET ") -> Tensor");
+  m.def("linear_soft_cross_entropy_forward(Tensor features, Tensor linear_weight, Tensor? linear_bias, " TARGET ", "
+        "bool features_gradient, bool weight_gradient, bool bias_gradient) -> "
+        "(Tensor loss, Tensor grad_features, Tensor grad_weight, Tensor grad_bias)");
+  // The same for any grad_output (0-d or (B,)).
+  m.def("linear_soft_cross_entropy_backward(Tensor grad_output, Tensor features, Tensor linear_weight, "
+        "Tensor? linear_bias, " TARGET ", bool features_gradient, bool weight_gradient, bool bias_gradient) -> "
+        "(Tensor grad_features, Tensor grad_weight, Tensor grad_bias)");
+
+  m.def("objective(Tensor logits, Tensor labels, str kind, Tensor? targets) -> "
+        "(Tensor loss, Tensor prediction, Tensor gradient)");
+
+  // Per-sample values as for λ above. norm: 0 linf, 1 l2, 2 l1.
+  m.def("perturb_step(Tensor point, Tensor gradient, Tensor clean, Tensor? eps, float eps_value, Tensor? step, "
+        "float step_value, int norm, Tensor? previous, Tensor? momentum, float momentum_value, Tensor? sparsity, "
+        "float sparsity_value, float lower, float upper) -> Tensor");
+  m.def("l1_box_projection(Tensor clean, Tensor delta, Tensor? eps, float eps_value, float lower, float upper) -> Tensor");
+  // seed: the 64 bits of the unsigned seed.
+  m.def("random_start(Tensor clean, Tensor? eps, float eps_value, int norm, int seed, Tensor sample, int stage, "
+        "Tensor restart, Tensor step, bool sphere, float lower, float upper) -> Tensor");
+  m.def("philox_uniform(int seed, Tensor sample, int stage, Tensor restart, Tensor step, int count) -> Tensor");
+  m.def("philox_normal(int seed, Tensor sample, int stage, Tensor restart, Tensor step, int count) -> Tensor");
+}
+
+#ifndef REGFAST_CUDA_ARCHS
+#define REGFAST_CUDA_ARCHS ""
+#endif
+
+namespace {
+
+pybind11::dict build_facts() {
+  pybind11::dict facts;
+  facts["compiler"] = REGFAST_COMPILER;
+  facts["isa"] = regfast::isa_variants();
+  facts["isa_active"] = regfast::isa_active();
+  facts["torch"] = REGFAST_TORCH;
+  facts["cuda_archs"] = REGFAST_CUDA_ARCHS;
+  return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The native extension: importing it registers torch.ops.regfast.*";
+  m.def("build_facts", &build_facts, "Compiler, ISA variants (and the one in use), torch and CUDA archs of this build.");
+}
