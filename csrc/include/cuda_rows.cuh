@@ -1,0 +1,203 @@
+// Device helpers shared by the kernels over rows: 16-byte access with a peel, reductions over warp, block and cluster.
+// No torch here: pointers, sizes, strides and a stream.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cooperative_groups.h>
+
+#include <cmath>
+#include <cstdint>
+
+namespace regfast::cuda {
+
+constexpr int kMaxCluster = 8;  // the largest size every device with clusters must accept
+
+template <typename T>
+constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+
+// 16 bytes of T, as one load or store.
+template <typename T>
+struct alignas(16) Vector {
+  T at[kPerVector<T>];
+};
+
+__device__ __forceinline__ bool is_aligned(const void* pointer) {
+  return (reinterpret_cast<uintptr_t>(pointer) & 15) == 0;
+}
+
+// Elements between the last 16-byte boundary and `pointer`.
+template <typename T>
+__device__ __forceinline__ int misalignment(const T* pointer) {
+  return static_cast<int>((reinterpret_cast<uintptr_t>(pointer) & 15) / sizeof(T));
+}
+
+__device__ __forceinline__ void copy16_async(void* shared, const void* global) {
+  const unsigned destination = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(global) : "memory");
+}
+
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Start copying global[0, count) to shared[shift, shift + count), where shift is the misalignment of `global`, so that
+// whole vectors stay whole. `fill` goes where no element lands, up to `slots` elements (a multiple of the vector).
+template <typename T>
+__device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int count, int slots, T fill) {
+  const int shift = misalignment(global);
+  for (int at = threadIdx.x * kPerVector<T>; at < slots; at += blockDim.x * kPerVector<T>) {
+    const int first = at - shift;
+    if (first >= 0 && first + kPerVector<T> <= count) {
+      copy16_async(shared + at, global + first);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kPerVector<T>; ++e) {
+        const int index = first + e;
+        shared[at + e] = index >= 0 && index < count ? global[index] : fill;
+      }
+    }
+  }
+}
+
+// N consecutive elements at `pointer` in shared memory, in as few loads as their alignment allows.
+template <int N, typename T>
+__device__ __forceinline__ void read_floats(const T* pointer, float (&out)[N]) {
+  static_assert(N % kPerVector<T> == 0 || kPerVector<T> % N == 0);
+  if constexpr (N % kPerVector<T> == 0) {
+    if (is_aligned(pointer)) {
+#pragma unroll
+      for (int v = 0; v < N / kPerVector<T>; ++v) {
+        const Vector<T> packed = reinterpret_cast<const Vector<T>*>(pointer)[v];
+#pragma unroll
+        for (int e = 0; e < kPerVector<T>; ++e) out[v * kPerVector<T> + e] = to_float(packed.at[e]);
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < N; ++e) out[e] = to_float(pointer[e]);
+}
+
+struct Maximum {
+  static constexpr float identity = -INFINITY;
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+struct Sum {
+  static constexpr float identity = 0.0f;
+  __device__ __forceinline__ float operator()(float a, float b) const { return a + b; }
+};
+
+template <typename Op>
+__device__ __forceinline__ float reduce_warp(float value, Op op) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  return value;
+}
+
+// The blocks that share a row: one, or a thread-block cluster (sm_90 and later).
+struct Team {
+  int size;
+  int rank;
+
+  __device__ __forceinline__ void sync() const {
+#if __CUDA_ARCH__ >= 900
+    if (size > 1) {
+      cooperative_groups::this_cluster().sync();
+      return;
+    }
+#endif
+    __syncthreads();
+  }
+
+  // `local`, a pointer to this block's shared memory, as block `other` of the team has it.
+  __device__ __forceinline__ float* at(float* local, int other) const {
+#if __CUDA_ARCH__ >= 900
+    if (size > 1) return cooperative_groups::this_cluster().map_shared_rank(local, other);
+#endif
+    return local;
+  }
+};
+
+template <int N>
+struct Exchange {
+  float warps[N][32];
+  float blocks[N][kMaxCluster];
+};
+
+// Reduce N values over all threads of the team; every thread gets the same results, added in the same order each time.
+// `exchange` may be used again once the team has met at another reduction in between.
+template <int N, typename Op>
+__device__ __forceinline__ void reduce_team(float (&values)[N], Exchange<N>& exchange, const Team& team, Op op) {
+  const int lane = threadIdx.x & 31;
+  const int warp = threadIdx.x >> 5;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    values[n] = reduce_warp(values[n], op);
+    if (lane == 0) exchange.warps[n][warp] = values[n];
+  }
+  __syncthreads();
+  if (warp == 0) {
+    const int warps = blockDim.x >> 5;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const float total = reduce_warp(lane < warps ? exchange.warps[n][lane] : Op::identity, op);
+      if (lane < team.size) *team.at(&exchange.blocks[n][team.rank], lane) = total;
+    }
+  }
+  team.sync();
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    values[n] = exchange.blocks[n][0];
+    for (int block = 1; block < team.size; ++block) values[n] = op(values[n], exchange.blocks[n][block]);
+  }
+}
+
+// Where the sum over all blocks goes, in this very launch: see add_to_total.
+struct Total {
+  float* value = nullptr;    // result; null: nobody asks
+  float* partial = nullptr;  // one entry a share
+  int* counter = nullptr;    // 0 before and after
+};
+
+// total = scale * Σ share, over all `shares`. Called by every thread of the blocks that have one; `share` is thread 0's.
+// The block that arrives last adds the shares in index order, whichever block that is: the sum is the same every run.
+__device__ __forceinline__ void add_to_total(const Total& total, float share, int index, int shares, float scale) {
+  __shared__ bool last;
+  __shared__ float warps[32];
+  if (threadIdx.x == 0) {
+    total.partial[index] = share;
+    __threadfence();
+    last = atomicAdd(total.counter, 1) == shares - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!last) return;
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < shares; i += blockDim.x) sum += __ldcg(total.partial + i);
+  sum = reduce_warp(sum, Sum{});
+  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    sum = 0.0f;
+    for (int warp = 0; warp < static_cast<int>(blockDim.x >> 5); ++warp) sum += warps[warp];
+    *total.value = sum * scale;
+    *total.counter = 0;
+  }
+}
+
+}  // namespace regfast::cuda

@@ -1,0 +1,1 @@
+"""GPU kernels in Triton: the functions of `regfast.ops.reference`, op by op."""

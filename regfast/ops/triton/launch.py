@@ -1,0 +1,66 @@
+"""Launching kernels: device guard, shapes by the number of columns, and the counters of the one-launch mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+# One-shot kernels keep whole rows in registers; beyond this many columns they would spill.
+ONE_SHOT_LIMIT = 16384
+
+
+def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
+    """Run `kernel` with `programs` programs on the current stream of `device`; nothing to do for 0 programs."""
+    if programs == 0:
+        return
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[(programs,)](*args, **options)
+    else:
+        kernel[(programs,)](*args, **options)
+
+
+def row_shape(columns: int) -> dict[str, int]:
+    """ROWS, BLOCK and num_warps for rows of so many columns; a BLOCK of fewer columns than that means two passes."""
+    if columns > ONE_SHOT_LIMIT:
+        return {"ROWS": 1, "BLOCK": 2048, "num_warps": 8}
+    block = triton.next_power_of_2(max(columns, 1))
+    rows = max(1, 1024 // block)
+    return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // 512))}
+
+
+def feature_block(columns: int, rows: int) -> int:
+    """Columns of a step over features, for `rows` rows at once."""
+    return min(triton.next_power_of_2(max(columns, 1)), max(16, 1024 // rows))
+
+
+_counters: dict[tuple[int, int], Tensor] = {}
+
+
+def counter(device: torch.device) -> Tensor:
+    """A zero of int32 on `device` that the kernel leaves at zero.
+
+    One per stream, since launches on different streams may overlap; a new one inside a graph that is being captured,
+    whose replays may run on any stream.
+    """
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros((), dtype=torch.int32, device=device)
+    key = (torch.cuda.current_device() if device.index is None else device.index, torch.cuda.current_stream(device).cuda_stream)
+    if key not in _counters:
+        _counters[key] = torch.zeros((), dtype=torch.int32, device=device)
+    return _counters[key]
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """A (B, K) tensor whose rows are contiguous: itself where they are."""
+    return tensor if tensor.shape[1] <= 1 or tensor.stride(1) == 1 else tensor.contiguous()
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """Raises TypeError for what the kernels, which add in float32, would silently round."""
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32, bfloat16 or float16 for the triton backend, got {tensor.dtype}")

@@ -1,0 +1,369 @@
+"""Soft-label cross-entropy on a GPU: the functions of `regfast.ops.reference.soft_cross_entropy`.
+
+One launch does forward, mean, statistics and, for a reduced loss, the gradient. Under torch.compile the same launch hides
+behind the custom op `regfast_triton::rows`; eager calls go past the dispatcher, which costs more than a small loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from regfast.ops.soft_cross_entropy import SampleStats
+from regfast.ops.triton.feature_stats import features_backward
+from regfast.ops.triton.launch import check_dtype, counter, feature_block, launch, row_shape, rows_of
+from regfast.ops.triton.rows import DENSE, INDEX, STRUCTURED
+from regfast.ops.triton.soft_cross_entropy_kernels import (
+    denominator_kernel,
+    one_shot_kernel,
+    rescale_kernel,
+    two_pass_kernel,
+)
+
+__all__ = ["rows_eager", "soft_cross_entropy", "soft_cross_entropy_stats"]
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    first: Tensor | None = None,
+    second: Tensor | None = None,
+    weight: Tensor | float = 1.0,
+    dense: Tensor | None = None,
+    *,
+    smoothing: Tensor | float = 0.0,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    index_target: bool = False,
+    inplace: bool = False,
+    backward: str = "auto",
+) -> Tensor:
+    """See `regfast.ops.soft_cross_entropy`."""
+    return _run(
+        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
+        index_target, inplace, backward, False, None, None,
+    )[0]  # fmt: skip
+
+
+def soft_cross_entropy_stats(
+    logits: Tensor,
+    first: Tensor | None = None,
+    second: Tensor | None = None,
+    weight: Tensor | float = 1.0,
+    dense: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    centers: Tensor | None = None,
+    smoothing: Tensor | float = 0.0,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    index_target: bool = False,
+    inplace: bool = False,
+    backward: str = "auto",
+) -> tuple[Tensor, SampleStats]:
+    """See `regfast.ops.soft_cross_entropy`."""
+    loss, stats = _run(
+        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
+        index_target, inplace, backward, True, features, centers,
+    )  # fmt: skip
+    row_loss, lse, confidence, entropy, margin, rms, cosine, cosine_predicted, classes = stats
+    named = SampleStats(row_loss, lse, confidence, classes[0], entropy, margin, rms, cosine, cosine_predicted)
+    return loss, named
+
+
+def _run(
+    logits: Tensor,
+    first: Tensor | None,
+    second: Tensor | None,
+    weight: Tensor | float,
+    dense: Tensor | None,
+    smoothing: Tensor | float,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    index_target: bool,
+    inplace: bool,
+    backward: str,
+    with_stats: bool,
+    features: Tensor | None,
+    centers: Tensor | None,
+) -> tuple[Tensor, list[Tensor]]:
+    check_dtype("logits", logits)
+    if logits.shape[1] == 0:
+        raise ValueError("logits must have at least one class, got shape " + str(tuple(logits.shape)))
+    compiling = torch.compiler.is_compiling()
+    logits = rows_of(logits)
+    dense = None if dense is None else rows_of(dense)
+    weight, weight_value = _number(weight, logits.device)
+    smoothing, smoothing_value = _number(smoothing, logits.device)
+    first, second = _contiguous(first), _contiguous(second)
+    class_weight, sample_weight = _contiguous(class_weight), _contiguous(sample_weight)
+    denominator = None
+    if reduction == "mean" and (sample_weight is not None or (index_target and class_weight is not None)):
+        weights = class_weight if index_target else None
+        denominator = _denominator(first, weights, sample_weight, ignore_index, *logits.shape)
+    needs_grad = torch.is_grad_enabled() and logits.requires_grad
+    store = needs_grad and reduction != "none" and (backward == "store" or (backward == "auto" and not compiling))
+    features = None if features is None else rows_of(features)
+    centers = None if centers is None or features is None else rows_of(centers.detach())
+    outputs = _RowLoss.apply(
+        logits, dense, features, centers, denominator,
+        first, second, weight, smoothing, class_weight, sample_weight, weight_value, smoothing_value, ignore_index,
+        reduction, with_stats, store, inplace and store and not compiling,
+    )  # fmt: skip
+    loss, *stats = outputs
+    if reduction == "mean" and logits.shape[0] == 0:
+        loss = loss / 0.0
+    return loss, stats
+
+
+class _RowLoss(torch.autograd.Function):
+    """Loss (reduced); with statistics also the eight rows of them, and classes (2, B): predicted and true."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        dense: Tensor | None,
+        features: Tensor | None,
+        centers: Tensor | None,
+        denominator: Tensor | None,
+        first: Tensor | None,
+        second: Tensor | None,
+        weight: Tensor | None,
+        smoothing: Tensor | None,
+        class_weight: Tensor | None,
+        sample_weight: Tensor | None,
+        weight_value: float,
+        smoothing_value: float,
+        ignore_index: int,
+        reduction: str,
+        with_stats: bool,
+        store: bool,
+        inplace: bool,
+    ) -> tuple[Tensor, ...]:
+        batch = logits.shape[0]
+        # A mean without weights divides by the rows that count. Their number is known only at the end of the launch:
+        # the gradient is divided by all rows, and put right in the backward pass should some have been ignored.
+        count_rows = reduction == "mean" and denominator is None and first is not None
+        scale = 1.0 / batch if reduction == "mean" and batch and denominator is None else 1.0
+        run = _rows_op if torch.compiler.is_compiling() else rows_eager
+        losses, total, count, grad, stats, classes = run(
+            logits, first, second, weight, dense, smoothing, class_weight, sample_weight,
+            weight_value, smoothing_value, ignore_index, None, denominator, features, centers, scale,
+            reduction == "none", count_rows, store, with_stats, inplace,
+        )  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.numbers = (weight_value, smoothing_value, ignore_index)
+        ctx.scale, ctx.store, ctx.spent = scale, store, False
+        keep_logits = not inplace and (not store or (dense is not None and dense.requires_grad))
+        ctx.save_for_backward(
+            logits if keep_logits else None, dense, features, centers, denominator,
+            first, second, weight, smoothing, class_weight, sample_weight,
+            count if count_rows else None, grad if store else None, classes if features is not None else None,
+        )  # fmt: skip
+        loss = losses if reduction == "none" else total
+        if not with_stats:
+            return (loss,)
+        rows = stats.unbind()
+        constants = rows[:5] + (rows[5:] if features is None else rows[6:] if centers is None else ())
+        ctx.mark_non_differentiable(*constants, classes)
+        return (loss, *rows, classes)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (
+            logits, dense, features, centers, denominator,
+            first, second, weight, smoothing, class_weight, sample_weight, count, stored, classes,
+        ) = ctx.saved_tensors  # fmt: skip
+        grad = grad_dense = grad_features = None
+        if grad_output is not None and ctx.needs_input_grad[0]:
+            if ctx.store:
+                if ctx.spent:
+                    raise RuntimeError('the first backward used up the stored gradient; ask for backward="recompute"')
+                ctx.spent = True
+                grad = _rescale(stored, grad_output, count)
+            else:
+                run = _rows_op if torch.compiler.is_compiling() else rows_eager
+                grad = run(
+                    logits, first, second, weight, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
+                    grad_output, denominator if count is None else count, None, None,
+                    ctx.scale if count is None else 1.0, False, False, True, False, False,
+                )[3]  # fmt: skip
+        if grad_output is not None and ctx.needs_input_grad[1]:
+            if logits is None:
+                raise RuntimeError("a gradient for the dense target needs the logits: do not pass inplace=True")
+            rows = grad_output.float().reshape(-1, 1) * ctx.scale
+            if denominator is not None:
+                rows = rows / denominator
+            if sample_weight is not None:
+                rows = rows * sample_weight.float().unsqueeze(1)
+            s = ctx.numbers[1] if smoothing is None else smoothing.float()
+            grad_dense = _dense_gradient(logits, class_weight, s, rows).to(dense.dtype)
+        if features is not None and ctx.needs_input_grad[2]:
+            grad_features = features_backward(features, centers, classes[1], classes[0], *grads[5:8])
+        return grad, grad_dense, grad_features, *(None,) * 15
+
+
+def _rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
+    """The gradient that the forward pass left, times what only the backward pass knows."""
+    if torch.compiler.is_compiling():
+        scale = grad_output if count is None else grad_output * (grad.shape[0] / count)
+        return torch.where(grad == 0, 0.0, grad * scale).to(grad.dtype)
+    launch(
+        rescale_kernel, min(triton.cdiv(grad.numel(), 4096), 1024), grad.device,
+        grad, grad_output, count, grad.numel(), grad.shape[0], BLOCK=4096, num_warps=8,
+    )  # fmt: skip
+    return grad
+
+
+def _dense_gradient(logits: Tensor, class_weight: Tensor | None, s: Tensor | float, rows: Tensor) -> Tensor:
+    """∂loss/∂dense_c = -(1-s) w_c log p_c; nothing that a training loop asks for, so plain torch."""
+    grad = torch.log_softmax(logits.float(), 1) * (s - 1.0)
+    return (grad if class_weight is None else grad * class_weight.float()) * rows
+
+
+def rows_eager(
+    logits: Tensor,
+    first: Tensor | None,
+    second: Tensor | None,
+    weight: Tensor | None,
+    dense: Tensor | None,
+    smoothing: Tensor | None,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    weight_value: float,
+    smoothing_value: float,
+    ignore_index: int,
+    grad_output: Tensor | None,
+    denominator: Tensor | None,
+    features: Tensor | None,
+    centers: Tensor | None,
+    scale: float,
+    keep_losses: bool,
+    count_rows: bool,
+    want_grad: bool,
+    want_stats: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (8, B) and classes (2, B); those that were
+    not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made."""
+    batch, columns = logits.shape
+    device = logits.device
+    losses, total, count, grad, stats, classes = _outputs(
+        logits, grad_output, keep_losses, count_rows, want_grad, want_stats
+    )
+    if inplace:
+        torch.autograd.graph.increment_version(logits)
+        grad = logits
+    want_total = grad_output is None and not keep_losses
+    if batch == 0:
+        if want_total:  # a sum of nothing; a mean of nothing is NaN, see _run
+            total.zero_()
+        return losses, total, count, grad, stats, classes
+    shape = row_shape(columns)
+    programs = triton.cdiv(batch, shape["ROWS"])
+    kind = DENSE if dense is not None else INDEX if second is None else STRUCTURED
+    grad_stride = 0
+    if grad_output is not None and grad_output.dim() == 1:
+        grad_stride = grad_output.stride(0)
+        if grad_stride not in (0, 1):
+            grad_output, grad_stride = grad_output.contiguous(), 1
+    width = 1 if features is None else features.shape[1]
+    launch(
+        one_shot_kernel if shape["BLOCK"] >= columns else two_pass_kernel, programs, device,
+        logits, first, second, dense, weight, smoothing, class_weight, sample_weight, grad_output, denominator,
+        features, centers,
+        losses if keep_losses else None,
+        grad if want_grad else None,
+        total if want_total else None,
+        count if want_total and count_rows else None,
+        torch.empty(2 * programs, dtype=torch.float32, device=device) if want_total else None,
+        counter(device) if want_total else None,
+        stats if want_stats else None,
+        classes if want_stats else None,
+        batch, ignore_index, weight_value, smoothing_value, scale,
+        TARGET=kind.value,
+        SMOOTH=smoothing is not None or smoothing_value != 0.0,
+        WEIGHT_STRIDE=1 if weight is not None and weight.dim() else 0,
+        GRAD_OUTPUT_STRIDE=grad_stride,
+        K=columns, D=width,
+        LOGITS_STRIDE=logits.stride(0),
+        DENSE_STRIDE=0 if dense is None else dense.stride(0),
+        GRAD_STRIDE=grad.stride(0) if want_grad else 0,
+        FEATURES_STRIDE=0 if features is None else features.stride(0),
+        CENTERS_STRIDE=0 if centers is None else centers.stride(0),
+        BLOCK_D=feature_block(width, shape["ROWS"]),
+        **shape,
+    )  # fmt: skip
+    return losses, total, count, grad, stats, classes
+
+
+def _outputs(
+    logits: Tensor, grad_output: Tensor | None, keep_losses: bool, count_rows: bool, want_grad: bool, want_stats: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch = logits.shape[0]
+    losses = logits.new_empty(batch if keep_losses else 0, dtype=torch.float32)
+    total = logits.new_empty((), dtype=torch.float32)
+    count = logits.new_empty((), dtype=torch.float32)
+    grad = logits.new_empty(logits.shape if want_grad else (0, 0))
+    stats = logits.new_empty((8, batch if want_stats else 0), dtype=torch.float32)
+    classes = logits.new_empty((2, batch if want_stats else 0), dtype=torch.int64)
+    return losses, total, count, grad, stats, classes
+
+
+_rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_args=())
+
+
+@_rows_op.register_fake
+def _(logits, *rest):  # type: ignore[no-untyped-def]
+    grad_output, keep_losses, count_rows, want_grad, want_stats = rest[10], *rest[15:19]
+    return _outputs(logits, grad_output, keep_losses, count_rows, want_grad, want_stats)
+
+
+def _denominator(
+    first: Tensor | None,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    ignore_index: int,
+    batch: int,
+    columns: int,
+) -> Tensor:
+    """Σ sample_weight · class_weight[first] over the rows that count; a launch of its own, before the loss's."""
+    tensor = first if first is not None else sample_weight
+    assert tensor is not None
+    if torch.compiler.is_compiling():  # the compiler fuses it
+        share = torch.ones(batch, device=tensor.device) if sample_weight is None else sample_weight.float()
+        if first is not None:
+            if class_weight is not None:
+                inside = (first >= 0) & (first < columns)
+                share = share * torch.where(inside, class_weight.float()[torch.where(inside, first, 0)], 0.0)
+            share = torch.where(first == ignore_index, 0.0, share)
+        return share.sum()
+    denominator = torch.empty((), dtype=torch.float32, device=tensor.device)
+    launch(
+        denominator_kernel, 1, tensor.device,
+        first, class_weight, sample_weight, denominator, batch, ignore_index, K=columns, num_warps=8,
+    )  # fmt: skip
+    return denominator
+
+
+def _number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, float]:
+    """A run-time number as the kernel takes it: a tensor on its device, or a Python number."""
+    if not isinstance(value, Tensor):
+        return None, float(value)
+    if value.dim() == 0 and value.device != device:
+        return value.to(device), 0.0
+    return value.contiguous(), 0.0
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
