@@ -214,7 +214,8 @@ def l1_box_projection(image: Tensor, delta: Tensor, eps: float | Tensor) -> Tens
     inside = inside.clamp_(min=0)
     left = radius - rise.gather(1, inside)
     cut = ordered.gather(1, inside) - left / slope.gather(1, inside).clamp(min=1)
-    return (delta.sign() * (magnitude - cut.clamp(min=0)).clamp_(min=0).minimum(room)).view(shape)
+    shrunk = (magnitude - cut.clamp(min=0)).clamp_(min=0).minimum(room)
+    return (delta.sign() * shrunk).view(shape).to(delta.dtype)
 
 
 NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}

@@ -1,0 +1,73 @@
+"""DDN, decoupled direction and norm: Rony et al. 2019 (arXiv 1811.09600), algorithm 1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
+from regfast.attacks.norms import L2
+
+
+@dataclass
+class Sphere(Rows):
+    """DDN's state."""
+
+    radius: Tensor  # (S,) of the sphere that the next point lies on
+
+
+class DDN(Attack):
+    """Nearest adversarial point in l2: climb the cross-entropy on a sphere that shrinks inside and grows outside.
+
+    Args:
+        eps: leave once an adversarial point lies within; None looks for the nearest with all steps.
+        steps: moves per sample.
+        gamma: share by which the sphere's radius changes a move, 0 to 1.
+        radius: of the first sphere.
+        levels: round points to this many levels a pixel (256: images that a PNG holds exactly); None leaves them be.
+    """
+
+    name = "ddn"
+    closest = True
+    loss = "ce"
+
+    def __init__(
+        self,
+        eps: float | None = None,
+        steps: int = 100,
+        *,
+        gamma: float = 0.05,
+        radius: float = 1.0,
+        levels: int | None = None,
+    ):
+        self.norm = L2()
+        self.eps = None if eps is None else checked_eps(eps)
+        self.steps = checked_count("steps", steps)
+        if not 0 < gamma < 1:
+            raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
+        self.gamma, self.radius = gamma, checked_eps(radius, name="radius")
+        self.levels = None if levels is None else checked_count("levels", levels, least=2)
+
+    def state(self, lanes: Lanes) -> Sphere:
+        return Sphere(torch.zeros_like(lanes.distance))
+
+    def start(self, lanes: Lanes, state: Sphere, fresh: Tensor) -> None:
+        lanes.point[fresh] = lanes.image[fresh]
+        state.radius[fresh] = self.radius
+
+    def advance(self, lanes: Lanes, state: Sphere, answer: Answer) -> None:
+        assert answer.gradient is not None
+        inside = answer.prediction == lanes.target if lanes.reach else answer.prediction != lanes.label
+        corner = self.norm.distance(torch.maximum(lanes.image, 1 - lanes.image))  # the farthest point of the box
+        grown = state.radius * torch.where(inside, 1 - self.gamma, 1 + self.gamma)
+        state.radius = torch.minimum(grown, corner)
+        cosine = (1 + torch.cos(lanes.step * (math.pi / self.steps))) / 2
+        length = 0.01 + 0.99 * cosine
+        delta = lanes.point - lanes.image + per_lane(length, lanes.image) * self.norm.ascent(answer.gradient)
+        point = lanes.image + per_lane(state.radius, delta) * self.norm.ascent(delta)
+        point = point.clamp(0, 1)
+        lanes.point = point if self.levels is None else (point * (self.levels - 1)).round() / (self.levels - 1)
