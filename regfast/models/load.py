@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from regfast.models.checkpoint import read_checkpoint
+from regfast.models.preprocess import Preprocess
 from regfast.models.resnet import DEPTHS, MEAN, STD, CifarResNet
 from regfast.models.seed import seeded
 from regfast.models.small_cnn import SmallCNN
@@ -22,6 +23,7 @@ class _Network(NamedTuple):
     mean: Sequence[float] | None
     std: Sequence[float] | None
     image_shape: tuple[int, int, int]
+    preprocess: Preprocess | None = None
 
 
 def load_model(
@@ -76,7 +78,9 @@ def _build(
                 "torchvision:NAME and timm:NAME"
             )
     example = torch.rand((1, *network.image_shape), generator=torch.Generator().manual_seed(0))
-    return split_classifier(network.module.eval(), mean=network.mean, std=network.std, example=example)
+    model = split_classifier(network.module.eval(), mean=network.mean, std=network.std, example=example)
+    model.preprocess = network.preprocess
+    return model
 
 
 def _own_network(name: str, num_classes: int, weights: str | None, in_channels: int | None) -> _Network:
@@ -111,7 +115,8 @@ def _torchvision_network(name: str, num_classes: int | None, weights: str | None
     module = models.get_model(name, weights=None if weights is None else chosen, **options)
     preset = chosen.transforms()
     size = preset.crop_size[0]
-    return _Network(module, preset.mean, preset.std, (3, size, size))
+    preprocess = Preprocess(preset.resize_size[0], size, preset.interpolation.value)
+    return _Network(module, preset.mean, preset.std, (3, size, size), preprocess)
 
 
 def _timm_network(name: str, num_classes: int | None, weights: str | None, in_channels: int | None) -> _Network:
@@ -130,7 +135,8 @@ def _timm_network(name: str, num_classes: int | None, weights: str | None, in_ch
     module = timm.create_model(tagged, pretrained=weights is not None, **options)
     data = timm.data.resolve_model_data_config(module)
     shape = data["input_size"]
-    return _Network(module, data["mean"], data["std"], (shape[0], shape[1], shape[2]))
+    preprocess = Preprocess(int(shape[-1] / data["crop_pct"]), shape[-1], data["interpolation"])
+    return _Network(module, data["mean"], data["std"], (shape[0], shape[1], shape[2]), preprocess)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regfast.models.checkpoint import mismatch
+from regfast.models.preprocess import Preprocess
 
 
 class Normalize(nn.Module):
@@ -36,6 +37,7 @@ class SplitClassifier(nn.Module):
 
     `head` is the network's last `nn.Linear`; `backbone` is the rest of it and shares its parameters with the network it
     came from. `head_name` is the head's name there, so that `network_state()` keeps the network's own names.
+    `preprocess` makes a tensor in [0, 1] of a PIL image as the published weights expect it; None where nobody says.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Linear, head_name: str, normalize: Normalize | None = None):
@@ -44,6 +46,7 @@ class SplitClassifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.head_name = head_name
+        self.preprocess: Preprocess | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate representation (B, d): the head's input."""

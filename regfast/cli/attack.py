@@ -1,0 +1,102 @@
+"""`regfast attack`: one model, one data set, one attack, a table."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from regfast.cli._console import console
+from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, numbers, use_threads
+
+if TYPE_CHECKING:
+    from regfast.attacks import Attack
+
+
+def attack(
+    model: Annotated[
+        str,
+        typer.Option(help="small-cnn, resnet20 …, torchvision:NAME or timm:NAME.", rich_help_panel="Data and model"),
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="safetensors or a state dict.", rich_help_panel="Data and model")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Published weights by name, such as DEFAULT; may download.", rich_help_panel="Data and model"
+        ),
+    ] = None,
+    dataset: Dataset = "noisy-digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    method: Annotated[str, typer.Option("--attack", help="fgsm, pgd, apgd, fab, square, autoattack …")] = "pgd",
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    eps: Annotated[str, typer.Option(help="One radius or several, such as 0.03 or 1/255,2/255,4/255.")] = "0.03",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps a run, for attacks that take them.")] = None,
+    restarts: Annotated[int | None, typer.Option(min=1, help="Runs a sample, for attacks that take them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Attack the first so many images.")] = None,
+    lanes: Annotated[int | None, typer.Option(min=1, help="Samples attacked at once; by default what fits.")] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Attack a model and print clean and robust accuracy, attack success rate and what it cost."""
+    import sys
+
+    import torch
+
+    from regfast.data import load_images
+    from regfast.models import load_model
+    from regfast.statistics import wilson_interval
+
+    use_threads(threads)
+    attacks = [_build(method, norm=norm, eps=value, steps=steps, restarts=restarts) for value in numbers(eps, "--eps")]
+    data = load_images(dataset, data_root, download=download)
+    chosen = torch.arange(len(data) if limit is None else min(limit, len(data)))
+    images, labels = data.batch(chosen), data.labels[chosen]
+    network = load_model(model, checkpoint, weights=weights, in_channels=images.shape[1])
+    if network.num_classes < len(data.classes):
+        raise ValueError(f"{model} has {network.num_classes} classes, {dataset} has {len(data.classes)}")
+    table = Table(title=f"{method} {norm} on {model}, {len(labels)} images of {dataset}")
+    for heading in ("eps", "clean", "robust", "95 %", "ASR", "gradients/image", "forwards/image", "seconds"):
+        table.add_column(heading, justify="right")
+    for each in attacks:
+        start = time.perf_counter()
+        result = each.run(network, images, labels, seed=seed, lanes=lanes, progress=sys.stderr.isatty())
+        seconds = time.perf_counter() - start
+        robust = wilson_interval(int(result.robust.sum()), len(labels))
+        table.add_row(
+            f"{each.eps:.4g}",
+            f"{float(result.clean.double().mean()):.4f}",
+            f"{result.robust_accuracy:.4f}",
+            f"{float(robust.low):.3f}–{float(robust.high):.3f}",
+            f"{result.success_rate:.4f}",
+            f"{float(result.gradients.double().mean()):.1f}",
+            f"{float(result.queries.double().mean()):.1f}",
+            f"{seconds:.1f}",
+        )
+    console.print(table)
+
+
+def _build(method: str, **options: Any) -> Attack:
+    """The attack called `method` with the options that were given; one that it does not take is an error."""
+    from regfast import attacks
+
+    known = {
+        name.lower(): kind
+        for name, kind in vars(attacks).items()
+        if inspect.isclass(kind) and issubclass(kind, attacks.Attack) and kind is not attacks.Attack
+    }
+    if method not in known:
+        raise ValueError(f"no attack is called {method!r}; there are {', '.join(sorted(known))}")
+    given = {name: value for name, value in options.items() if value is not None}
+    taken = inspect.signature(known[method]).parameters
+    unknown = [name for name in given if name not in taken]
+    if unknown:
+        raise ValueError(f"{method} takes no --{unknown[0]}")
+    built: Attack = known[method](**given)
+    return built

@@ -1,0 +1,141 @@
+"""`regfast study`: the whole experiment, from training to the page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from regfast.cli._console import Bar, console
+from regfast.cli._options import DataRoot, Dataset, Download, Threads, number, use_threads, whole_numbers
+
+if TYPE_CHECKING:
+    from regfast.study import StudyConfig
+
+_TRAINING, _ATTACKS = "Training", "Attacks and measurement"
+
+
+def study(
+    dataset: Dataset = "noisy-digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="small-cnn, resnet20 …, torchvision:NAME or timm:NAME; by default what suits the data set.",
+            rich_help_panel="Data and model",
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="full (3 seeds), small, or smoke, which only shows that everything works.")
+    ] = "full",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default runs/DATASET-SIZE. An unfinished one goes on.")
+    ] = None,
+    threads: Threads = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
+    ] = None,
+    regularizers: Annotated[
+        str | None,
+        typer.Option(help="Some of hard,smoothing,mixup,cutmix; all by default.", rich_help_panel=_TRAINING),
+    ] = None,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing's share.", rich_help_panel=_TRAINING)] = 0.1,
+    mixup_alpha: Annotated[float, typer.Option(help="Mixup's alpha.", rich_help_panel=_TRAINING)] = 1.0,
+    cutmix_alpha: Annotated[float, typer.Option(help="CutMix's alpha.", rich_help_panel=_TRAINING)] = 1.0,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
+    eps_linf: Annotated[
+        str | None, typer.Option(help="WEAK,STRONG for linf, such as 1/255,4/255.", rich_help_panel=_ATTACKS)
+    ] = None,
+    eps_l2: Annotated[str | None, typer.Option(help="WEAK,STRONG for l2.", rich_help_panel=_ATTACKS)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel=_ATTACKS)] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Measure on the first so many test images.", rich_help_panel=_ATTACKS)
+    ] = None,
+) -> None:
+    """Train with each regularizer, attack, measure, and say on one page whether the paper's effects appear.
+
+    The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes.
+    """
+    from regfast.study import run_study, sized
+
+    use_threads(threads)
+    chosen = _changed(
+        sized(
+            size, dataset, **_given(model=model, limit=limit), data_root=None if data_root is None else str(data_root)
+        ),
+        regularizers=regularizers,
+        params={
+            "smoothing": {"smoothing": smoothing},
+            "mixup": {"alpha": mixup_alpha},
+            "cutmix": {"alpha": cutmix_alpha},
+        },
+        seeds=seeds,
+        recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        eps={"linf": eps_linf, "l2": eps_l2},
+        steps=steps,
+    )
+    folder = out or Path("runs") / f"{dataset}-{size}"
+    command = shlex.join(["regfast", *sys.argv[1:]])
+    with Bar() as bar:
+        did = run_study(chosen, folder, download=download, command=command, progress=bar)
+    written = folder / "report.html"
+    if not page:
+        console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
+    elif did or not written.is_file():
+        from regfast.report import write_report
+
+        console.print(f"page: {write_report(folder)}")
+    else:
+        console.print(f"already finished, nothing to do; page: {written}")
+
+
+def _changed(
+    config: StudyConfig,
+    *,
+    regularizers: str | None,
+    params: dict[str, dict[str, float]],
+    seeds: str | None,
+    recipe: dict[str, Any],
+    eps: dict[str, str | None],
+    steps: int | None,
+) -> StudyConfig:
+    """`config` with the options that the user gave."""
+    from dataclasses import replace
+
+    names = list(config.regularizers) if regularizers is None else [name.strip() for name in regularizers.split(",")]
+    if len(set(names)) != len(names):
+        raise ValueError(f"--regularizers names one twice: {regularizers}")
+    attacks = config.attacks
+    for norm, text in eps.items():
+        if text is not None:
+            parts = [number(part, f"--eps-{norm}") for part in text.split(",")]
+            if len(parts) != 2:
+                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, got {text!r}")
+            strength = dict(zip(("weak", "strong"), parts, strict=True))
+            attacks = tuple(
+                replace(attack, eps=strength[attack.setting]) if attack.norm == norm else attack for attack in attacks
+            )
+    if steps is not None:
+        attacks = tuple(
+            replace(attack, steps=steps) if (attack.attack, attack.setting) == ("pgd", "strong") else attack
+            for attack in attacks
+        )
+    return replace(
+        config,
+        regularizers={name: params.get(name, {}) for name in names},
+        seeds=config.seeds if seeds is None else tuple(whole_numbers(seeds, "--seeds")),
+        recipe=replace(config.recipe, **recipe),
+        attacks=attacks,
+    )
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that the user gave a value."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,66 @@
+"""`regfast train`: one regularizer, one seed, one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regfast.cli._console import Bar, console
+from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, use_threads
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); curves go beside it (.json).")],
+    regularizer: Annotated[str, typer.Option(help="hard, smoothing, mixup or cutmix.")] = "smoothing",
+    smoothing: Annotated[float | None, typer.Option(help="Label smoothing's share; 0.1 by default.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Mixup's or CutMix's alpha; 1 by default.")] = None,
+    dataset: Dataset = "noisy-digits",
+    data_root: DataRoot = None,
+    download: Download = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="By default what suits the data set.", rich_help_panel="Data and model"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Train one model with one regularizer and save it; `regfast attack --checkpoint` takes it from there."""
+    from regfast.calibration import expected_calibration_error
+    from regfast.data import load_splits
+    from regfast.models import load_model, save_checkpoint
+    from regfast.study import sized
+    from regfast.study.files import write_json
+    from regfast.training import Epoch, Regularizer, predict
+    from regfast.training import train as run
+
+    use_threads(threads)
+    given = {"smoothing": smoothing, "alpha": alpha}
+    rule = Regularizer(regularizer, **{name: value for name, value in given.items() if value is not None})
+    suited = sized("full", dataset)
+    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
+    splits = load_splits(dataset, data_root, download=download)
+    network = load_model(
+        model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
+    )
+    with Bar() as bar:
+        bar.start(recipe.epochs, 0)
+
+        def on_epoch(epoch: Epoch) -> None:
+            bar.advance()
+            bar.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
+
+        history = run(network, splits.train, splits.holdout, rule, recipe, seed=seed, on_epoch=on_epoch)
+    save_checkpoint(network.network_state(), out)
+    write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
+    _, logits, labels = predict(network, splits.test)
+    confidence, prediction = logits.softmax(1).max(1)
+    correct = prediction == labels
+    ece = expected_calibration_error(confidence, correct)
+    console.print(f"{out}: test accuracy {float(correct.double().mean()):.4f}, ECE {ece:.4f} on {len(labels)} images")
