@@ -17,6 +17,7 @@ from regfast.report.drawing import Drawing, cell, sentence, to_csv
 from regfast.report.tables import Table, number, text, to_latex, to_markdown
 from regfast.report.tables import to_csv as table_csv
 
+MEASURES = 2  # a claim with more measures is summed up per regularizer
 PREVIEW = 12  # rows of a figure's numbers shown on the page; the whole table is in its download
 SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
@@ -81,8 +82,20 @@ def claim_lines(verdicts: Sequence[Verdict]) -> list[tuple[str, dict[str, int], 
             }
             parts = [f"{answer} for {sentence(names)}" for answer, names in named.items() if names]
             sentences.append(f"{measure[0].upper()}{measure[1:]}: {'; '.join(parts)}.")
+        if len(sentences) > MEASURES:
+            sentences = _by_regularizer(mine)
         lines.append((claim, counts, sentences))
     return lines
+
+
+def _by_regularizer(verdicts: Sequence[Verdict]) -> list[str]:
+    # A sentence for each of many attacks would be the table once more: count per regularizer instead.
+    sentences = []
+    for regularizer in dict.fromkeys(v.regularizer for v in verdicts):
+        mine = [v.answer for v in verdicts if v.regularizer == regularizer]
+        parts = [f"{answer} in {mine.count(answer)}" for answer in SYMBOLS if answer in mine]
+        sentences.append(f"{style.label(regularizer)}, {len(mine)} attacks: {sentence(parts)}.")
+    return sentences
 
 
 def data_address(content: str, kind: str) -> str:

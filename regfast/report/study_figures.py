@@ -16,7 +16,7 @@ from regfast.report.results import Study, attack_name
 from regfast.report.tables import number
 
 Array = npt.NDArray[Any]
-LIMIT = 4  # columns of Fig. 3 on one page
+COLUMNS = 3  # attacks side by side
 
 
 def drawings(study: Study) -> list[Drawing]:
@@ -200,10 +200,10 @@ def curve_figure(study: Study) -> Drawing:
     """RMS, cosine and what training sees, over the epochs."""
     wanted = {
         "rms": "feature RMS",
-        "cosine": "cosine to the class center",
+        "cosine": "cosine to the center",
         "cosine_in_span": "cosine, in-span part",
         "loss": "training loss",
-        "accuracy": "training accuracy",
+        "accuracy": "held-out accuracy",
     }
     epochs, lines = {}, {title: {} for column, title in wanted.items() if column in study.curves}  # type: ignore[var-annotated]
     for name in study.regularizers:
@@ -220,7 +220,7 @@ def curve_figure(study: Study) -> Drawing:
     ]
     turns = [
         f"{style.in_sentence(n)} {number(float(v[:, 0].mean()))} to {number(float(v[:, -1].mean()))}"
-        for n, v in lines["cosine to the class center"].items()
+        for n, v in lines["cosine to the center"].items()
     ]
     rows = [
         {"regularizer": n, "seed": s, "epoch": e} | {title: line[n][k, j] for title, line in lines.items()}
@@ -242,12 +242,13 @@ def curve_figure(study: Study) -> Drawing:
 
 def displacement_figure(study: Study) -> Drawing:
     """Where each attack moved the features of the samples it attacked."""
-    attacks = [a for a in study.attacks if f"toward_origin_{a['id']}" in study.samples]
+    measured = [a for a in study.attacks if f"toward_origin_{a['id']}" in study.samples]
+    attacks = ([a for a in measured if a.get("setting") != "weak"] or measured)[:COLUMNS]
     cosines: dict[str, dict[str, Array]] = {}
     rows, parts = [], []
     edges = np.linspace(-1, 1, 31)
     for attack in attacks:
-        title = attack_name(attack)
+        title = attack_name(attack).replace(" (", "\n(")
         cosines[title] = {}
         means = []
         for name in study.regularizers:
@@ -270,14 +271,15 @@ def displacement_figure(study: Study) -> Drawing:
                 for k in range(30)
             ]
         if means:
-            parts.append(f"{title}: {sentence(means)}")
+            parts.append(f"{attack_name(attack)}: {sentence(means)}")
     return Drawing(
         "toward-origin",
         "Does the attack push features toward the origin?",
         displacement.draw(cosines),
         "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 "
         "across, −1 outward. "
-        "The vertical line is the mean. Correctly classified samples, all seeds.",
+        "The vertical line is the mean. Correctly classified samples, all seeds; strong settings where there are "
+        "several.",
         f"Mean cosine. {'; '.join(parts)}." if parts else "No sample was attacked.",
         {"histogram": stack(rows)},
     )

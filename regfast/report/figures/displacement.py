@@ -47,6 +47,8 @@ def draw(cosines: Mapping[str, Mapping[str, Array]], bins: int = 30) -> Figure:
                 )
             if column == 0:
                 axes.set_ylabel(style.label(name), color=tone, rotation=0, ha="right", va="center", fontweight="bold")
-        panels[0, column].set_title(attack, fontsize=8)
-        panels[-1, column].set(xlabel="cosine with the direction to the origin", xlim=(-1, 1))
+        panels[0, column].set_title(attack, fontsize=7.5)
+        panels[-1, column].set(xlim=(-1, 1))
+        panels[-1, column].set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "", "0", "", "1"])
+    figure.supxlabel("cosine with the direction to the origin", fontsize=8)
     return figure

@@ -137,8 +137,9 @@ def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
     x, y = plane.features[shown].T
     axes.scatter(x, y, s=5, c=tones[plane.labels[shown]], linewidths=0, alpha=0.75, zorder=2)
     edge: Any = {"edgecolors": style.INK, "linewidths": 0.6, "zorder": 4}
-    axes.scatter(*(scale * plane.weight).T, s=20, marker="s", c=tones, **edge)
-    axes.scatter(*plane.means.T, s=24, marker="^", c=tones, **edge)
+    weight = scale * plane.weight
+    axes.scatter(weight[:, 0], weight[:, 1], s=20, marker="s", c=tones, **edge)
+    axes.scatter(plane.means[:, 0], plane.means[:, 1], s=24, marker="^", c=tones, **edge)
     for c, center in enumerate(plane.centers):
         mark_center(axes, center, half, class_colour(c))
 

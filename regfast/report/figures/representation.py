@@ -16,13 +16,21 @@ from matplotlib.lines import Line2D
 from regfast.calibration.bins import reliability_bins
 from regfast.report import style
 from regfast.report.figures.bins import rates, shared_edges, thin
+from regfast.report.results import attack_name
 
 Array = npt.NDArray[Any]
 POINTS = 700  # drawn per panel: more would hide one another
 COSINE_BINS = 12
 RELIABILITY_BINS = 15
 LEAST = 10  # correctly classified samples a bin needs for its ASR to be drawn
-MARKERS = {"fgsm": "^", "pgd": "o", "autoattack": "s"}
+MARKERS = {
+    ("fgsm", "linf"): "^",
+    ("pgd", "linf"): "o",
+    ("autoattack", "linf"): "s",
+    ("fgsm", "l2"): "<",
+    ("pgd", "l2"): "D",
+    ("autoattack", "l2"): "P",
+}
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,9 @@ class AttackStyle:
 
 
 def attack_style(attack: Mapping[str, Any]) -> AttackStyle:
-    """The style of an attack of config.json: the marker says which attack, a filled one that it is strong."""
-    eps = f", ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
-    steps = f"-{attack['steps']}" if attack.get("steps") and attack["attack"].lower() != "fgsm" else ""
-    name = f"{attack['attack'].upper() if len(attack['attack']) <= 4 else attack['attack']}{steps}{eps}"
-    setting = attack.get("setting")
-    label = f"{name} ({setting})" if setting else name
-    return AttackStyle(attack["id"], label, MARKERS.get(attack["attack"].lower(), "D"), setting != "weak")
+    """The style of an attack of config.json: the marker says which attack and norm, a filled one that it is strong."""
+    kind = (str(attack["attack"]).lower(), str(attack.get("norm")))
+    return AttackStyle(attack["id"], attack_name(attack), MARKERS.get(kind, "v"), attack.get("setting") != "weak")
 
 
 @style.styled
@@ -136,7 +140,7 @@ def draw(
         figure.legend(
             handles=attack_handles(attacks),
             loc="outside lower center",
-            ncols=3,
+            ncols=2,
             title="attack success rate (ASR), second row",
             title_fontsize=7.5,
         )
