@@ -17,12 +17,16 @@ __all__ = ["feature_stats", "features_backward"]
 _ROWS = 4
 
 
-def feature_stats(features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None = None) -> FeatureStats:
+def feature_stats(
+    features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None = None, *, ignore_index: int = -100
+) -> FeatureStats:
     """See `regfast.ops.feature_stats`."""
+    if 0 <= ignore_index < len(centers):
+        labels = torch.where(labels == ignore_index, -1, labels)  # otherwise out of range as it is
     check_dtype("features", features)
     predictions = None if predictions is None else predictions.contiguous()
     out = _FeatureStats.apply(rows_of(features), rows_of(centers.detach()), labels.contiguous(), predictions)
-    return FeatureStats(*out)
+    return FeatureStats(out[0], out[1], None if predictions is None else out[2])
 
 
 class _FeatureStats(torch.autograd.Function):

@@ -55,9 +55,9 @@ def soft_cross_entropy_stats(
     second: Tensor | None = None,
     weight: Tensor | float = 1.0,
     dense: Tensor | None = None,
-    *,
     features: Tensor | None = None,
     centers: Tensor | None = None,
+    *,
     smoothing: Tensor | float = 0.0,
     class_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -66,15 +66,17 @@ def soft_cross_entropy_stats(
     index_target: bool = False,
     inplace: bool = False,
     backward: str = "auto",
+    feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
     loss, stats = _run(
         logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
-        index_target, inplace, backward, True, features, centers,
+        index_target, inplace, backward, True, features if features is None or feature_grad else features.detach(), centers,
     )  # fmt: skip
-    row_loss, lse, confidence, entropy, margin, rms, cosine, cosine_predicted, classes = stats
-    named = SampleStats(row_loss, lse, confidence, classes[0], entropy, margin, rms, cosine, cosine_predicted)
-    return loss, named
+    row_loss, classes, lse, confidence, entropy, margin, *geometry = stats
+    return loss, SampleStats(
+        row_loss, lse, confidence, classes[0], entropy, margin, *geometry, *[None] * (3 - len(geometry))
+    )
 
 
 def _run(
@@ -125,7 +127,7 @@ def _run(
 
 
 class _RowLoss(torch.autograd.Function):
-    """Loss (reduced); with statistics also the eight rows of them, and classes (2, B): predicted and true."""
+    """Loss (reduced); with statistics also losses (B,), classes (2, B): predicted and true, and the rows of `stats`."""
 
     @staticmethod
     def forward(
@@ -158,24 +160,23 @@ class _RowLoss(torch.autograd.Function):
         losses, total, count, grad, stats, classes = run(
             logits, first, second, weight, dense, smoothing, class_weight, sample_weight,
             weight_value, smoothing_value, ignore_index, None, denominator, features, centers, scale,
-            reduction == "none", count_rows, store, with_stats, inplace,
+            reduction, count_rows, store, with_stats, inplace,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.numbers = (weight_value, smoothing_value, ignore_index)
         ctx.scale, ctx.store, ctx.spent = scale, store, False
-        keep_logits = not inplace and (not store or (dense is not None and dense.requires_grad))
         ctx.save_for_backward(
-            logits if keep_logits else None, dense, features, centers, denominator,
+            None if store else logits, dense, features, centers, denominator,
             first, second, weight, smoothing, class_weight, sample_weight,
             count if count_rows else None, grad if store else None, classes if features is not None else None,
         )  # fmt: skip
-        loss = losses if reduction == "none" else total
         if not with_stats:
-            return (loss,)
+            return (losses if reduction == "none" else total,)
         rows = stats.unbind()
-        constants = rows[:5] + (rows[5:] if features is None else rows[6:] if centers is None else ())
-        ctx.mark_non_differentiable(*constants, classes)
-        return (loss, *rows, classes)
+        # For reduction="none" the loss and the loss among the statistics are the same numbers, but one is a constant.
+        constant = losses.clone() if reduction == "none" else losses
+        ctx.mark_non_differentiable(constant, classes, *rows[:4])
+        return (losses if reduction == "none" else total, constant, classes, *rows)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -184,7 +185,7 @@ class _RowLoss(torch.autograd.Function):
             logits, dense, features, centers, denominator,
             first, second, weight, smoothing, class_weight, sample_weight, count, stored, classes,
         ) = ctx.saved_tensors  # fmt: skip
-        grad = grad_dense = grad_features = None
+        grad = grad_features = None
         if grad_output is not None and ctx.needs_input_grad[0]:
             if ctx.store:
                 if ctx.spent:
@@ -196,21 +197,11 @@ class _RowLoss(torch.autograd.Function):
                 grad = run(
                     logits, first, second, weight, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
                     grad_output, denominator if count is None else count, None, None,
-                    ctx.scale if count is None else 1.0, False, False, True, False, False,
+                    ctx.scale if count is None else 1.0, "", False, True, False, False,
                 )[3]  # fmt: skip
-        if grad_output is not None and ctx.needs_input_grad[1]:
-            if logits is None:
-                raise RuntimeError("a gradient for the dense target needs the logits: do not pass inplace=True")
-            rows = grad_output.float().reshape(-1, 1) * ctx.scale
-            if denominator is not None:
-                rows = rows / denominator
-            if sample_weight is not None:
-                rows = rows * sample_weight.float().unsqueeze(1)
-            s = ctx.numbers[1] if smoothing is None else smoothing.float()
-            grad_dense = _dense_gradient(logits, class_weight, s, rows).to(dense.dtype)
         if features is not None and ctx.needs_input_grad[2]:
-            grad_features = features_backward(features, centers, classes[1], classes[0], *grads[5:8])
-        return grad, grad_dense, grad_features, *(None,) * 15
+            grad_features = features_backward(features, centers, classes[1], classes[0], *grads[6:])
+        return grad, None, grad_features, *(None,) * 15
 
 
 def _rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
@@ -223,12 +214,6 @@ def _rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
         grad, grad_output, count, grad.numel(), grad.shape[0], BLOCK=4096, num_warps=8,
     )  # fmt: skip
     return grad
-
-
-def _dense_gradient(logits: Tensor, class_weight: Tensor | None, s: Tensor | float, rows: Tensor) -> Tensor:
-    """∂loss/∂dense_c = -(1-s) w_c log p_c; nothing that a training loop asks for, so plain torch."""
-    grad = torch.log_softmax(logits.float(), 1) * (s - 1.0)
-    return (grad if class_weight is None else grad * class_weight.float()) * rows
 
 
 def rows_eager(
@@ -248,23 +233,22 @@ def rows_eager(
     features: Tensor | None,
     centers: Tensor | None,
     scale: float,
-    keep_losses: bool,
+    reduction: str,
     count_rows: bool,
     want_grad: bool,
     want_stats: bool,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (8, B) and classes (2, B); those that were
-    not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made."""
+    """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (n, B) and classes (2, B); those that were
+    not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made: `reduction` is ""."""
     batch, columns = logits.shape
     device = logits.device
-    losses, total, count, grad, stats, classes = _outputs(
-        logits, grad_output, keep_losses, count_rows, want_grad, want_stats
-    )
+    outputs = _outputs(logits, features, centers, reduction, want_grad, want_stats)
+    losses, total, count, grad, stats, classes = outputs
     if inplace:
         torch.autograd.graph.increment_version(logits)
         grad = logits
-    want_total = grad_output is None and not keep_losses
+    want_total = reduction in ("mean", "sum")
     if batch == 0:
         if want_total:  # a sum of nothing; a mean of nothing is NaN, see _run
             total.zero_()
@@ -282,7 +266,7 @@ def rows_eager(
         one_shot_kernel if shape["BLOCK"] >= columns else two_pass_kernel, programs, device,
         logits, first, second, dense, weight, smoothing, class_weight, sample_weight, grad_output, denominator,
         features, centers,
-        losses if keep_losses else None,
+        losses if len(losses) else None,
         grad if want_grad else None,
         total if want_total else None,
         count if want_total and count_rows else None,
@@ -308,14 +292,15 @@ def rows_eager(
 
 
 def _outputs(
-    logits: Tensor, grad_output: Tensor | None, keep_losses: bool, count_rows: bool, want_grad: bool, want_stats: bool
+    logits: Tensor, features: Tensor | None, centers: Tensor | None, reduction: str, want_grad: bool, want_stats: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch = logits.shape[0]
-    losses = logits.new_empty(batch if keep_losses else 0, dtype=torch.float32)
+    losses = logits.new_empty(batch if reduction == "none" or want_stats else 0, dtype=torch.float32)
     total = logits.new_empty((), dtype=torch.float32)
     count = logits.new_empty((), dtype=torch.float32)
     grad = logits.new_empty(logits.shape if want_grad else (0, 0))
-    stats = logits.new_empty((8, batch if want_stats else 0), dtype=torch.float32)
+    numbers = 0 if not want_stats else 4 if features is None else 5 if centers is None else 7
+    stats = logits.new_empty((numbers, batch), dtype=torch.float32)
     classes = logits.new_empty((2, batch if want_stats else 0), dtype=torch.int64)
     return losses, total, count, grad, stats, classes
 
@@ -325,8 +310,8 @@ _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_a
 
 @_rows_op.register_fake
 def _(logits, *rest):  # type: ignore[no-untyped-def]
-    grad_output, keep_losses, count_rows, want_grad, want_stats = rest[10], *rest[15:19]
-    return _outputs(logits, grad_output, keep_losses, count_rows, want_grad, want_stats)
+    features, centers, _, reduction, _, want_grad, want_stats, _ = rest[-8:]
+    return _outputs(logits, features, centers, reduction, want_grad, want_stats)
 
 
 def _denominator(

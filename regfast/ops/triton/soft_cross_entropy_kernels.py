@@ -26,13 +26,10 @@ def row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OU
 
 @triton.jit
 def finish_loss(
-    loss, sample, valid, ignored, rows, ok, batch, losses, total, count, partial, counter, stats, denominator, scale
+    loss, sample, valid, ignored, rows, ok, losses, total, count, partial, counter, denominator, scale
 ):
-    """Store the rows' losses (weighted in `losses`, as they are in `stats`) and add them to the total."""
-    loss = tl.where(ignored, 0.0, tl.where(valid, loss, float("nan")))
-    if stats is not None:
-        tl.store(stats + rows, loss, mask=ok)
-    loss = tl.where(ignored, 0.0, loss * sample)
+    """Store the rows' losses, times their sample weights, and add them to the total."""
+    loss = tl.where(ignored, 0.0, tl.where(valid, loss * sample, float("nan")))
     if losses is not None:
         tl.store(losses + rows, loss, mask=ok)
     if total is not None:
@@ -49,31 +46,28 @@ def store_stats(
     K: tl.constexpr, D: tl.constexpr, FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Rows of `stats` (8, batch): loss (stored before), log_partition, confidence, entropy, margin, rms, cosine,
-    cosine_predicted. Rows of `classes` (2, batch): predicted, true (-1 where there is none)."""
+    """Rows of `stats`: log_partition, confidence, entropy, margin; with features rms; with centers both cosines.
+
+    Rows of `classes`: predicted, true (-1 where there is none).
+    """
     nan = float("nan")
     known = valid & (true < K) & ~ignored
     predicted = tl.where(predicted < K, predicted, 0)  # no maximum: a row of NaN
-    tl.store(stats + batch + rows, lse, mask=ok)
-    tl.store(stats + 2 * batch + rows, confidence, mask=ok)
-    tl.store(stats + 3 * batch + rows, entropy, mask=ok)
-    tl.store(stats + 4 * batch + rows, tl.where(known, margin, nan), mask=ok)
+    tl.store(stats + rows, lse, mask=ok)
+    tl.store(stats + batch + rows, confidence, mask=ok)
+    tl.store(stats + 2 * batch + rows, entropy, mask=ok)
+    tl.store(stats + 3 * batch + rows, tl.where(known, margin, nan), mask=ok)
     tl.store(classes + rows, predicted.to(tl.int64), mask=ok)
     tl.store(classes + batch + rows, tl.where(known, true.to(tl.int64), -1), mask=ok)
-    rms = tl.full([ROWS], nan, tl.float32)
-    cosine = tl.full([ROWS], nan, tl.float32)
-    cosine_predicted = tl.full([ROWS], nan, tl.float32)
     if features is not None:
         square, dot, center_square, dot_predicted, predicted_square = feature_sums(
             features, centers, true, predicted, rows, ok, known, ok, D, FEATURES_STRIDE, CENTERS_STRIDE, ROWS, BLOCK_D
         )
-        rms = tl.sqrt(square / D)
+        tl.store(stats + 4 * batch + rows, tl.sqrt(square / D), mask=ok)
         if centers is not None:
             cosine = tl.where(known, cosine_of(dot, square, center_square), nan)
-            cosine_predicted = cosine_of(dot_predicted, square, predicted_square)
-    tl.store(stats + 5 * batch + rows, rms, mask=ok)
-    tl.store(stats + 6 * batch + rows, cosine, mask=ok)
-    tl.store(stats + 7 * batch + rows, cosine_predicted, mask=ok)
+            tl.store(stats + 5 * batch + rows, cosine, mask=ok)
+            tl.store(stats + 6 * batch + rows, cosine_of(dot_predicted, square, predicted_square), mask=ok)
 
 
 @triton.jit(do_not_specialize=["batch", "ignore_index"])
@@ -133,8 +127,8 @@ def one_shot_kernel(
 
     factor, sample = row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE)
     finish_loss(
-        mass * log_e - dot, sample, valid, ignored, rows, ok, batch,
-        losses, total, count, partial, counter, stats, denominator, scale,
+        mass * log_e - dot, sample, valid, ignored, rows, ok,
+        losses, total, count, partial, counter, denominator, scale,
     )  # fmt: skip
     if stats is not None:
         predicted = first_at(mask & (shifted == 0.0), cols, K)
@@ -252,8 +246,8 @@ def two_pass_kernel(
 
     factor, sample = row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE)
     finish_loss(
-        mass * log_e - dot, sample, valid, ignored, rows, ok, batch,
-        losses, total, count, partial, counter, stats, denominator, scale,
+        mass * log_e - dot, sample, valid, ignored, rows, ok,
+        losses, total, count, partial, counter, denominator, scale,
     )  # fmt: skip
     if stats is not None:
         predicted = tl.min(tl.where(top == largest[:, None], top_at, K), 1)
