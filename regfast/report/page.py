@@ -35,13 +35,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class VerdictGroup:
+    """The verdicts of one study; ``title`` names it where a page has several."""
+
+    title: str
+    verdicts: Sequence[Verdict]
+    regularizers: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Page:
     """What a page says, as data. Every string is plain text: the templates escape it."""
 
     title: str
     lead: str
     facts: Sequence[tuple[str, str]]
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[VerdictGroup]
     verdict_note: str
     sections: Sequence[Section]
     settings: Sequence[tuple[str, str, bool]]  # name, value, whether the paper's public text leaves it open
@@ -94,7 +103,8 @@ def _by_regularizer(verdicts: Sequence[Verdict]) -> list[str]:
     for regularizer in dict.fromkeys(v.regularizer for v in verdicts):
         mine = [v.answer for v in verdicts if v.regularizer == regularizer]
         parts = [f"{answer} in {mine.count(answer)}" for answer in SYMBOLS if answer in mine]
-        sentences.append(f"{style.label(regularizer)}, {len(mine)} attacks: {sentence(parts)}.")
+        one = f"{mine[0]} in all {len(mine)} attacks"
+        sentences.append(f"{style.label(regularizer)}: {one if len(parts) == 1 else sentence(parts)}.")
     return sentences
 
 
@@ -129,6 +139,8 @@ def environment() -> jinja2.Environment:
         "number": number,
         "cell": text,
         "label": style.label,
+        "matrix": lambda group: matrix(group.verdicts, group.regularizers),
+        "lines": lambda group: claim_lines(group.verdicts),
         "slug": lambda value: value.replace(" ", "-"),
     }
     env.globals |= {"SYMBOLS": SYMBOLS, "RULE": RULE}
@@ -148,8 +160,6 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
     return env.get_template("page.html.j2").render(
         page=page,
         regularizers=names,
-        matrix=matrix(page.verdicts, names),
-        lines=claim_lines(page.verdicts),
         css=Markup(source),
         colours=colours,
         images=images,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from regfast.calibration.bins import expected_calibration_error, reliability_bins
 from regfast.report import style
 from regfast.report.drawing import Drawing, sentence, stack
-from regfast.report.figures import curves, displacement, representation, sweep
+from regfast.report.figures import curves, distributions, representation, sweep
 from regfast.report.figures.bins import rates, shared_edges, thin
 from regfast.report.results import Study, attack_name
 from regfast.report.tables import number
@@ -275,7 +275,7 @@ def displacement_figure(study: Study) -> Drawing:
     return Drawing(
         "toward-origin",
         "Does the attack push features toward the origin?",
-        displacement.draw(cosines),
+        distributions.draw(cosines, edges, "cosine with the direction to the origin"),
         "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 "
         "across, −1 outward. "
         "The vertical line is the mean. Correctly classified samples, all seeds; strong settings where there are "

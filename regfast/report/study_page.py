@@ -8,7 +8,7 @@ from typing import Any
 from regfast.report import style
 from regfast.report.claims import Verdict
 from regfast.report.drawing import Drawing, sentence
-from regfast.report.page import Page, Section
+from regfast.report.page import Page, Section, VerdictGroup
 from regfast.report.results import Study, attack_name
 from regfast.report.tables import metrics_table
 
@@ -48,7 +48,7 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
             ("Seeds", str(seeds)),
             ("Epochs", str(config.get("epochs", "–"))),
         ],
-        verdicts=verdicts,
+        verdicts=[VerdictGroup("", verdicts, study.regularizers)] if verdicts else [],
         verdict_note=note,
         sections=[
             Section("figures", "Figures", drawings=drawings),

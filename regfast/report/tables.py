@@ -72,6 +72,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    stacked: bool = False  # a wide table shows intervals under their estimates
 
 
 def number(value: float, signed: bool = False) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.contour import QuadContourSet
@@ -16,7 +17,8 @@ from matplotlib.patches import Rectangle
 
 from regfast.report import style
 from regfast.report.figures.bins import thin
-from regfast.report.figures.plane import Plane, class_colour, frame, lattice, mark_center, window
+from regfast.report.figures.plane import Plane, class_colour, frame, mark_center, window
+from regfast.representation.plane import confidence_contours, gradient_field
 
 Array = npt.NDArray[Any]
 CONFIDENCES = (0.0, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
@@ -25,25 +27,10 @@ SIDE = 120  # points a side of the contours' grid
 PAIRS = 60  # clean and perturbed features joined, per panel
 
 
-def probabilities(plane: Plane, points: Array) -> Array:
-    """Softmax (…, K) at points (…, 2), in the shifted form."""
-    logits = plane.logits(points)
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def loss(plane: Plane, points: Array, label: int) -> Array:
-    """Cross-entropy (…,) of class ``label`` in nats at points (…, 2)."""
-    logits = plane.logits(points)
-    top = logits.max(axis=-1)
-    return np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top - logits[..., label]
-
-
-def gradient(plane: Plane, points: Array, label: int) -> Array:
-    """Gradient (…, 2) of `loss` with respect to the feature: Wᵀ(p - e_label)."""
-    share = probabilities(plane, points)
-    share[..., label] -= 1
-    return share @ plane.weight
+def field(plane: Plane, label: int, x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Loss (ny, nx), its gradient (ny, nx, 2) and the margin (ny, nx) of class ``label`` on the grid ``x`` × ``y``."""
+    found = gradient_field(*plane.head(), label, torch.from_numpy(x), torch.from_numpy(y))
+    return found.loss.numpy(), found.gradient.numpy(), found.margin.numpy()
 
 
 @style.styled
@@ -59,19 +46,20 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
     figure = Figure(figsize=(style.WIDTH, 2.85))
     whole, losses, enlarged = figure.subplots(1, 3)
 
-    x, y, points = lattice(np.full(2, -half), np.full(2, half), SIDE)
-    filled = whole.contourf(x, y, probabilities(plane, points).max(-1), levels=CONFIDENCES, cmap=style.CONFIDENCE)
+    x = np.linspace(-half, half, SIDE)
+    confidence = confidence_contours(*plane.head(), torch.from_numpy(x), torch.from_numpy(x)).confidence.numpy()
+    filled = whole.contourf(x, x, confidence, levels=CONFIDENCES, cmap=style.CONFIDENCE)
     shown = thin(len(plane.features), 300)
     tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
     whole.scatter(
         *plane.features[shown].T, s=6, c=tones[plane.labels[shown]], edgecolors=style.PAPER, linewidths=0.25, zorder=3
     )
     whole.set_title("confidence and features", fontsize=8)
-    figure.colorbar(filled, ax=whole, location="bottom", aspect=28, pad=0.02, label="confidence").ax.tick_params(
-        labelsize=6
-    )
+    figure.colorbar(
+        filled, ax=whole, location="bottom", aspect=28, pad=0.02, label="confidence", format="{x:g}"
+    ).ax.tick_params(labelsize=6)
 
-    levels = _levels(loss(plane, points, label))
+    levels = _levels(field(plane, label, x, x)[0])
     for axes, box, title in (
         (losses, (np.full(2, -half), np.full(2, half)), f"loss of class {label}, and the way down"),
         (enlarged, (low, high), "enlarged"),
@@ -84,7 +72,7 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
             mark_center(axes, plane.centers[label], half, "#e69f00")
         axes.set_title(title, fontsize=8)
     figure.colorbar(
-        drawn, ax=[losses, enlarged], location="bottom", aspect=50, pad=0.02, label="loss (nats)"
+        drawn, ax=[losses, enlarged], location="bottom", aspect=50, pad=0.02, label="loss (nats)", format="{x:g}"
     ).ax.tick_params(labelsize=6)
     losses.add_patch(Rectangle(tuple(low), *(high - low), fill=False, edgecolor=style.INK, lw=1, zorder=6))
     for axes in (whole, losses):
@@ -107,14 +95,14 @@ def draw_field(planes: Sequence[Plane], label: int) -> Figure:
     half = window(planes)
     figure = Figure(figsize=(style.WIDTH, style.WIDTH / max(len(planes), 2) + 1.0))
     row = figure.subplots(1, len(planes), sharex=True, sharey=True, squeeze=False)[0]
-    x, y, points = lattice(np.full(2, -half), np.full(2, half), SIDE)
-    levels = _levels(np.concatenate([loss(p, points, label).ravel() for p in planes]))
+    x = np.linspace(-half, half, SIDE)
+    levels = _levels(np.concatenate([field(p, label, x, x)[0].ravel() for p in planes]))
     names = [p.regularizer for p in planes]
     for axes, plane in zip(row, planes, strict=True):
         drawn = _loss_field(axes, plane, label, np.full(2, -half), np.full(2, half), levels, descent=False)
-        predicted = plane.logits(points).argmax(axis=-1) == label
-        if predicted.any() and not predicted.all():
-            axes.contour(x, y, predicted, levels=[0.5], colors=style.INK, linewidths=1.4, zorder=4)
+        margin = field(plane, label, x, x)[2]
+        if margin.min() < 0 < margin.max():
+            axes.contour(x, x, margin, levels=[0], colors=style.INK, linewidths=1.4, zorder=4)
         mine = np.flatnonzero(plane.labels == label)
         mine = mine[thin(len(mine), PAIRS)] if len(mine) else mine
         if len(plane.perturbed):
@@ -126,7 +114,7 @@ def draw_field(planes: Sequence[Plane], label: int) -> Figure:
         mark_center(axes, plane.centers[label], half, "#e69f00")
         axes.set_title(style.label(plane.regularizer), color=style.colour(plane.regularizer, names), fontweight="bold")
         frame(axes, half)
-    figure.colorbar(drawn, ax=list(row), location="bottom", aspect=60, pad=0.02, label="loss (nats)")
+    figure.colorbar(drawn, ax=list(row), location="bottom", aspect=60, pad=0.02, label="loss (nats)", format="{x:g}")
     handles = [
         Line2D([], [], marker="o", ls="none", ms=3.5, color="#0072b2", label="clean feature"),
         Line2D([], [], marker="x", ls="none", ms=4, color="#d55e00", label="under attack"),
@@ -142,13 +130,14 @@ def draw_field(planes: Sequence[Plane], label: int) -> Figure:
 def _loss_field(
     axes: Axes, plane: Plane, label: int, low: Array, high: Array, levels: Array, descent: bool
 ) -> QuadContourSet:
-    x, y, points = lattice(low, high, SIDE)
+    x, y = np.linspace(low[0], high[0], SIDE), np.linspace(low[1], high[1], SIDE)
     # Ink that grows denser with the loss: the page can turn it light on dark.
     shades = [(style.INK, alpha) for alpha in np.linspace(0.0, 0.5, len(levels))]
-    drawn = axes.contourf(x, y, loss(plane, points, label), levels=levels, colors=shades, extend="max")
+    drawn = axes.contourf(x, y, field(plane, label, x, y)[0], levels=levels, colors=shades, extend="max")
     margin = (high - low) / (2 * ARROWS)
-    ax, ay, places = lattice(low + margin, high - margin, ARROWS)
-    slope = gradient(plane, places, label)
+    (left, bottom), (right, top) = low + margin, high - margin
+    ax, ay = np.linspace(left, right, ARROWS), np.linspace(bottom, top, ARROWS)
+    slope = field(plane, label, ax, ay)[1]
     length = np.linalg.norm(slope, axis=-1, keepdims=True)
     unit = np.divide(slope, length, out=np.zeros_like(slope), where=length > 1e-12) * (-1 if descent else 1)
     axes.quiver(

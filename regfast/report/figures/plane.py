@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor
 
 from regfast.report import style
 from regfast.report.figures.bins import thin
+from regfast.representation.plane import confidence_contours
 
 Array = npt.NDArray[Any]
 GRID = 240  # points a side of the decision regions
@@ -48,21 +51,19 @@ class Plane:
             if len(shape) != 2 or shape[1] != 2:
                 raise ValueError(f"{name} must have shape (…, 2), got {shape}")
 
-    def logits(self, points: Array) -> Array:
-        """Logits (…, K) of points (…, 2)."""
-        return points @ self.weight.T + self.offset
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as float64 tensors, for `regfast.representation`."""
+        return torch.from_numpy(self.weight.astype(np.float64)), torch.from_numpy(self.offset.astype(np.float64))
+
+    def predicted(self, points: Array) -> Array:
+        """Class (N,) that the head predicts at points (N, 2)."""
+        return (points @ self.weight.T + self.offset).argmax(axis=1)
 
 
 def window(planes: Sequence[Plane], share: float = 99.0) -> float:
     """Half the side of one square around the origin that holds ``share`` percent of every panel's features."""
     reach = max(float(np.percentile(np.abs(p.features).max(axis=1), share)) for p in planes)
     return 1.12 * max(reach, 1e-6)
-
-
-def lattice(low: Array, high: Array, side: int = GRID) -> tuple[Array, Array, Array]:
-    """x (side,), y (side,) and the points (side, side, 2) of a grid over the box from ``low`` to ``high``."""
-    x, y = np.linspace(low[0], high[0], side), np.linspace(low[1], high[1], side)
-    return x, y, np.stack(np.meshgrid(x, y), axis=-1)
 
 
 def class_colour(label: int) -> str:
@@ -120,14 +121,14 @@ def frame(axes: Axes, half: float) -> None:
 
 def regions(axes: Axes, plane: Plane, half: float, alpha: float = 0.22) -> None:
     """Tint every point of the window with the colour of the class predicted there, and draw the boundaries."""
-    x, y, points = lattice(np.full(2, -half), np.full(2, half))
-    predicted = plane.logits(points).argmax(axis=-1)
+    x = np.linspace(-half, half, GRID)
+    predicted = confidence_contours(*plane.head(), torch.from_numpy(x), torch.from_numpy(x)).prediction.numpy()
     tints = np.array([(*to_rgb(class_colour(c)), alpha) for c in range(len(plane.weight))])
     extent = (-half, half, -half, half)
     axes.imshow(tints[predicted], origin="lower", extent=extent, interpolation="nearest", zorder=0)
     # Between two classes the boundary is where the best logit ties with the next: one contour per class that wins.
     for c in np.unique(predicted):
-        axes.contour(x, y, predicted == c, levels=[0.5], colors=style.MUTED, linewidths=0.35, zorder=1)
+        axes.contour(x, x, predicted == c, levels=[0.5], colors=style.MUTED, linewidths=0.35, zorder=1)
 
 
 def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
