@@ -55,10 +55,14 @@ def attack(
 
     use_threads(threads)
     attacks = [_build(method, norm=norm, eps=value, steps=steps, restarts=restarts) for value in numbers(eps, "--eps")]
-    data = load_images(dataset, data_root, download=download)
+    if dataset == "imagefolder":  # prepared as the model's weights expect
+        network = load_model(model, checkpoint, weights=weights)
+        data = load_images(dataset, data_root, transform=network.preprocess)
+    else:
+        data = load_images(dataset, data_root, download=download)
+        network = load_model(model, checkpoint, weights=weights, in_channels=len(data[0][0]))
     chosen = torch.arange(len(data) if limit is None else min(limit, len(data)))
     images, labels = data.batch(chosen), data.labels[chosen]
-    network = load_model(model, checkpoint, weights=weights, in_channels=images.shape[1])
     if network.num_classes < len(data.classes):
         raise ValueError(f"{model} has {network.num_classes} classes, {dataset} has {len(data.classes)}")
     table = Table(title=f"{method} {norm} on {model}, {len(labels)} images of {dataset}")

@@ -170,9 +170,9 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def _examples(model: nn.Module) -> list[Tensor]:
     parameter = next(model.parameters(), torch.zeros(()))
     convolution = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    channels = convolution.in_channels if convolution is not None else 1
+    channels = (3, 1) if convolution is None else (convolution.in_channels,)
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, channels, size, size) for size in (224, 32, 8)]
+    shapes = [(1, depth, size, size) for depth in channels for size in (224, 32, 8)]
     return [torch.rand(shape, generator=generator).to(parameter.device, parameter.dtype) for shape in shapes]
 
 

@@ -1,0 +1,121 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from regfast.models import SplitClassifier, split_classifier
+from regfast.models.resnet import CifarResNet
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first_head = nn.Linear(12, 3)
+        self.second_head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        flat = x.flatten(1)[:, :12]
+        return (self.first_head(flat) + self.second_head(flat)) / 2
+
+
+class Trunk(nn.Module):
+    """The last linear layer is not the one registered last."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 4))
+        self.stem = nn.Linear(3, 8)
+
+    def forward(self, x):
+        return self.classifier(self.stem(x.mean((2, 3))).relu())
+
+
+def images(count=3, size=16, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_parts_compose_and_share_parameters():
+    network = Trunk().eval()
+    model = split_classifier(network, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+    x = images()
+    normalised = (x - torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    assert model.head_name == "classifier.3"
+    assert model.head is network.classifier[3]
+    assert model.features(x).shape == (3, 6)
+    torch.testing.assert_close(model(x), network(normalised))
+    torch.testing.assert_close(model.head(model.features(x)), model(x))
+
+
+def test_the_network_stays_as_it_was():
+    network = Trunk().train()
+    names = list(network.state_dict())
+    model = split_classifier(network)
+    assert list(network.state_dict()) == names
+    assert isinstance(network.classifier[3], nn.Linear)
+    assert network.training and model.training
+
+
+def test_training_the_parts_trains_the_network():
+    network = Trunk().eval()
+    model = split_classifier(network)
+    assert {id(p) for p in model.parameters()} == {id(p) for p in network.parameters()}
+    before = network.stem.weight.clone()
+    model(images()).sum().backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    assert not torch.equal(network.stem.weight, before)
+
+
+def test_state_has_the_networks_names_and_goes_back():
+    network, other = CifarResNet(8), CifarResNet(8)
+    model, copied = split_classifier(network), split_classifier(other)
+    state = model.network_state()
+    assert set(state) == set(network.state_dict())
+    copied.load_network_state(state)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name]), name
+
+
+def test_deep_copy_and_dtype():
+    model = split_classifier(Trunk().eval(), mean=[0.5] * 3, std=[0.5] * 3)
+    double = copy.deepcopy(model).double()
+    assert double(images().double()).dtype == torch.float64
+    assert model(images()).dtype == torch.float32
+
+
+def test_split_twice_is_the_same_model():
+    model = split_classifier(Trunk())
+    assert split_classifier(model) is model
+
+
+def test_error_names_the_candidates():
+    with pytest.raises(ValueError, match=r"TwoHeads.*first_head \(12 → 3\), second_head \(12 → 3\)"):
+        split_classifier(TwoHeads())
+
+
+def test_model_without_linear_layers():
+    with pytest.raises(ValueError, match="no linear layer"):
+        split_classifier(nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+
+
+def test_logits_that_are_scaled_afterwards_cannot_be_split():
+    class Scaled(Trunk):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match=r"classifier\.3"):
+        split_classifier(Scaled())
+
+
+def test_example_for_models_of_one_size():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 7, 11), nn.ReLU(), nn.Linear(11, 2))
+    with pytest.raises(ValueError, match="example="):
+        split_classifier(network)
+    model = split_classifier(network, example=torch.rand(2, 3, 5, 7))
+    assert isinstance(model, SplitClassifier)
+    assert model.features(torch.rand(4, 3, 5, 7)).shape == (4, 11)
+
+
+def test_std_must_be_positive():
+    with pytest.raises(ValueError, match="std"):
+        split_classifier(Trunk(), mean=[0.5] * 3, std=[0.5, 0.0, 0.5])
