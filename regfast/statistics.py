@@ -53,7 +53,7 @@ def bootstrap_interval(
         values: (n, …) one row a sample. With ``grouped``: a sequence of such arrays, one a group (a training seed).
         statistic: takes resampled rows (R, n, …) and returns (R,) or (R, …), all resamples in a call; default the mean.
         confidence: in (0, 1).
-        resamples: bootstrap resamples, at least 1.
+        resamples: bootstrap resamples, at least 1; those whose statistic is NaN are left out.
         seed: of ``numpy.random.default_rng``; the same seed gives the same interval.
         grouped: the estimate is the mean over groups of each group's statistic; every resample draws groups with
             replacement, then samples within each drawn group.
@@ -153,6 +153,92 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(only_first, only_second, p_value)
 
 
+def auc(resampled: Array) -> Array:
+    """Area under the ROC curve as a statistic of the bootstraps: rows (R, n, 2) of (score, positive) → (R,).
+
+    The probability that a positive scores above a negative, ties one half (Mann & Whitney 1947); NaN where either is
+    missing.
+    """
+    score, positive = resampled[..., 0], resampled[..., 1] > 0
+    count, negatives = positive.sum(axis=1), (~positive).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        above = (ranks(score) * positive).sum(axis=1) - count * (count + 1) / 2
+        return above / (count * negatives)
+
+
+def ranks(values: ArrayLike) -> Array:
+    """Ranks along the last axis, from 1, float64; equal values share the mean of theirs."""
+    array = np.asarray(values)
+    order = np.argsort(array, axis=-1, kind="stable")
+    ordered = np.take_along_axis(array, order, axis=-1)
+    first = np.ones(array.shape, dtype=bool)
+    first[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    last = np.ones(array.shape, dtype=bool)
+    last[..., :-1] = first[..., 1:]
+    place = np.broadcast_to(np.arange(array.shape[-1]), array.shape)
+    start = np.maximum.accumulate(np.where(first, place, 0), axis=-1)
+    stop = np.minimum.accumulate(np.where(last, place, array.shape[-1])[..., ::-1], axis=-1)[..., ::-1]
+    result = np.empty(array.shape)
+    np.put_along_axis(result, order, (start + stop) / 2 + 1, axis=-1)
+    return result
+
+
+def partial_correlation(
+    first: ArrayLike,
+    second: ArrayLike,
+    given: ArrayLike | None = None,
+    *,
+    rank: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Correlation of two variables with others held fixed, and its percentile bootstrap interval.
+
+    Args:
+        first, second: (n,) values; bools count as 0 and 1.
+        given: (n,) or (n, m) variables held fixed, or None for the plain correlation.
+        rank: of the ranks (Spearman's), not of the values (Pearson's). Ranks are taken once, on the whole sample.
+        confidence, resamples, seed: as in `bootstrap_interval`.
+
+    It is the correlation of what is left of both after a linear regression on ``given``, from the inverse of the
+    correlation matrix. NaN where a variable is constant or fixed by the others (in a resample: that resample is left
+    out).
+
+    Raises:
+        ValueError: lengths that differ, fewer samples than variables plus two, values that are not finite.
+    """
+    held = np.empty((np.size(first), 0)) if given is None else np.asarray(given, dtype=np.float64)
+    held = held[:, None] if held.ndim == 1 else held
+    columns = [np.asarray(column, dtype=np.float64) for column in (first, second)]
+    if any(column.shape != (len(held),) for column in columns) or held.ndim != 2:
+        raise ValueError(
+            f"first and second must be (n,) and given (n, m), got {columns[0].shape}, {columns[1].shape}, {held.shape}"
+        )
+    rows = np.column_stack([*columns, held])
+    if len(rows) < rows.shape[1] + 2:
+        raise ValueError(f"{len(rows)} samples are too few for {rows.shape[1]} variables")
+    if not np.isfinite(rows).all():
+        raise ValueError("first, second and given must be finite: leave out the samples that are not")
+    if rank:
+        rows = ranks(rows.T).T
+    return bootstrap_interval(rows, _partial, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _partial(rows: Array) -> Array:
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = centered / np.sqrt((centered**2).sum(axis=1, keepdims=True))
+    matrix = scaled.swapaxes(1, 2) @ scaled
+    # A constant column is NaN; a determinant of 0 says that one variable is fixed by the others.
+    usable = np.isfinite(matrix).all(axis=(1, 2))
+    usable[usable] = np.linalg.eigvalsh(matrix[usable])[:, 0] > 1e-10
+    result = np.full(len(rows), np.nan)
+    inverse = np.linalg.inv(matrix[usable])
+    result[usable] = -inverse[:, 0, 1] / np.sqrt(inverse[:, 0, 0] * inverse[:, 1, 1])
+    return result
+
+
 def _bootstrap(
     evaluate: Callable[[int, Array | None], Array],
     sizes: list[int],
@@ -185,7 +271,9 @@ def _bootstrap(
                     )
                     draws[start + chosen] += evaluate(group, drawn) / count
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    # A resample without what the statistic needs (no positives for an AUC) is NaN: left out, unless all are.
+    whole = ~np.isnan(draws).reshape(resamples, -1).any(axis=1)
+    low, high = np.quantile(draws[whole] if whole.any() else draws, [tail, 1 - tail], axis=0)
     return Interval(_plain(estimate), _plain(low), _plain(high))
 
 

@@ -10,15 +10,25 @@ from regfast.calibration.bins import (
     reliability_bins,
 )
 from regfast.calibration.scaling import apply_temperature, fit_feature_scale, fit_temperature, scale_features
+from regfast.calibration.scaling_curves import ScalingCurve, ScalingCurves, scaling_curves
 from regfast.calibration.scores import (
     brier_score,
     brier_scores,
     negative_log_likelihood,
     negative_log_likelihoods,
 )
+from regfast.calibration.smooth import (
+    SmoothReliability,
+    smooth_calibration_error,
+    smooth_ece_interval,
+    smooth_reliability,
+)
 
 __all__ = [
     "ReliabilityBins",
+    "ScalingCurve",
+    "ScalingCurves",
+    "SmoothReliability",
     "adaptive_calibration_error",
     "apply_temperature",
     "brier_score",
@@ -33,4 +43,8 @@ __all__ = [
     "negative_log_likelihoods",
     "reliability_bins",
     "scale_features",
+    "scaling_curves",
+    "smooth_calibration_error",
+    "smooth_ece_interval",
+    "smooth_reliability",
 ]

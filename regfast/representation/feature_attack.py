@@ -1,0 +1,103 @@
+"""Projected gradient descent on features through a linear head: the whole loop in one call, without autograd."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regfast.representation.boundary import checked_head
+
+
+class FeatureAttack(NamedTuple):
+    """Attacked features and what became of them."""
+
+    features: Tensor  # (B, d) float64, within eps of the clean ones: the first that fools the head, else the last
+    success: Tensor  # (B,) bool: was right, now wrong
+    robust: Tensor  # (B,) bool: still right
+
+
+def feature_attack(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    eps: float | Tensor,
+    steps: int = 20,
+    step_size: float | Tensor | None = None,
+    norm: Literal["l2", "linf"] = "l2",
+    objective: Literal["cross-entropy", "margin"] = "cross-entropy",
+) -> FeatureAttack:
+    """Multi-step PGD (Madry et al. 2018) on features under a linear head, in float64.
+
+    The gradient is a product with the head, so nothing is differentiated. Under l2 every step stays in the row space
+    of the centred head: the loop then runs in at most K dimensions however many the features have. Nothing waits for
+    the host inside the loop.
+
+    Args:
+        features: (B, d), weight: (K, d) with K >= 2, bias: (K,) or None, labels: (B,) int64.
+        eps: >= 0, radius of the ball, a number or (B,).
+        steps: >= 1.
+        step_size: number or (B,); default 2.5·eps/steps.
+        norm: ``"l2"`` or ``"linf"``.
+        objective: ``"cross-entropy"`` climbs lse_{j≠y} z_j - z_y, whose direction is the cross-entropy's and does not
+            underflow; ``"margin"`` climbs max_{j≠y} z_j - z_y.
+
+    Raises:
+        ValueError: shapes that do not fit, eps < 0, steps < 1, an unknown norm or objective. IndexError: a label out
+            of range.
+    """
+    v, head, offset = checked_head(features, weight, bias, labels)
+    if norm not in ("l2", "linf") or objective not in ("cross-entropy", "margin"):
+        raise ValueError(f"norm must be l2 or linf and objective cross-entropy or margin, got {norm!r}, {objective!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    radius = _per_sample(eps, v, "eps")
+    size = 2.5 * radius / steps if step_size is None else _per_sample(step_size, v, "step_size")
+    rows = head - head.mean(dim=0)
+    basis = None
+    if norm == "l2" and rows.shape[1] > len(rows):
+        basis, triangle = torch.linalg.qr(rows.T)
+        rows = triangle.T.contiguous()
+    clean = v @ head.T + offset
+    own = torch.nn.functional.one_hot(labels, len(head)).bool()
+    right = _right(clean, own)
+    delta = torch.zeros(len(v), rows.shape[1]).to(v)
+    kept, fooled = delta, ~right
+    logits = clean
+    for _ in range(steps):
+        others = logits.masked_fill(own, -math.inf)
+        if objective == "margin":
+            share = torch.zeros_like(others).scatter_(1, others.argmax(1, keepdim=True), 1)
+        else:
+            share = torch.softmax(others, 1)
+        slope = (share - own.to(v)) @ rows
+        if norm == "l2":
+            delta = delta + size * slope / slope.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
+            delta = delta * (radius / delta.norm(dim=1, keepdim=True)).nan_to_num(0).clamp(max=1)
+        else:
+            delta = torch.maximum(torch.minimum(delta + size * slope.sign(), radius), -radius)
+        logits = clean + delta @ rows.T
+        kept = torch.where(fooled[:, None], kept, delta)
+        fooled = fooled | ~_right(logits, own)
+    attacked = v + (kept if basis is None else kept @ basis.T)
+    # Judged on the features themselves: a success that rounding takes back on the way is none.
+    robust = right & _right(attacked @ head.T + offset, own)
+    return FeatureAttack(attacked, right & ~robust, robust)
+
+
+def _right(logits: Tensor, own: Tensor) -> Tensor:
+    # As arg max with ties to the lowest index would have it, less the ties: an equal logit counts as lost.
+    return (logits - logits.masked_fill(own, -math.inf).amax(1, keepdim=True)).masked_fill(~own, -math.inf).amax(1) > 0
+
+
+def _per_sample(value: float | Tensor, v: Tensor, name: str) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=v.dtype, device=v.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(v)):
+        raise ValueError(f"{name} must be a number or ({len(v)},), got shape {tuple(tensor.shape)}")
+    if not bool((tensor >= 0).all()) or not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    return tensor.expand(len(v))[:, None]

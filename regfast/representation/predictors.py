@@ -1,0 +1,100 @@
+"""What predicts robustness: the cosine to v_opt, to the class mean or to w_c, the norm, the margin, the confidence."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regfast.representation.boundary import checked_head
+from regfast.representation.centers import ClassCenters
+from regfast.representation.geometry import cosine
+from regfast.representation.span import row_space
+from regfast.statistics import Interval, auc, bootstrap_interval, paired_difference
+
+Array = NDArray[Any]
+
+
+class Predictors(NamedTuple):
+    """Scores per sample, all (B,) float64: higher should mean more robust. Cosines are in the span of the head."""
+
+    v_opt: Array
+    class_mean: Array
+    weight: Array
+    norm: Array
+    margin: Array
+    confidence: Array
+
+
+class PredictorPower(NamedTuple):
+    """How well a score tells robust from fooled: AUC, and how much more (or less) than v_opt's cosine."""
+
+    auc: Interval
+    over_v_opt: Interval
+
+
+def predictor_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    centers: ClassCenters | Tensor,
+    means: Tensor,
+) -> Predictors:
+    """Scores of every predictor for each sample.
+
+    Args:
+        features: (B, d), weight: (K, d), bias: (K,) or None, labels: (B,) int64.
+        centers: `ClassCenters` or points (K, d). means: class means (K, d), from the training split to be fair.
+
+    Raises:
+        ValueError: shapes that do not fit. IndexError: a label out of range.
+    """
+    v, head, offset = checked_head(features, weight, bias, labels)
+    points = centers.points if isinstance(centers, ClassCenters) else centers
+    for name, rows in (("centers", points), ("means", means)):
+        if rows.shape != weight.shape:
+            raise ValueError(f"{name} must be {tuple(weight.shape)} as weight is, got {tuple(rows.shape)}")
+    span = row_space(weight).to(v).T
+    inside = v @ span
+
+    def toward(rows: Tensor) -> Array:
+        rows = rows.to(v)
+        return cosine(inside, ((rows - rows.mean(dim=0)) @ span)[labels]).cpu().numpy()
+
+    logits = v @ head.T + offset
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return Predictors(
+        v_opt=cosine(inside, (points.to(v) @ span)[labels]).cpu().numpy(),
+        class_mean=toward(means),
+        weight=toward(head),
+        norm=v.norm(dim=1).cpu().numpy(),
+        margin=(own[:, 0] - others).cpu().numpy(),
+        confidence=torch.softmax(logits, 1).amax(1).cpu().numpy(),
+    )
+
+
+def predictor_power(
+    scores: Predictors, robust: Array | Tensor, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> dict[str, PredictorPower]:
+    """AUC of each score for telling robust samples from fooled ones, with bootstrap intervals, paired against v_opt's.
+
+    Args:
+        scores: of the correctly classified samples only. robust: (B,) bool, whether the attack failed on each.
+        confidence, resamples, seed: as in `regfast.statistics.bootstrap_interval`.
+
+    An AUC of 1/2 is no information; it is NaN where every sample is robust or none is.
+    """
+    survived = np.asarray(robust.cpu() if isinstance(robust, Tensor) else robust, dtype=np.float64)
+    rows = {name: np.stack([score, survived], axis=1) for name, score in scores._asdict().items()}
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    return {
+        name: PredictorPower(
+            bootstrap_interval(values, auc, **options), paired_difference(values, rows["v_opt"], auc, **options)
+        )
+        for name, values in rows.items()
+    }

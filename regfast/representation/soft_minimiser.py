@@ -1,0 +1,129 @@
+"""Where a soft label's cross-entropy is least: the free minimiser in closed form, and with ridge by Newton's method."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from regfast.representation.span import centred, check_weight, row_space
+
+# Hessian entries held at once: bounds a chunk of rows to some 128 MB.
+_CHUNK = 1 << 24
+
+
+def smoothed_targets(num_classes: int, smoothing: float, labels: Tensor | None = None) -> Tensor:
+    """Rows (n, K) float64 of (1 - α) e_c + α/K for ``labels`` (n,), default every class once; α in [0, 1]."""
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must lie in [0, 1], got {smoothing!r}")
+    rows = torch.eye(num_classes, dtype=torch.float64)
+    rows = rows if labels is None else rows[labels]
+    return (1 - smoothing) * rows + smoothing / num_classes
+
+
+def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+    """Minimiser C⁺ centre(log q - b) of the cross-entropy to q, with C the centred weights; there the softmax equals q.
+
+    Args:
+        weight: (K, d) with centred rank K - 1 (so d >= K - 1); bias: (K,) or None.
+        target: (n, K) probabilities, all > 0: a hard label has no finite minimiser.
+
+    Returns:
+        (n, d) float64, in the row space of C: the shortest of the minimisers.
+
+    Raises:
+        ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimiser` then), a probability of 0.
+    """
+    _check_target(weight, bias, target)
+    rank = len(row_space(weight))
+    if rank < len(weight) - 1:
+        raise ValueError(f"the centred weight has rank {rank}, below K - 1 = {len(weight) - 1}: use soft_minimiser")
+    q = target.to(weight.device, torch.float64)
+    if not bool((q > 0).all()):
+        raise ValueError("target must be positive everywhere: a probability of 0 puts the minimiser at infinity")
+    shifted = q.log() if bias is None else q.log() - bias.detach().double()
+    # Cut where row_space cuts: the rounding left in the direction common to all classes must not be inverted.
+    cut = max(weight.shape) * torch.finfo(torch.float64).eps
+    return shifted @ torch.linalg.pinv(centred(weight), rtol=cut).T
+
+
+def soft_minimiser(
+    weight: Tensor, bias: Tensor | None, target: Tensor, *, ridge: float = 0.0, max_iterations: int = 200
+) -> Tensor:
+    """Minimiser of lse(Wv + b) - qᵀ(Wv + b) + ridge/2·‖v‖² for every row q, by damped Newton in the row space.
+
+    Args:
+        weight: (K, d), bias: (K,) or None.
+        target: (n, K) probabilities.
+        ridge: >= 0; above 0 unless every probability is positive.
+        max_iterations: a RuntimeWarning says when the gradient did not reach 1e-9 of max(1, the largest weight norm).
+
+    Returns:
+        (n, d) float64, the shortest minimiser of each row.
+
+    Raises:
+        ValueError: shapes that do not fit, rows that are no probabilities, ridge < 0, or 0 with a probability of 0.
+    """
+    _check_target(weight, bias, target)
+    if not (ridge >= 0 and math.isfinite(ridge)):
+        raise ValueError(f"ridge must be at least 0 and finite, got {ridge!r}")
+    q = target.to(weight.device, torch.float64)
+    if ridge == 0 and not bool((q > 0).all()):
+        raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimiser")
+    basis = row_space(weight)
+    rows = centred(weight) @ basis.T
+    offset = torch.zeros(len(rows)).to(rows) if bias is None else bias.detach().to(rows)
+    step = max(1, _CHUNK // max(1, basis.shape[0] * len(rows)))
+    return torch.cat([_newton(rows, offset, part, ridge, max_iterations) for part in q.split(step)]) @ basis
+
+
+def _newton(rows: Tensor, bias: Tensor, q: Tensor, ridge: float, limit: int) -> Tensor:
+    def loss(v: Tensor) -> Tensor:
+        z = v @ rows.T + bias
+        return torch.logsumexp(z, 1) - (q * z).sum(1) + ridge / 2 * (v * v).sum(1)
+
+    v = torch.zeros(len(q), rows.shape[1]).to(rows)
+    identity = torch.eye(rows.shape[1]).to(rows)
+    scale = max(1.0, float(rows.norm(dim=1).max()))
+    value = loss(v)
+    for _ in range(limit):
+        logits = v @ rows.T + bias
+        # The loss is a difference of logits: it is known no better than they are.
+        rounding = 4e-15 * (1 + logits.abs().amax(1))
+        p = torch.softmax(logits, 1)
+        slope = (p - q) @ rows + ridge * v
+        center = p @ rows
+        hessian = rows.T @ (p[:, :, None] * rows) - center[:, :, None] * center[:, None, :] + ridge * identity
+        # A floor far below the curvature that matters keeps a saturated softmax solvable.
+        floor = 1e-14 * hessian.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-280)
+        move = -torch.linalg.solve(hessian + floor[:, None, None] * identity, slope)
+        size = torch.ones(len(q), 1).to(rows)
+        descent = (slope * move).sum(1)
+        if float(-descent.min()) <= 1e-16:
+            # Convergence is quadratic here: one full step more is as good as rounding allows.
+            v = v + move
+            break
+        for _ in range(60):
+            tried = loss(v + size * move)
+            bad = tried > value + 1e-4 * size[:, 0] * descent + rounding
+            if not bool(bad.any()):
+                break
+            size = torch.where(bad[:, None], size / 2, size)
+        v, value = v + size * move, tried
+    worst = float(((torch.softmax(v @ rows.T + bias, 1) - q) @ rows + ridge * v).norm(dim=1).max())
+    if worst > 1e-9 * scale:
+        warnings.warn(
+            f"soft minimiser: gradient {worst:.3g} left after {limit} Newton steps", RuntimeWarning, stacklevel=3
+        )
+    return v
+
+
+def _check_target(weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
+    check_weight(weight, bias)
+    if target.ndim != 2 or target.shape[1] != len(weight):
+        raise ValueError(f"target must be (n, {len(weight)}) probabilities, got shape {tuple(target.shape)}")
+    total = target.double().sum(1)
+    if not bool((target >= 0).all()) or not bool(((total - 1).abs() < 1e-4).all()):
+        raise ValueError("target must hold probabilities: at least 0, and rows that sum to 1")

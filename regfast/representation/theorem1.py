@@ -1,0 +1,87 @@
+"""Theorem 1 on a given head: how the optimal feature's length changes with label smoothing, and what always holds.
+
+With b = 0 and equal weight norms the optimal feature under a soft label is shorter than under a harder one. In norm
+that can fail (large biases); its component along w_c - mean(w) never grows with smoothing, whatever the head:
+docs/mathematics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regfast.representation.soft_minimiser import smoothed_targets, soft_minimiser
+from regfast.representation.span import centred
+
+
+class Theorem1(NamedTuple):
+    """Minimisers over smoothing: row s for smoothing[s], column c for class c."""
+
+    smoothing: Tensor  # (S,) float64, rising
+    norm: Tensor  # (S, K) ‖v*‖
+    projection: Tensor  # (S, K) ⟨v*, w_c - mean w⟩
+
+    def norm_rises(self, tolerance: float = 1e-9) -> Tensor:
+        """(S - 1, K) bool: where the norm grows from one smoothing to the next, so that the theorem fails in norm."""
+        return _rises(self.norm, tolerance)
+
+    def projection_rises(self, tolerance: float = 1e-9) -> Tensor:
+        """(S - 1, K) bool: where the projection grows. Never, up to the solver's accuracy."""
+        return _rises(self.projection, tolerance)
+
+
+def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *, ridge: float) -> Theorem1:
+    """Norm and projection of the minimiser of smoothed cross-entropy + ridge/2·‖v‖², for every class and smoothing.
+
+    Args:
+        weight: (K, d), bias: (K,) or None.
+        smoothing: rising values in [0, 1].
+        ridge: > 0 where smoothing holds 0; makes the hard label's minimiser finite. 1e-3 or less changes little.
+
+    Raises:
+        ValueError: smoothing that is empty or does not rise, and what `soft_minimiser` rejects.
+    """
+    levels = [float(level) for level in smoothing]
+    if not levels or any(after <= before for before, after in pairwise(levels)):
+        raise ValueError(f"smoothing must hold rising values, got {levels}")
+    num_classes = len(weight)
+    targets = torch.cat([smoothed_targets(num_classes, level) for level in levels])
+    points = soft_minimiser(weight, bias, targets, ridge=ridge).view(len(levels), num_classes, -1)
+    return Theorem1(
+        torch.tensor(levels, dtype=torch.float64), points.norm(dim=2), (points * centred(weight)).sum(dim=2)
+    )
+
+
+def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, ridge: float = 0.0) -> float:
+    """Closed form of ‖v*‖ for a simplex ETF of weight norm ω with b = 0.
+
+    Without ridge (K-1)/(Kω)·log(1 + K(1-α)/α), infinite at α = 0; with ridge λ the root s of ωK/(K-1)·(q_c - p_c(s)) =
+    λs, where p_c(s) = 1/(1 + (K-1)·exp(-ωsK/(K-1))), by bisection to the last bit.
+
+    Raises:
+        ValueError: K < 2, ω <= 0, smoothing outside [0, 1], ridge < 0.
+    """
+    if num_classes < 2 or not weight_norm > 0 or not 0 <= smoothing <= 1 or not ridge >= 0:
+        raise ValueError(
+            "needs num_classes >= 2, weight_norm > 0, smoothing in [0, 1] and ridge >= 0, "
+            f"got {num_classes}, {weight_norm}, {smoothing}, {ridge}"
+        )
+    rate = weight_norm * num_classes / (num_classes - 1)
+    free = math.inf if smoothing == 0 else math.log1p(num_classes * (1 - smoothing) / smoothing) / rate
+    if ridge == 0:
+        return free
+    true = 1 - smoothing + smoothing / num_classes
+    low, high = 0.0, min(free, rate * true / ridge)
+    while low < (middle := (low + high) / 2) < high:
+        share = 1 / (1 + (num_classes - 1) * math.exp(-rate * middle))
+        low, high = (middle, high) if rate * (true - share) > ridge * middle else (low, middle)
+    return high
+
+
+def _rises(values: Tensor, tolerance: float) -> Tensor:
+    return values[1:] > values[:-1] + tolerance * values[:-1].abs().clamp(min=1)
