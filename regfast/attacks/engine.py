@@ -188,8 +188,8 @@ class Engine:
             objective = attack.objective(lanes, self.state, logits.detach().float())
             if attack.asks == "jacobian":
                 gradients = logits.shape[1]
-                rows = [torch.autograd.grad(logits[:, k].sum(), point, retain_graph=True)[0] for k in range(gradients)]
-                slope = torch.stack(rows, 1)
+                ones = torch.eye(gradients, dtype=logits.dtype, device=logits.device).unsqueeze(1).expand(-1, len(lanes), -1)
+                slope = torch.stack([torch.autograd.grad(logits, point, one, retain_graph=True)[0] for one in ones], 1)
             else:
                 (slope,) = torch.autograd.grad(logits, point, objective.gradient.to(logits.dtype))
             gradient = gradient + slope if gradient.numel() else slope

@@ -50,11 +50,11 @@ def malt(candidates: Tensor, count: int, norm: Norm, model: Model, images: Tenso
     point = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(point)
-    of = logits.gather(1, labels.unsqueeze(1))
-    gaps = logits.gather(1, candidates) - of
+        gaps = logits.gather(1, candidates) - logits.gather(1, labels.unsqueeze(1))
+        columns = gaps.sum(0).unbind()
     score = torch.empty_like(gaps, dtype=torch.float32)
     for place in range(candidates.shape[1]):
-        (slope,) = torch.autograd.grad(gaps[:, place].sum(), point, retain_graph=True)
+        (slope,) = torch.autograd.grad(columns[place], point, retain_graph=True)
         score[:, place] = gaps[:, place].detach().float() / (norm.dual(slope) + 1e-12)
     best = score.argsort(dim=1, descending=True, stable=True)[:, :count]
     return Plan(candidates.gather(1, best), gradients=candidates.shape[1], queries=1)
