@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from regfast.ops.dispatch import find
@@ -18,8 +19,8 @@ class FeatureStats(NamedTuple):
     """`‖v‖ / sqrt(d)`."""
     cosine: Tensor
     """To the center of the label; 0 where a norm is 0, NaN where the label is ignored."""
-    cosine_predicted: Tensor | None
-    """To the center of the predicted class; None without predictions."""
+    cosine_predicted: Tensor
+    """To the center of the predicted class; NaN without predictions."""
 
 
 def feature_stats(
@@ -41,4 +42,6 @@ def feature_stats(
         IndexError: labels or predictions out of range, on CPU in eager mode; elsewhere those cosines are NaN.
     """
     run = find("feature_stats", "feature_stats", features)
-    return run(features, centers, labels, predictions, ignore_index=ignore_index)  # type: ignore[no-any-return]
+    stats: FeatureStats = run(features, centers, labels, predictions, ignore_index=ignore_index)
+    # Backends leave it at None: there was nothing to compute.
+    return stats._replace(cosine_predicted=torch.full_like(stats.rms, torch.nan)) if predictions is None else stats

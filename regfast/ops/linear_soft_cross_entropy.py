@@ -40,7 +40,7 @@ def linear_soft_cross_entropy(
     """
     constants = (dense, weight, smoothing, sample_weight)
     run = find("linear_soft_cross_entropy", "linear_soft_cross_entropy", features, constants)
-    return run(  # type: ignore[no-any-return]
+    return run(
         features,
         linear_weight,
         linear_bias,

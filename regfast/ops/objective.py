@@ -68,4 +68,4 @@ def objective(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None 
     if kind.endswith("-targeted") and targets is None:
         raise ValueError(f"{kind!r} needs targets, got None")
     run = find("objective", "objective", logits)
-    return run(logits, labels, kind, targets)  # type: ignore[no-any-return]
+    return run(logits, labels, kind, targets)

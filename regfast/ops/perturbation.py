@@ -66,9 +66,7 @@ def perturb_step(
     """
     _check_norm(norm)
     run = find("perturbation", "perturb_step", point)
-    return run(  # type: ignore[no-any-return]
-        point, gradient, clean, eps, step, norm, previous, momentum, sparsity=sparsity, lower=lower, upper=upper
-    )
+    return run(point, gradient, clean, eps, step, norm, previous, momentum, sparsity=sparsity, lower=lower, upper=upper)
 
 
 def random_start(
@@ -108,9 +106,7 @@ def random_start(
     if start not in ("sphere", "ball"):
         raise ValueError(f"start must be 'sphere' or 'ball', got {start!r}")
     run = find("perturbation", "random_start", clean)
-    return run(  # type: ignore[no-any-return]
-        clean, eps, norm, seed, sample, stage, restart, step, start=start, lower=lower, upper=upper
-    )
+    return run(clean, eps, norm, seed, sample, stage, restart, step, start=start, lower=lower, upper=upper)
 
 
 def l1_box_projection(
@@ -129,7 +125,7 @@ def l1_box_projection(
         upper: the box's upper edge.
     """
     run = find("perturbation", "l1_box_projection", clean)
-    return run(clean, delta, eps, lower=lower, upper=upper)  # type: ignore[no-any-return]
+    return run(clean, delta, eps, lower=lower, upper=upper)
 
 
 def _check_norm(norm: str) -> None:

@@ -33,7 +33,7 @@ def uniform(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: 
         ValueError, TypeError: for arguments out of these ranges or types.
     """
     restart, step = _checked(seed, sample, stage, restart, step, count)
-    return find("philox", "uniform", sample)(seed, sample, stage, restart, step, count)  # type: ignore[no-any-return]
+    return find("philox", "uniform", sample)(seed, sample, stage, restart, step, count)
 
 
 def normal(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: int | Tensor, count: int) -> Tensor:
@@ -45,7 +45,7 @@ def normal(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: i
         (S, count) float32.
     """
     restart, step = _checked(seed, sample, stage, restart, step, count)
-    return find("philox", "normal", sample)(seed, sample, stage, restart, step, count)  # type: ignore[no-any-return]
+    return find("philox", "normal", sample)(seed, sample, stage, restart, step, count)
 
 
 def _checked(

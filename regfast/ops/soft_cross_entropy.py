@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from regfast.ops.dispatch import find
@@ -21,7 +22,7 @@ Backward = Literal["auto", "store", "recompute"]
 class SampleStats(NamedTuple):
     """Per-sample statistics: (B,) float32 (float64 for float64 logits), `prediction` int64.
 
-    Constants for autograd, but for the last three on request. The last three are None without features, the last two
+    Constants for autograd, but for the last three on request. The last three are NaN without features, the last two
     without centers.
     """
 
@@ -38,11 +39,11 @@ class SampleStats(NamedTuple):
     margin: Tensor
     """`z_true - max_{j≠true} z_j`; inf for K = 1, NaN where ignored. The true class of a mixed target is `second`
     where λ < 1/2, else `first`; of a dense one its largest entry, the lowest index on a tie."""
-    rms: Tensor | None
+    rms: Tensor
     """`‖v‖ / sqrt(d)`."""
-    cosine: Tensor | None
+    cosine: Tensor
     """Of the feature to the center of the true class; 0 where a norm is 0, NaN where ignored."""
-    cosine_predicted: Tensor | None
+    cosine_predicted: Tensor
     """Of the feature to the center of the predicted class; 0 where a norm is 0."""
 
 
@@ -95,7 +96,7 @@ def soft_cross_entropy(
     A term with `q_c = 0` contributes 0 even where `z_c = -inf`.
     """
     run = find("soft_cross_entropy", "soft_cross_entropy", logits, (dense, weight, smoothing, sample_weight))
-    return run(  # type: ignore[no-any-return]
+    return run(
         logits,
         first,
         second,
@@ -137,9 +138,11 @@ def soft_cross_entropy_stats(
         features: (B, d) floating, any dtype and strides; None leaves out rms and cosines.
         centers: (K, d) floating, constants; None leaves out the cosines.
         feature_grad: rms, cosine and cosine_predicted carry gradients to `features` (see `feature_stats`).
+
+    Backends leave what they were not given the inputs for (rms, cosines) at None; NaN is put in its place here.
     """
     run = find("soft_cross_entropy", "soft_cross_entropy_stats", logits, (dense, weight, smoothing, sample_weight))
-    return run(  # type: ignore[no-any-return]
+    loss, stats = run(
         logits,
         first,
         second,
@@ -157,3 +160,8 @@ def soft_cross_entropy_stats(
         backward=backward,
         feature_grad=feature_grad,
     )
+    if features is None or centers is None:
+        nothing = torch.full_like(stats.confidence, torch.nan)
+        rms = nothing if features is None else stats.rms
+        stats = stats._replace(rms=rms, cosine=nothing, cosine_predicted=nothing)
+    return loss, stats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ def feature_stats(
 ) -> FeatureStats:
     """See `regfast.ops.feature_stats`."""
     judged = known(labels, len(centers), "labels", ignore_index) & (labels != ignore_index)
-    rms, cosine, cosine_predicted = geometry(features, centers, torch.where(judged, labels, 0), judged, None)
-    assert cosine is not None
+    rms, cosine, _ = geometry(features, centers, torch.where(judged, labels, 0), judged, None)
+    cosine_predicted: Any = None
     if predictions is not None:
         valid = known(predictions, len(centers), "predictions")
         cosine_predicted = geometry(features, centers, torch.where(valid, predictions, 0), valid, None)[1]
@@ -24,21 +26,16 @@ def feature_stats(
 
 def geometry(
     features: Tensor, centers: Tensor | None, labels: Tensor, judged: Tensor, predictions: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """rms, cosine to centers[labels] (NaN where not `judged`), cosine to centers[predictions]."""
+) -> tuple[Tensor, Any, Any]:
+    """rms, cosine to centers[labels] (NaN where not `judged`), to centers[predictions]; None for want of input."""
     v = wide(features)
-    norm = _norm(v)
+    norm = torch.linalg.vector_norm(v, dim=1)  # its gradient at 0 is 0
     rms = norm / v.shape[1] ** 0.5
     if centers is None:
         return rms, None, None
     centers = centers.detach().to(v.dtype)
     cosine = torch.where(judged, _cosine(v, norm, centers[labels]), torch.nan)
     return rms, cosine, None if predictions is None else _cosine(v, norm, centers[predictions])
-
-
-def _norm(v: Tensor) -> Tensor:
-    """Norm of every row, with gradient 0 at 0."""
-    return torch.linalg.vector_norm(v, dim=1)
 
 
 def _cosine(v: Tensor, norm: Tensor, c: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def objective(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None 
     z = wide(logits.detach())
     valid = known(labels, z.shape[1], "labels")
     label = torch.where(valid, labels, 0)
-    name, _, targeted = kind.partition("-targeted")
+    name = kind.removesuffix("-targeted")
     targeted = kind != name
     if targeted:
         assert targets is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,7 +74,8 @@ def soft_cross_entropy_stats(
         rest = rows.shifted.scatter(1, rows.true.unsqueeze(1), -torch.inf).amax(1)
         margin = torch.where(rows.judged, pick(rows.shifted, rows.true) - rest, torch.nan)
         entropy = rows.log_sum - product(p, rows.shifted).sum(1)
-    rms = cosine = cosine_predicted = None
+    rms: Any = None
+    cosine = cosine_predicted = rms
     if features is not None:
         with torch.set_grad_enabled(feature_grad and torch.is_grad_enabled()):
             rms, cosine, cosine_predicted = geometry(features, centers, rows.true, rows.judged, prediction)
