@@ -54,7 +54,9 @@ def run(arguments: list[str] | None = None) -> int:
 def _raised_by_regfast(error: BaseException) -> bool:
     """Whether it is an answer to the user's input: raised by our own code, not by a library that we called wrongly."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].startswith("regfast.")
+    if not frames or (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("regfast")):
+        return False
+    return frames[-1].startswith("regfast.")
 
 
 def _complain(message: str, status: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def train(
     given = {"smoothing": smoothing, "alpha": alpha}
     rule = Regularizer(regularizer, **{name: value for name, value in given.items() if value is not None})
     suited = sized("full", dataset)
-    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
     splits = load_splits(dataset, data_root, download=download)
     network = load_model(

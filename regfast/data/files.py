@@ -3,6 +3,7 @@
 Nothing is downloaded unless asked for. What is missing or damaged is named, with the place that was searched.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,23 +27,24 @@ def npz(path: Path) -> ImageArray:
     if not path.is_file():
         raise FileNotFoundError(f"npz: no file {path}; pass one with arrays `images` and `labels` as the data root")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"images", "labels"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"npz: {path} has no array {', '.join(sorted(missing))}; it has {arrays.files}")
-            images, labels = arrays["images"], arrays["labels"]
-            classes = arrays["classes"].astype(str).tolist() if "classes" in arrays.files else None
-    except (BadZipFile, OSError, EOFError, KeyError) as error:
+        with np.load(path, allow_pickle=False) as stored:
+            names = stored.files
+            arrays = {name: stored[name] for name in ("images", "labels", "classes") if name in names}
+    except (BadZipFile, OSError, EOFError, KeyError, ValueError, TypeError, zlib.error) as error:
         raise ValueError(f"npz: {path} is damaged: {error}") from error
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if missing:
+        raise ValueError(f"npz: {path} has no array {' and '.join(missing)}; it has {', '.join(names) or 'none'}")
+    images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise TypeError(f"npz: images in {path} must be uint8 (N, H, W, C), got {images.dtype} {images.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"npz: labels in {path} must be integers, got {labels.dtype}")
     if not len(labels):
         raise ValueError(f"npz: {path} holds no images")
-    names = classes or [str(label) for label in range(int(labels.max()) + 1)]
+    classes = arrays.get("classes", np.arange(int(labels.max()) + 1)).astype(str).tolist()
     pixels = torch.from_numpy(images[..., None] if images.ndim == 3 else images)
-    return ImageArray(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), names, f"npz: {path}")
+    return ImageArray(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), classes, f"npz: {path}")
 
 
 def npz_splits(root: Path) -> Splits:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -124,16 +124,17 @@ def _timm_network(name: str, num_classes: int | None, weights: str | None, in_ch
 
     try:
         import timm
+        from timm.data.config import resolve_model_data_config
     except ImportError as error:
         raise ImportError("timm is needed for this: pip install 'regfast[vision]'") from error
     if not timm.is_model(name):
         raise ValueError(f"timm has no model called {name!r}{_nearest(name, timm.list_models())}")
     tagged = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
-    options = {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
         options["in_chans"] = in_channels
     module = timm.create_model(tagged, pretrained=weights is not None, **options)
-    data = timm.data.resolve_model_data_config(module)
+    data = resolve_model_data_config(module)
     shape = data["input_size"]
     preprocess = Preprocess(int(shape[-1] / data["crop_pct"]), shape[-1], data["interpolation"])
     return _Network(module, data["mean"], data["std"], (shape[0], shape[1], shape[2]), preprocess)

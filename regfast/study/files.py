@@ -54,7 +54,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write `.npz` under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # its stub forgets that names are free
     temporary.replace(path)
 
 

@@ -144,8 +144,9 @@ def _backend() -> str:
 
 
 def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    ours = {key: value for key, value in stored.items() if key not in ("command", "environment")}
-    different = differences(ours, wanted)
+    aside = ("command", "environment", "epochs")  # epochs: a copy of recipe.epochs, for readers
+    ours, theirs = ({k: v for k, v in side.items() if k not in aside} for side in (stored, wanted))
+    different = differences(ours, theirs)
     if different:
         raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
 

@@ -19,7 +19,7 @@ def _break(tensors, path):
 
 
 def test_missing_and_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.pt"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         read_checkpoint(tmp_path / "none.pt")
     for name in ("a.safetensors", "a.pt"):
         (tmp_path / name).write_bytes(b"not a checkpoint at all")

@@ -70,7 +70,7 @@ def test_mismatches_are_named(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="did you mean.*resnet20"):
+    with pytest.raises(ValueError, match=r"did you mean.*resnet20"):
         load_model("resnet21")
     with pytest.raises(ValueError, match="num_classes"):
         load_model("resnet20", num_classes=1)
@@ -119,7 +119,7 @@ class TestTorchvision:
         )
 
     def test_errors(self):
-        with pytest.raises(ValueError, match="did you mean resnet50"):
+        with pytest.raises(ValueError, match=r"did you mean resnet50"):
             load_model("torchvision:resnet5O")
         with pytest.raises(ValueError, match="IMAGENET1K_V2"):
             load_model("torchvision:resnet50", weights="IMAGENET")
