@@ -23,7 +23,7 @@ from regfast.ops.triton.soft_cross_entropy_kernels import (
     two_pass_kernel,
 )
 
-__all__ = ["rows_eager", "soft_cross_entropy", "soft_cross_entropy_stats"]
+__all__ = ["number", "rescale", "rows_eager", "share_sum", "soft_cross_entropy", "soft_cross_entropy_stats"]
 
 
 def soft_cross_entropy(
@@ -103,14 +103,14 @@ def _run(
     compiling = torch.compiler.is_compiling()
     logits = rows_of(logits)
     dense = None if dense is None else rows_of(dense)
-    weight, weight_value = _number(weight, logits.device)
-    smoothing, smoothing_value = _number(smoothing, logits.device)
+    weight, weight_value = number(weight, logits.device)
+    smoothing, smoothing_value = number(smoothing, logits.device)
     first, second = _contiguous(first), _contiguous(second)
     class_weight, sample_weight = _contiguous(class_weight), _contiguous(sample_weight)
     denominator = None
     if reduction == "mean" and (sample_weight is not None or (index_target and class_weight is not None)):
         weights = class_weight if index_target else None
-        denominator = _denominator(first, weights, sample_weight, ignore_index, *logits.shape)
+        denominator = share_sum(first, weights, sample_weight, ignore_index, *logits.shape)
     needs_grad = torch.is_grad_enabled() and logits.requires_grad
     store = needs_grad and reduction != "none" and (backward == "store" or (backward == "auto" and not compiling))
     features = None if features is None else rows_of(features)
@@ -191,7 +191,7 @@ class _RowLoss(torch.autograd.Function):
                 if ctx.spent:
                     raise RuntimeError('the first backward used up the stored gradient; ask for backward="recompute"')
                 ctx.spent = True
-                grad = _rescale(stored, grad_output, count)
+                grad = rescale(stored, grad_output, count)
             else:
                 run = _rows_op if torch.compiler.is_compiling() else rows_eager
                 grad = run(
@@ -204,7 +204,7 @@ class _RowLoss(torch.autograd.Function):
         return grad, None, grad_features, *(None,) * 15
 
 
-def _rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
+def rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
     """The gradient that the forward pass left, times what only the backward pass knows."""
     if torch.compiler.is_compiling():
         scale = grad_output if count is None else grad_output * (grad.shape[0] / count)
@@ -314,7 +314,7 @@ def _(logits, *rest):  # type: ignore[no-untyped-def]
     return _outputs(logits, features, centers, reduction, want_grad, want_stats)
 
 
-def _denominator(
+def share_sum(
     first: Tensor | None,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
@@ -341,7 +341,7 @@ def _denominator(
     return denominator
 
 
-def _number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, float]:
+def number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, float]:
     """A run-time number as the kernel takes it: a tensor on its device, or a Python number."""
     if not isinstance(value, Tensor):
         return None, float(value)

@@ -1,0 +1,153 @@
+"""Linear layer and soft cross-entropy on a GPU, over chunks of rows.
+
+A chunk's logits come from one matrix product, the row kernel puts the gradient in their place, and two more products bring it to
+features and weight: three products a chunk, as without chunking, and one buffer of `_LOGITS` elements instead of (B, K).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regfast.ops.triton.launch import check_dtype
+from regfast.ops.triton.soft_cross_entropy import number, rescale, rows_eager, share_sum
+
+__all__ = ["linear_soft_cross_entropy"]
+
+_LOGITS = 1 << 25  # held at a time
+_LEAST_ROWS = 128  # a chunk, so that the products stay efficient
+
+
+def linear_soft_cross_entropy(
+    features: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None = None,
+    first: Tensor | None = None,
+    second: Tensor | None = None,
+    weight: float | Tensor = 1.0,
+    dense: Tensor | None = None,
+    *,
+    smoothing: float | Tensor = 0.0,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    index_target: bool = False,
+) -> Tensor:
+    """See `regfast.ops.linear_soft_cross_entropy`."""
+    check_dtype("features", features)
+    first, second, class_weight, sample_weight = (
+        None if t is None else t.contiguous() for t in (first, second, class_weight, sample_weight)
+    )
+    weight, weight_value = number(weight, features.device)
+    smoothing, smoothing_value = number(smoothing, features.device)
+    batch = len(features)
+    denominator = None
+    if reduction == "mean" and (first is not None or sample_weight is not None):
+        weights = class_weight if index_target else None
+        denominator = share_sum(first, weights, sample_weight, ignore_index, batch, len(linear_weight))
+    scale = 1.0 / batch if reduction == "mean" and denominator is None and batch else 1.0
+    loss = _LinearLoss.apply(
+        features, linear_weight, linear_bias, first, second, weight, dense, smoothing, class_weight, sample_weight,
+        denominator, weight_value, smoothing_value, ignore_index, scale, reduction, torch.is_grad_enabled(),
+    )  # fmt: skip
+    return loss / 0.0 if reduction == "mean" and batch == 0 else loss
+
+
+class _LinearLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, weight_value, smoothing_value, ignore_index, scale, reduction, grad_enabled = arguments
+        store = [grad_enabled and reduction != "none" and t is not None and t.requires_grad for t in tensors[:3]]
+        numbers = (weight_value, smoothing_value, ignore_index, scale)
+        run = _chunks_op if torch.compiler.is_compiling() else _chunks
+        loss, *grads = run(*tensors, *numbers, None, reduction, *store)
+        ctx.numbers, ctx.stored, ctx.spent = numbers, reduction != "none", False
+        ctx.save_for_backward(*(grads if ctx.stored else tensors))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:3]
+        if ctx.stored:
+            if ctx.spent:
+                raise RuntimeError("the first backward used up the stored gradients; call the loss again")
+            ctx.spent = True
+            grads = [rescale(g, grad_output, None) if want else None for g, want in zip(ctx.saved_tensors, wanted, strict=True)]
+        else:
+            run = _chunks_op if torch.compiler.is_compiling() else _chunks
+            found = run(*ctx.saved_tensors, *ctx.numbers, grad_output.contiguous(), "", *wanted)[1:]
+            grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
+        return *grads, *(None,) * 14
+
+
+def _chunks(
+    features: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    first: Tensor | None,
+    second: Tensor | None,
+    weight: Tensor | None,
+    dense: Tensor | None,
+    smoothing: Tensor | None,
+    class_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    denominator: Tensor | None,
+    weight_value: float,
+    smoothing_value: float,
+    ignore_index: int,
+    scale: float,
+    grad_output: Tensor | None,
+    reduction: str,
+    want_features: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss (reduced) and the gradients that are wanted, empty otherwise; no loss with a `grad_output` (B,)."""
+    batch, classes = len(features), len(linear_weight)
+    want_grad = want_features or want_weight or want_bias
+    loss = features.new_empty(batch, dtype=torch.float32) if reduction == "none" else features.new_zeros((), dtype=torch.float32)
+    grad_features = torch.empty_like(features) if want_features else features.new_empty(0)
+    # Summed over chunks in float32, whatever the dtype of the weight.
+    grad_weight = torch.zeros(linear_weight.shape if want_weight else 0, dtype=torch.float32, device=features.device)
+    grad_bias = torch.zeros(classes if want_bias else 0, dtype=torch.float32, device=features.device)
+    step = max(_LEAST_ROWS, _LOGITS // max(classes, 1))
+    for begin in range(0, batch, step):
+        part = slice(begin, begin + step)
+        x = features[part]
+        logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
+        mix = weight[part] if weight is not None and weight.dim() else weight
+        y1, y2, q, sample, rows = (None if t is None else t[part] for t in (first, second, dense, sample_weight, grad_output))
+        losses, total, _, grad, _, _ = rows_eager(
+            logits, y1, y2, mix, q, smoothing, class_weight, sample, weight_value, smoothing_value, ignore_index,
+            rows, denominator, None, None, scale,
+            "sum" if reduction == "mean" else reduction, False, want_grad, False, want_grad,
+        )  # fmt: skip
+        if reduction == "none":
+            loss[part] = losses
+        elif reduction:
+            loss += total
+        if want_features:
+            torch.mm(grad, linear_weight, out=grad_features[part])
+        if want_weight:
+            grad_weight += grad.t() @ x
+        if want_bias:
+            grad_bias += grad.sum(0, dtype=torch.float32)
+    return loss, grad_features, grad_weight.to(linear_weight.dtype), grad_bias.to(linear_weight.dtype)
+
+
+_chunks_op = torch.library.custom_op("regfast_triton::linear", _chunks, mutates_args=())
+
+
+@_chunks_op.register_fake
+def _(features, linear_weight, linear_bias, *rest):  # type: ignore[no-untyped-def]
+    reduction, want_features, want_weight, want_bias = rest[-4:]
+    return (
+        features.new_empty(features.shape[0] if reduction == "none" else (), dtype=torch.float32),
+        features.new_empty(features.shape if want_features else 0),
+        linear_weight.new_empty(linear_weight.shape if want_weight else 0),
+        linear_weight.new_empty(linear_weight.shape[0] if want_bias else 0),
+    )
