@@ -68,7 +68,11 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
     if not launched and not (dist.is_available() and dist.is_initialized()):
         return WorkerGroup(0, 1, dist.HashStore(), device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))
+        # torchrun keeps its store over an elastic restart: without a name for each attempt, workers find the addresses
+        # of the dead ones there
+        attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=attempt, rank=rank, world_size=size)
     rank, size = dist.get_rank(), dist.get_world_size()
     host = os.environ.get("MASTER_ADDR", socket.gethostname())
     hosted = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT) if rank == 0 else None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import regfast
-from regfast.attacks.base import Attack
+from regfast.attacks.base import Runnable
 from regfast.evaluation.group import WorkerGroup, join
 from regfast.evaluation.identity import check_identity, data_fingerprint, fingerprint, model_fingerprint
 from regfast.evaluation.progress import Progress
@@ -68,7 +68,7 @@ class EvaluationResult:
 def evaluate(
     model: Callable[[Tensor], Tensor],
     dataset: Dataset,
-    attacks: Sequence[Attack],
+    attacks: Sequence[Runnable],
     *,
     out: str | Path,
     seed: int = 0,
@@ -166,7 +166,7 @@ def _work(
     dataset: Dataset,
     picked: Sequence[int],
     left: list[int],
-    groups: list[list[Attack]],
+    groups: list[list[Runnable]],
     names: list[str],
     store: ResultStore,
     settings: Settings,
@@ -199,7 +199,7 @@ def _num_classes(model: Callable[[Tensor], Tensor], shape: tuple[int, ...] | Non
     return clean_logits(model, torch.full((1, *shape), 0.5), settings.device, 1).shape[1]
 
 
-def _names(groups: Sequence[Sequence[Attack]]) -> list[str]:
+def _names(groups: Sequence[Sequence[Runnable]]) -> list[str]:
     """A name for each group: the attack's, with a number where two groups would share it under one norm."""
     names: list[str] = []
     seen: dict[tuple[str, str], int] = {}

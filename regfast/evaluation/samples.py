@@ -95,7 +95,8 @@ def load_chunk(
 def _load(dataset: Dataset, sample: int, num_classes: int | None) -> tuple[Tensor | None, int, str]:
     try:
         image, label = dataset[sample]
-        image, label = torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image), int(label)
+        image = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+        label = int(label)
     except Exception as error:  # any decoder error: the row says which, the run goes on
         return None, -1, f"unreadable: {type(error).__name__}: {error}"[:300]
     if image.dtype == torch.uint8:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, AttackResult
+from regfast.attacks.base import AttackResult, Runnable
 from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import LoadedChunk
 from regfast.evaluation.store import SCHEMA
@@ -49,18 +49,17 @@ class ChunkRows:
     evaluations: int = 0
 
 
-def group_by_eps(attacks: Sequence[Attack]) -> list[list[Attack]]:
+def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
     """Attacks that differ in eps alone, together and by rising eps; groups in the order given.
 
     Raises:
         ValueError: for an attack without eps, and for one given twice.
     """
-    groups: dict[str, list[Attack]] = {}
+    groups: dict[str, list[Runnable]] = {}
     for attack in attacks:
-        if attack.eps is None:
+        if attack.options.get("eps") is None:
             raise ValueError(f"{attack!r} has no eps: a robust accuracy is measured at one")
-        options = {k: repr(v) for k, v in vars(attack).items() if not k.startswith("_") and k != "eps"}
-        groups.setdefault(f"{type(attack).__name__} {sorted(options.items())}", []).append(attack)
+        groups.setdefault(repr(attack.at(0.0)), []).append(attack)
     for group in groups.values():
         group.sort(key=lambda attack: attack.eps or 0.0)
         for one, other in itertools.pairwise(group):
@@ -76,7 +75,7 @@ def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int)
 
 
 def attack_chunk(
-    model: Model, chunk: LoadedChunk, groups: Sequence[Sequence[Attack]], labels_of: Sequence[str], settings: Settings
+    model: Model, chunk: LoadedChunk, groups: Sequence[Sequence[Runnable]], labels_of: Sequence[str], settings: Settings
 ) -> ChunkRows:
     """Attack one chunk.
 
@@ -161,13 +160,14 @@ class _Outcome:
             self.stage[index] = stage
 
 
-def _table(chunk: LoadedChunk, usable: Tensor, attack: Attack, name: str, outcome: _Outcome | None) -> pa.Table:
+def _table(chunk: LoadedChunk, usable: Tensor, attack: Runnable, name: str, outcome: _Outcome | None) -> pa.Table:
     n = len(chunk.samples)
 
-    def spread(values: Tensor | None, missing: Any) -> list[Any]:
+    def spread(name: str, missing: Any) -> list[Any]:
         whole = [missing] * n
-        if values is not None:
-            for index, value in zip(usable.nonzero().squeeze(1).tolist(), values.tolist(), strict=True):
+        if outcome is not None:
+            values = getattr(outcome, name).tolist()
+            for index, value in zip(usable.nonzero().squeeze(1).tolist(), values, strict=True):
                 whole[index] = None if value != value else value  # NaN: not known
         return whole
 
@@ -180,17 +180,17 @@ def _table(chunk: LoadedChunk, usable: Tensor, attack: Attack, name: str, outcom
             "norm": [attack.norm.name] * n,
             "eps": [attack.eps] * n,
             "status": chunk.status,
-            "clean_prediction": spread(outcome and outcome.clean_prediction, -1),
-            "prediction": spread(outcome and outcome.prediction, -1),
-            "correct": spread(outcome and outcome.correct, False),
-            "success": spread(outcome and outcome.success, False),
-            "robust": spread(outcome and outcome.robust, False),
-            "carried": spread(outcome and outcome.carried, False),
+            "clean_prediction": spread("clean_prediction", -1),
+            "prediction": spread("prediction", -1),
+            "correct": spread("correct", False),
+            "success": spread("success", False),
+            "robust": spread("robust", False),
+            "carried": spread("carried", False),
             "stage": [next(stages) if here else "" for here in usable.tolist()],
-            "gradients": spread(outcome and outcome.gradients, 0),
-            "queries": spread(outcome and outcome.queries, 0),
-            "distance": spread(outcome and outcome.distance, None),
-            "loss": spread(outcome and outcome.loss, None),
+            "gradients": spread("gradients", 0),
+            "queries": spread("queries", 0),
+            "distance": spread("distance", None),
+            "loss": spread("loss", None),
         },
         schema=SCHEMA,
     )

@@ -1,0 +1,100 @@
+"""A small data set and a model whose output for an image does not depend on the batch around it.
+
+Run as a program (`python -m tests.evaluation.toy OUT …`) it evaluates them, alone or under torchrun, and can be told to
+die or to find the disk full after some chunks.
+"""
+
+import argparse
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from regfast.attacks import FGSM, PGD
+from regfast.evaluation import evaluate, store
+
+
+class RowwiseLinear(nn.Module):
+    """Logits by sums within each row: no matrix product whose rounding could depend on the batch."""
+
+    def __init__(self, classes=4, pixels=48):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(classes, pixels, generator=generator) * 0.5)
+
+    def forward(self, images):
+        return (images.flatten(1).unsqueeze(1) * self.weight).sum(2)
+
+
+class Toy:
+    """60 images of 3 x 4 x 4, labelled by the model, every tenth label wrong."""
+
+    def __init__(self, n=60, delay=0.0):
+        self.images = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            self.labels = RowwiseLinear()(self.images).argmax(1)
+        self.labels[::10] = (self.labels[::10] + 1) % 4
+        self.delay = delay
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        time.sleep(self.delay)
+        return self.images[index], int(self.labels[index])
+
+
+def attacks():
+    return [PGD("linf", eps, steps=5) for eps in (0.02, 0.005)] + [FGSM("l2", 0.05)]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    parser.add_argument("--chunk-size", type=int)
+    parser.add_argument("--die-after", type=int, default=-1)
+    parser.add_argument("--full-after", type=int, default=-1)
+    parser.add_argument("--only-rank", type=int, default=0)
+    parser.add_argument("--once", help="a file that marks that the worker has died before")
+    options = parser.parse_args()
+
+    rank = int(os.environ.get("RANK", "0"))
+    written, write = [], store.ResultStore.write
+
+    def write_or_fail(self, *arguments):
+        if rank == options.only_rank and not (options.once and Path(options.once).exists()):
+            if len(written) == options.die_after:
+                if options.once:
+                    Path(options.once).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if len(written) == options.full_after:
+                os.fsync = full
+        written.append(1)
+        return write(self, *arguments)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store.ResultStore.write = write_or_fail
+    # the worker that fails reads fast and the others slowly, so that it gets to its failure
+    fails = options.die_after >= 0 or options.full_after >= 0
+    delay = 0.1 if fails and rank != options.only_rank else 0.002
+    result = evaluate(
+        RowwiseLinear(),
+        Toy(delay=delay),
+        attacks(),
+        out=options.out,
+        chunk_size=options.chunk_size,
+        device="cpu",
+        progress=False,
+    )
+    if rank == 0:
+        print("robust", result.robust_accuracy("pgd", 0.02))
+
+
+if __name__ == "__main__":
+    main()
