@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regfast.statistics import bootstrap_interval, mcnemar, paired_difference, wilson_interval
+from regfast.statistics import (
+    auc,
+    bootstrap_interval,
+    mcnemar,
+    paired_difference,
+    partial_correlation,
+    ranks,
+    wilson_interval,
+)
 
 
 def test_bootstrap_of_a_mean_is_the_normal_interval():
@@ -121,3 +129,50 @@ def test_bad_input_is_named():
         mcnemar([True], [True, False])
     with pytest.raises(ValueError, match="bools"):
         mcnemar([0.5], [True])
+
+
+def test_ranks_are_scipys():
+    values = np.random.default_rng(0).integers(0, 6, (5, 40))
+    np.testing.assert_array_equal(ranks(values), stats.rankdata(values, axis=1))
+
+
+def test_auc_counts_the_pairs_in_order():
+    rng = np.random.default_rng(1)
+    score, positive = rng.integers(0, 8, 60).astype(float), rng.random(60) < 0.4
+    pairs = score[positive][:, None] - score[~positive][None]
+    expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
+    rows = np.stack([score, positive], axis=1)
+    np.testing.assert_allclose(auc(np.stack([rows, rows[::-1]])), expected)
+    assert np.isnan(auc(np.ones((1, 5, 2)))[0])
+
+
+def test_partial_correlation_is_that_of_the_residuals():
+    rng = np.random.default_rng(2)
+    given = rng.normal(size=(300, 3))
+    first, second = given @ [1, 2, 3] + rng.normal(size=300), given @ [-1, 0, 1] + rng.normal(size=300)
+
+    def left(values):
+        design = np.column_stack([np.ones(300), given])
+        return values - design @ np.linalg.lstsq(design, values)[0]
+
+    result = partial_correlation(first, second, given, rank=False, resamples=500)
+    assert result.estimate == pytest.approx(np.corrcoef(left(first), left(second))[0, 1], abs=1e-12)
+    assert result.low < 0 < result.high
+    plain = partial_correlation(first, second, rank=True, resamples=10)
+    assert plain.estimate == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+    # One given variable: the textbook formula.
+    a, b, c = np.corrcoef(first, second)[0, 1], *(np.corrcoef(x, given[:, 0])[0, 1] for x in (first, second))
+    single = partial_correlation(first, second, given[:, 0], rank=False, resamples=10)
+    assert single.estimate == pytest.approx((a - b * c) / np.sqrt((1 - b**2) * (1 - c**2)))
+
+
+def test_partial_correlation_of_what_is_fixed_is_nan():
+    values = np.random.default_rng(0).normal(size=50)
+    assert np.isnan(partial_correlation(values, np.ones(50), resamples=10).estimate)
+    assert np.isnan(partial_correlation(values, values**2, 3 * values, rank=False, resamples=10).estimate)
+    with pytest.raises(ValueError, match="finite"):
+        partial_correlation(values, np.full(50, np.nan))
+    with pytest.raises(ValueError, match="too few"):
+        partial_correlation(values[:3], values[:3])
+    with pytest.raises(ValueError, match="must be"):
+        partial_correlation(values, values[:3])

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+from closed_forms import random_head, simplex, unit
+
+from regfast.representation import etf_minimiser_norm, theorem1
+
+LEVELS = [0.0, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0]
+
+
+@pytest.mark.parametrize(("num_classes", "omega"), [(2, 1.0), (10, 1.7), (30, 0.4)])
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2])
+def test_simplex_etf_matches_its_closed_form(num_classes, omega, ridge):
+    result = theorem1(simplex(num_classes, num_classes + 3, omega), None, LEVELS, ridge=ridge)
+    expected = torch.tensor(
+        [etf_minimiser_norm(num_classes, omega, level, ridge) for level in LEVELS], dtype=torch.float64
+    )
+    torch.testing.assert_close(result.norm, expected[:, None].expand(-1, num_classes), atol=1e-11, rtol=1e-11)
+    torch.testing.assert_close(result.projection, omega * result.norm)
+    # Theorem 1: b = 0 and equal norms, so that every step toward softer labels shortens the feature.
+    assert not bool(result.norm_rises().any())
+    assert bool((result.norm[1:] < result.norm[:-1]).all())
+
+
+def test_closed_form_without_ridge():
+    free = etf_minimiser_norm(10, 1.7, 0.1)
+    assert free == pytest.approx(9 / 17 * math.log(91), rel=1e-12)
+    assert etf_minimiser_norm(10, 1.7, 0.1, 1e-12) == pytest.approx(free, rel=1e-6)
+    assert etf_minimiser_norm(10, 1.7, 0.0) == math.inf
+    assert etf_minimiser_norm(10, 1.7, 1.0) == 0
+    with pytest.raises(ValueError, match="num_classes"):
+        etf_minimiser_norm(1, 1.0, 0.1)
+
+
+def test_the_projection_never_grows_and_the_norm_sometimes_does():
+    steps, norm_fails = 0, 0
+    for seed in range(40):
+        # Large biases: where the theorem's assumption fails.
+        weight, bias = random_head(6, 8, seed=seed)
+        result = theorem1(unit(weight), bias, LEVELS, ridge=0.1)
+        assert not bool(result.projection_rises().any()), seed
+        norm_fails += int(result.norm_rises().any(dim=0).sum())
+        steps += result.norm_rises().numel()
+    assert steps == 40 * 6 * 6
+    assert norm_fails > 0
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="rising"):
+        theorem1(simplex(3), None, [0.1, 0.1], ridge=1.0)
+    with pytest.raises(ValueError, match="rising"):
+        theorem1(simplex(3), None, [], ridge=1.0)
+    with pytest.raises(ValueError, match="positive everywhere"):
+        theorem1(simplex(3), None, [0.0], ridge=0.0)
