@@ -13,6 +13,7 @@ def inverse_norms(square, center_square):
 
 @triton.jit
 def cosine_of(dot, square, center_square):
+    """Cosine from v·c, ‖v‖² and ‖c‖²; 0 where a norm is 0."""
     return dot * inverse_norms(square, center_square)
 
 
@@ -22,7 +23,7 @@ def feature_sums(
     D: tl.constexpr, FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """‖v‖², v·c and ‖c‖² for the true class's center, the same for the predicted one's; each (ROWS,), 0 without a center."""
+    """‖v‖², v·c and ‖c‖² for the true class's center, the same for the predicted one's; 0 without a center."""
     square = tl.zeros([ROWS], tl.float32)
     dot = tl.zeros([ROWS], tl.float32)
     center_square = tl.zeros([ROWS], tl.float32)
@@ -46,6 +47,7 @@ def feature_sums(
 
 @triton.jit
 def center_tile(centers, label, d, mask, CENTERS_STRIDE: tl.constexpr):
+    """Columns `d` of each row's center, 0 outside `mask`."""
     at = label.to(tl.int64)[:, None] * CENTERS_STRIDE + d[None, :]
     return tl.load(centers + at, mask=mask, other=0.0).to(tl.float32)
 
@@ -88,7 +90,7 @@ def feature_stats_backward_kernel(
     K: tl.constexpr, D: tl.constexpr, FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """grad (batch, D): ∂rms = v / (D rms), ∂cosine = c / (‖v‖‖c‖) - cosine v / ‖v‖²; 0 where v = 0 or there is no center."""
+    """∂rms = v / (D rms), ∂cosine = c / (‖v‖‖c‖) - cosine v / ‖v‖²; 0 where v = 0 or there is no center."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
     true, has_true = load_class(labels, rows, ok, K)

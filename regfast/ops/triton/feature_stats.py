@@ -73,7 +73,8 @@ def _forward(features: Tensor, centers: Tensor, labels: Tensor, predictions: Ten
     launch(
         feature_stats_kernel, triton.cdiv(batch, _ROWS), features.device,
         features, centers, labels, predictions, out, batch,
-        K=len(centers), D=width, FEATURES_STRIDE=features.stride(0), CENTERS_STRIDE=centers.stride(0), **_shape(features),
+        K=len(centers), D=width, FEATURES_STRIDE=features.stride(0), CENTERS_STRIDE=centers.stride(0),
+        **_shape(features),
     )  # fmt: skip
     return out
 
@@ -103,10 +104,10 @@ _backward_op = torch.library.custom_op("regfast_triton::feature_stats_backward",
 
 
 @_forward_op.register_fake
-def _(features, *rest):  # type: ignore[no-untyped-def]
+def _(features, *rest):
     return features.new_empty((3, features.shape[0]), dtype=torch.float32)
 
 
 @_backward_op.register_fake
-def _(features, *rest):  # type: ignore[no-untyped-def]
+def _(features, *rest):
     return features.new_empty(features.shape)

@@ -49,7 +49,10 @@ def counter(device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros((), dtype=torch.int32, device=device)
-    key = (torch.cuda.current_device() if device.index is None else device.index, torch.cuda.current_stream(device).cuda_stream)
+    key = (
+        torch.cuda.current_device() if device.index is None else device.index,
+        torch.cuda.current_stream(device).cuda_stream,
+    )
     if key not in _counters:
         _counters[key] = torch.zeros((), dtype=torch.int32, device=device)
     return _counters[key]

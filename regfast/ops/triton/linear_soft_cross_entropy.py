@@ -1,7 +1,7 @@
 """Linear layer and soft cross-entropy on a GPU, over chunks of rows.
 
-A chunk's logits come from one matrix product, the row kernel puts the gradient in their place, and two more products bring it to
-features and weight: three products a chunk, as without chunking, and one buffer of `_LOGITS` elements instead of (B, K).
+A chunk's logits come from one matrix product, the row kernel puts the gradient in their place, and two more products
+bring it to features and weight: as many products as without chunks, and a buffer of `_LOGITS` elements for (B, K).
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def linear_soft_cross_entropy(
     first, second, class_weight, sample_weight = (
         None if t is None else t.contiguous() for t in (first, second, class_weight, sample_weight)
     )
-    weight, weight_value = number(weight, features.device)
-    smoothing, smoothing_value = number(smoothing, features.device)
+    mix, weight_value = number(weight, features.device)
+    spread, smoothing_value = number(smoothing, features.device)
     batch = len(features)
     denominator = None
     if reduction == "mean" and (first is not None or sample_weight is not None):
@@ -50,7 +50,7 @@ def linear_soft_cross_entropy(
         denominator = share_sum(first, weights, sample_weight, ignore_index, batch, len(linear_weight))
     scale = 1.0 / batch if reduction == "mean" and denominator is None and batch else 1.0
     loss = _LinearLoss.apply(
-        features, linear_weight, linear_bias, first, second, weight, dense, smoothing, class_weight, sample_weight,
+        features, linear_weight, linear_bias, first, second, mix, dense, spread, class_weight, sample_weight,
         denominator, weight_value, smoothing_value, ignore_index, scale, reduction, torch.is_grad_enabled(),
     )  # fmt: skip
     return loss / 0.0 if reduction == "mean" and batch == 0 else loss
@@ -76,7 +76,10 @@ class _LinearLoss(torch.autograd.Function):
             if ctx.spent:
                 raise RuntimeError("the first backward used up the stored gradients; call the loss again")
             ctx.spent = True
-            grads = [rescale(g, grad_output, None) if want else None for g, want in zip(ctx.saved_tensors, wanted, strict=True)]
+            grads = [
+                rescale(g, grad_output, None) if want else None
+                for g, want in zip(ctx.saved_tensors, wanted, strict=True)
+            ]
         else:
             run = _chunks_op if torch.compiler.is_compiling() else _chunks
             found = run(*ctx.saved_tensors, *ctx.numbers, grad_output.contiguous(), "", *wanted)[1:]
@@ -109,7 +112,11 @@ def _chunks(
     """Loss (reduced) and the gradients that are wanted, empty otherwise; no loss with a `grad_output` (B,)."""
     batch, classes = len(features), len(linear_weight)
     want_grad = want_features or want_weight or want_bias
-    loss = features.new_empty(batch, dtype=torch.float32) if reduction == "none" else features.new_zeros((), dtype=torch.float32)
+    loss = (
+        features.new_empty(batch, dtype=torch.float32)
+        if reduction == "none"
+        else features.new_zeros((), dtype=torch.float32)
+    )
     grad_features = torch.empty_like(features) if want_features else features.new_empty(0)
     # Summed over chunks in float32, whatever the dtype of the weight.
     grad_weight = torch.zeros(linear_weight.shape if want_weight else 0, dtype=torch.float32, device=features.device)
@@ -120,7 +127,9 @@ def _chunks(
         x = features[part]
         logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
         mix = weight[part] if weight is not None and weight.dim() else weight
-        y1, y2, q, sample, rows = (None if t is None else t[part] for t in (first, second, dense, sample_weight, grad_output))
+        y1, y2, q, sample, rows = (
+            None if t is None else t[part] for t in (first, second, dense, sample_weight, grad_output)
+        )
         losses, total, _, grad, _, _ = rows_eager(
             logits, y1, y2, mix, q, smoothing, class_weight, sample, weight_value, smoothing_value, ignore_index,
             rows, denominator, None, None, scale,
@@ -143,7 +152,7 @@ _chunks_op = torch.library.custom_op("regfast_triton::linear", _chunks, mutates_
 
 
 @_chunks_op.register_fake
-def _(features, linear_weight, linear_bias, *rest):  # type: ignore[no-untyped-def]
+def _(features, linear_weight, linear_bias, *rest):
     reduction, want_features, want_weight, want_bias = rest[-4:]
     return (
         features.new_empty(features.shape[0] if reduction == "none" else (), dtype=torch.float32),

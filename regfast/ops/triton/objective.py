@@ -51,7 +51,7 @@ _op = torch.library.custom_op("regfast_triton::objective", _eager, mutates_args=
 
 
 @_op.register_fake
-def _(logits, *rest):  # type: ignore[no-untyped-def]
+def _(logits, *rest):
     return _outputs(logits)
 
 
@@ -119,7 +119,7 @@ def _gradient_tile(
     TARGETED: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     g = tl.where(cols[None, :] == t[:, None], to[:, None], 0.0)
-    if (KIND == _CE) or (KIND == _PROBABILITY):
+    if (KIND == _CE) or (KIND == _PROBABILITY):  # noqa: SIM109 - kernels have no `in`
         g += tl.exp(z - z1[:, None]) * (softmax / total_e)[:, None]
     if KIND != _CE:
         g += tl.where(cols[None, :] == y[:, None], label[:, None], 0.0)
@@ -183,7 +183,7 @@ def two_pass_objective_kernel(
     logits, labels, targets, losses, predictions, gradient, batch,
     KIND: tl.constexpr, K: tl.constexpr, LOGITS_STRIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row a program, any K: a pass over the row (from the L2 cache after the first) for every rank that is needed."""
+    """One row a program, any K: a pass over the row (after the first from the L2 cache) for every rank needed."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
     row = logits + rows[:, None] * LOGITS_STRIDE
@@ -206,7 +206,7 @@ def two_pass_objective_kernel(
     else:
         t = tl.where(at1 == y, at2, at1).to(tl.int64)
     sums = tl.zeros([ROWS, BLOCK], tl.float32)
-    if (KIND == _CE) or (KIND == _PROBABILITY):
+    if (KIND == _CE) or (KIND == _PROBABILITY):  # noqa: SIM109 - kernels have no `in`
         for start in range(0, K, BLOCK):
             cols = start + tl.arange(0, BLOCK)
             mask = ok[:, None] & (cols < K)[None, :]

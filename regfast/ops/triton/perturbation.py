@@ -66,7 +66,9 @@ def random_start(
     arguments = (halves(seed), sample.contiguous(), stage, restart.contiguous(), step.contiguous())
     run = _start_op if torch.compiler.is_compiling() else _start
     (low, high), *rest = arguments
-    return run(clean.detach().contiguous(), *_number(eps, clean), norm, low, high, *rest, start == "sphere", lower, upper)
+    return run(
+        clean.detach().contiguous(), *_number(eps, clean), norm, low, high, *rest, start == "sphere", lower, upper
+    )
 
 
 def l1_box_projection(
@@ -223,5 +225,5 @@ _projection_op = torch.library.custom_op("regfast_triton::l1_box_projection", _p
 @_step_op.register_fake
 @_start_op.register_fake
 @_projection_op.register_fake
-def _(first, *rest):  # type: ignore[no-untyped-def]
+def _(first, *rest):
     return torch.empty_like(first)

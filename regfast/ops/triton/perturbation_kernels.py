@@ -1,5 +1,7 @@
-"""Moves of attacks, on rows of `size` contiguous float32 entries. Launched without fused multiply-add, so that what needs
-no sum (linf steps, uniform starts) has the very bits of the reference."""
+"""Moves of attacks, on rows of `size` contiguous float32 entries.
+
+Launched without fused multiply-add: what needs no sum (linf steps, uniform starts) has the very bits of the reference.
+"""
 
 import triton
 import triton.language as tl
@@ -106,9 +108,7 @@ def step_kernel(
 
 
 @triton.jit
-def _draws(
-    start, sample, seed_low, seed_high, stage, restart, draw_step, NORM: tl.constexpr, BLOCK: tl.constexpr
-):
+def _draws(start, sample, seed_low, seed_high, stage, restart, draw_step, NORM: tl.constexpr, BLOCK: tl.constexpr):
     if NORM == LINF:
         return 2.0 * uniform_draws(start, sample, seed_low, seed_high, stage, restart, draw_step, BLOCK) - 1.0
     else:
@@ -120,7 +120,7 @@ def random_start_kernel(
     clean, out, samples, restarts, steps, eps, size, chunks, seed_low, seed_high, stage, eps_value, lower, upper,
     NORM: tl.constexpr, SPHERE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`chunks` programs a row; one where the draws are scaled by their norm, since every program needs it: it draws twice."""
+    """`chunks` programs a row; one where the draws are scaled by their norm, for which it draws twice."""
     row = (tl.program_id(0) // chunks).to(tl.int64)
     first = (tl.program_id(0) % chunks) * BLOCK
     sample = tl.load(samples + row)
@@ -179,7 +179,7 @@ def l1_projection_kernel(clean, delta, out, eps, size, eps_value, lower, upper, 
     radius = _number(eps, eps_value, row)
     least = tl.full([], -1, tl.int32)  # norm at the float of these bits is too large; -1 stands before 0
     enough = tl.full([], 0x7F800000, tl.int32)  # … is small enough: +inf
-    for _ in range(0, 32):
+    for _ in range(32):
         # Once the two are neighbours, `middle` is one of them and nothing changes any more.
         middle = least + (enough - least) // 2
         middle = tl.where(middle < 0, 0, middle)
@@ -195,19 +195,21 @@ def l1_projection_kernel(clean, delta, out, eps, size, eps_value, lower, upper, 
     for start in range(0, size, BLOCK):
         inside = start + tl.arange(0, BLOCK)
         mask = inside < size
-        tl.store(out + row * size + inside, _shrunk(clean, delta, row * size + inside, mask, mu, lower, upper), mask=mask)
+        tl.store(
+            out + row * size + inside, _shrunk(clean, delta, row * size + inside, mask, mu, lower, upper), mask=mask
+        )
 
 
 @triton.jit
 def l1_direction_kernel(gradient, out, sparsity, size, sparsity_value, BLOCK: tl.constexpr):
-    """One row a program: the signs of the largest entries over their number; the threshold by halving over float bits."""
+    """One row a program: signs of the largest entries over their number; the threshold by halving over float bits."""
     row = tl.program_id(0).to(tl.int64)
     share = _number(sparsity, sparsity_value, row)
     rank = ((1.0 - share) * size).to(tl.int32)
     rank = tl.minimum(tl.maximum(rank, 0), size - 1)
     reached = tl.full([], 0, tl.int32)  # bits of a float that at least size - rank entries reach
     missed = tl.full([], 0x7F800001, tl.int32)  # … that fewer do
-    for _ in range(0, 31):
+    for _ in range(31):
         middle = reached + (missed - reached) // 2
         count = tl.zeros([BLOCK], tl.int32)
         for start in range(0, size, BLOCK):

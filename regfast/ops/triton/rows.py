@@ -48,7 +48,7 @@ def mixed_target(
     first, second, weight, smoothing, class_weight, rows, ok, weight_value, smoothing_value,
     K: tl.constexpr, WEIGHT_STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """A target q = a·e_first + b·e_second + u·w: both labels, a and b (class weights included), u, the true class, validity.
+    """A target q = a·e_first + b·e_second + u·w: labels, a and b (class weights included), u, true class, validity.
 
     Without `second` (index targets) b = 0 and the second label is the first.
     """
@@ -106,8 +106,8 @@ def first_at(hit, cols, K: tl.constexpr):
 def add_to_total(partial, counter, total, count, value, counted, scale):
     """Add up `value` over all programs, in this very launch and always in the same order.
 
-    total = scale · Σ value; where `count` is asked for, count = Σ counted and total = Σ value / count. Every program leaves its
-    share in `partial`; the one that arrives last adds them up and puts the counter back to 0.
+    total = scale · Σ value; where `count` is asked for, count = Σ counted and total = Σ value / count. Every program
+    leaves its share in `partial`; the one that arrives last adds them up and puts the counter back to 0.
     """
     programs = tl.num_programs(0)
     tl.store(partial + tl.program_id(0), value)

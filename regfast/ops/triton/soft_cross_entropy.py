@@ -1,7 +1,7 @@
 """Soft-label cross-entropy on a GPU: the functions of `regfast.ops.reference.soft_cross_entropy`.
 
-One launch does forward, mean, statistics and, for a reduced loss, the gradient. Under torch.compile the same launch hides
-behind the custom op `regfast_triton::rows`; eager calls go past the dispatcher, which costs more than a small loss.
+One launch does forward, mean, statistics and, for a reduced loss, the gradient. Under torch.compile the same launch
+hides behind the custom op `regfast_triton::rows`; eager calls go past the dispatcher, which costs more than small losses.
 """
 
 from __future__ import annotations
@@ -69,9 +69,11 @@ def soft_cross_entropy_stats(
     feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
+    if features is not None and not feature_grad:
+        features = features.detach()
     loss, stats = _run(
         logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
-        index_target, inplace, backward, True, features if features is None or feature_grad else features.detach(), centers,
+        index_target, inplace, backward, True, features, centers,
     )  # fmt: skip
     row_loss, classes, lse, confidence, entropy, margin, *geometry = stats
     return loss, SampleStats(
@@ -103,8 +105,8 @@ def _run(
     compiling = torch.compiler.is_compiling()
     logits = rows_of(logits)
     dense = None if dense is None else rows_of(dense)
-    weight, weight_value = number(weight, logits.device)
-    smoothing, smoothing_value = number(smoothing, logits.device)
+    mix, weight_value = number(weight, logits.device)
+    spread, smoothing_value = number(smoothing, logits.device)
     first, second = _contiguous(first), _contiguous(second)
     class_weight, sample_weight = _contiguous(class_weight), _contiguous(sample_weight)
     denominator = None
@@ -117,7 +119,7 @@ def _run(
     centers = None if centers is None or features is None else rows_of(centers.detach())
     outputs = _RowLoss.apply(
         logits, dense, features, centers, denominator,
-        first, second, weight, smoothing, class_weight, sample_weight, weight_value, smoothing_value, ignore_index,
+        first, second, mix, spread, class_weight, sample_weight, weight_value, smoothing_value, ignore_index,
         reduction, with_stats, store, inplace and store and not compiling,
     )  # fmt: skip
     loss, *stats = outputs
@@ -239,8 +241,10 @@ def rows_eager(
     want_stats: bool,
     inplace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (n, B) and classes (2, B); those that were
-    not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made: `reduction` is ""."""
+    """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (n, B) and classes (2, B).
+
+    Those not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made and `reduction` is "".
+    """
     batch, columns = logits.shape
     device = logits.device
     outputs = _outputs(logits, features, centers, reduction, want_grad, want_stats)
@@ -309,7 +313,7 @@ _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_a
 
 
 @_rows_op.register_fake
-def _(logits, *rest):  # type: ignore[no-untyped-def]
+def _(logits, *rest):
     features, centers, _, reduction, _, want_grad, want_stats, _ = rest[-8:]
     return _outputs(logits, features, centers, reduction, want_grad, want_stats)
 

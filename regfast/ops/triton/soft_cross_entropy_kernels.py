@@ -1,7 +1,7 @@
 """The two kernels behind soft cross-entropy, its statistics and its gradient: rows held in registers, rows read twice.
 
-Per row, with m = max z, S = Σ exp(z-m), Q = Σ q, dot = Σ q (z-m): loss = Q log S - dot, gradient = Q exp(z-m)/S - q. Sums
-and subtractions are float32 and shifted by m before anything is added, so that a large common offset costs no digits.
+Per row, with m = max z, S = Σ exp(z-m), Q = Σ q, dot = Σ q (z-m): loss = Q log S - dot, gradient = Q exp(z-m)/S - q.
+Sums and subtractions are float32 and shifted by m before anything is added: a large common offset costs no digits.
 """
 
 import triton
@@ -25,9 +25,7 @@ def row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OU
 
 
 @triton.jit
-def finish_loss(
-    loss, sample, valid, ignored, rows, ok, losses, total, count, partial, counter, denominator, scale
-):
+def finish_loss(loss, sample, valid, ignored, rows, ok, losses, total, count, partial, counter, denominator, scale):
     """Store the rows' losses, times their sample weights, and add them to the total."""
     loss = tl.where(ignored, 0.0, tl.where(valid, loss * sample, float("nan")))
     if losses is not None:
@@ -77,7 +75,8 @@ def one_shot_kernel(
     losses, grad, total, count, partial, counter, stats, classes,
     batch, ignore_index, weight_value, smoothing_value, scale,
     TARGET: tl.constexpr, SMOOTH: tl.constexpr, WEIGHT_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
-    K: tl.constexpr, D: tl.constexpr, LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr,
+    LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
     FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -157,7 +156,8 @@ def two_pass_kernel(
     losses, grad, total, count, partial, counter, stats, classes,
     batch, ignore_index, weight_value, smoothing_value, scale,
     TARGET: tl.constexpr, SMOOTH: tl.constexpr, WEIGHT_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
-    K: tl.constexpr, D: tl.constexpr, LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr,
+    LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
     FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -267,7 +267,7 @@ def two_pass_kernel(
     if grad is not None:
         ratio = mass / total_e
         tl.debug_barrier()  # grad may be logits itself: every thread has gathered z1 and z2 before any row is written
-        for step in range(0, tl.cdiv(K, BLOCK)):
+        for step in range(tl.cdiv(K, BLOCK)):
             # Backwards: what was read last is still in the cache.
             cols = (tl.cdiv(K, BLOCK) - 1 - step) * BLOCK + tl.arange(0, BLOCK)
             mask = ok[:, None] & (cols < K)[None, :]
@@ -286,7 +286,7 @@ def two_pass_kernel(
 
 @triton.jit(do_not_specialize=["batch", "ignore_index"])
 def denominator_kernel(first, class_weight, sample_weight, denominator, batch, ignore_index, K: tl.constexpr):
-    """Σ sample_weight · class_weight[first] over rows that are not ignored; either weight may be absent. One program."""
+    """Σ sample_weight · class_weight[first] over rows not ignored; either weight may be absent. One program."""
     lanes = tl.arange(0, 1024)
     sums = tl.zeros([1024], tl.float32)
     for start in range(0, batch, 1024):
@@ -306,7 +306,7 @@ def denominator_kernel(first, class_weight, sample_weight, denominator, batch, i
 
 @triton.jit(do_not_specialize=["batch"])
 def rescale_kernel(grad, grad_output, count, size, batch, BLOCK: tl.constexpr):
-    """grad *= grad_output · batch / count, device scalars; touches nothing where that is 1. Programs stride over blocks.
+    """grad *= grad_output · batch / count, device scalars; touches nothing where that is 1.
 
     The forward pass divided by `batch`, since it could not know yet how many rows count; hardly ever do the two differ.
     """
