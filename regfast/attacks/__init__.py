@@ -2,7 +2,25 @@
 
 from regfast.attacks.apgd import APGD
 from regfast.attacks.base import Attack, AttackResult
+from regfast.attacks.checks import AttackWarning
+from regfast.attacks.curves import robust_accuracy_curve
+from regfast.attacks.ddn import DDN
+from regfast.attacks.fab import FAB
 from regfast.attacks.fgsm import FGSM
+from regfast.attacks.fmn import FMN
 from regfast.attacks.pgd import PGD
+from regfast.attacks.square import Square
 
-__all__ = ["APGD", "FGSM", "PGD", "Attack", "AttackResult"]
+__all__ = [
+    "APGD",
+    "DDN",
+    "FAB",
+    "FGSM",
+    "FMN",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "AttackWarning",
+    "Square",
+    "robust_accuracy_curve",
+]

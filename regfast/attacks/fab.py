@@ -93,8 +93,16 @@ class FAB(Attack):
         move, move_of_image = move.chunk(2)
         near, far = length.chunk(2)
         alpha = (near / (near + far)).clamp(max=self.alpha_max).unsqueeze(1)
-        drawn = (1 - alpha) * (point + self.eta * move) + alpha * (image + self.eta * move_of_image)
+        eta = self._overshoot(lanes)
+        drawn = (1 - alpha) * (point + eta * move) + alpha * (image + eta * move_of_image)
         lanes.point = drawn.clamp(0, 1).view_as(lanes.image)
+
+    def _overshoot(self, lanes: Lanes) -> float | Tensor:
+        """How far past the plane: in a search for the nearest point, less and less over its last moves."""
+        if self.eps is not None:
+            return self.eta
+        late = (lanes.step / self.steps - 0.8).clamp(0, 0.2) / 0.2
+        return (1 + (self.eta - 1) * 0.01**late).unsqueeze(1)
 
     def _boundary(self, lanes: Lanes, answer: Answer) -> tuple[Tensor, Tensor]:
         """The margin (S,) of the class to move to over the label, and its gradient (S, D), at the points asked."""

@@ -74,7 +74,9 @@ class FMN(Attack):
         share = self.gamma[1] + (self.gamma[0] - self.gamma[1]) * cosine
         length = self.step_size * (0.01 + 0.99 * cosine)
         to_boundary = answer.loss.abs() / (self.norm.dual(gradient) + TINY)
-        outside = torch.where(state.nearest.isfinite(), state.radius * (1 + share), distance + to_boundary)
+        # The last share goes beyond the boundary: on a linear model the radius would end just short of it.
+        reach = (distance + to_boundary) * (1 + self.gamma[1])
+        outside = torch.where(state.nearest.isfinite(), state.radius * (1 + share), reach)
         radius = torch.where(inside, torch.minimum(state.radius * (1 - share), state.nearest), outside)
         corner = self.norm.distance(torch.maximum(image, 1 - image))  # the farthest point of the box
         state.radius = torch.minimum(radius, corner)

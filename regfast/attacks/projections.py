@@ -51,18 +51,20 @@ def _l1(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
 
 
 def _level(slope: Tensor, stop: Tensor, missing: Tensor) -> Tensor:
-    """λ (S, 1) with `Σ slope_i · min(λ, stop_i) = missing`; +inf where all stops together fall short.
+    """λ (S, 1) with `Σ slope_i · min(λ, stop_i) = missing`; no limit where all stops together fall short.
 
     The sum is concave and piecewise linear in λ: solving the piece that λ lies on never overshoots.
     """
     level = (missing / slope.sum(1)).unsqueeze(1)
     for _ in range(ROUNDS):
         short = missing - _dot(slope, stop.minimum(level))
-        ahead = torch.clamp(short / _dot(slope, (stop > level).to(slope.dtype)), min=0)
+        ahead = short / _dot(slope, (stop > level).to(slope.dtype))
+        # A row that has arrived stays: it must not depend on how long the others take.
+        ahead = torch.where(ahead > 1e-6 * level.squeeze(1), ahead, 0.0)
         level = level + ahead.unsqueeze(1)
-        if level.is_cpu and not (ahead > 1e-6 * level.squeeze(1)).any():
+        if level.is_cpu and not ahead.any():
             break
-    return torch.where(_dot(slope, stop).unsqueeze(1) > missing.unsqueeze(1), level, torch.inf)
+    return torch.where(_dot(slope, stop).unsqueeze(1) > missing.unsqueeze(1), level, 1 / TINY)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
