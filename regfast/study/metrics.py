@@ -59,7 +59,7 @@ def adaptive_ece(resampled: Array) -> Array:
     gap = np.take_along_axis(correct - confidence, order, axis=1)
     count = gap.shape[1]
     cumulative = np.concatenate([np.zeros((len(gap), 1)), gap.cumsum(axis=1)], axis=1)
-    edges = np.linspace(0, count, min(BINS, count) + 1).round().astype(np.int64)
+    edges = -(-np.arange(BINS + 1) * count // BINS)  # sample i of the sorted ones is in bin i · BINS // count
     return np.abs(np.diff(cumulative[:, edges], axis=1)).sum(axis=1) / count
 
 

@@ -90,9 +90,9 @@ def train(
                 optimizer.step()
                 sums += torch.stack([loss.detach(), stats.rms.mean(), stats.cosine.mean()])
             loss_mean, rms, cosine = (sums / steps).tolist()
-            if not math.isfinite(loss_mean):
-                raise RuntimeError(f"the loss is {loss_mean} in epoch {number}: try a learning rate below {rate:g}")
             outputs = predict(model, holdout)
+            if not math.isfinite(loss_mean) or not bool(outputs[1].isfinite().all()):
+                raise RuntimeError(f"training diverged in epoch {number}: try a learning rate below {rate:g}")
             centers = _centers(model, *outputs)
             history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, centers)))
             if on_epoch is not None:
