@@ -107,7 +107,10 @@ def _rows(
 ) -> _Rows:
     classes = logits.shape[1]
     z = wide(logits)
-    # The loss does not depend on what is subtracted, so the maximum is a constant. K = 0 has no maximum and no loss.
+    if first is not None:
+        # Cuts the gradient of ignored rows, which multiplying it by 0 would not do where it is NaN.
+        z = torch.where((first == ignore_index).unsqueeze(1), z.detach(), z)
+    # The loss does not depend on what is subtracted, so the maximum is a constant.
     largest = z.detach().amax(1)
     shifted = z - largest.unsqueeze(1)
     log_sum = shifted.exp().sum(1).log()
