@@ -1,6 +1,7 @@
 // Number formats and elementary functions as plain arithmetic, so that loops over them vectorise on every instruction set.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -146,6 +147,8 @@ REGFAST_INLINE float log1p_nonnegative(float x) {
   y = f + y + 0.693359375f * n + lost;
   return x == x && x < std::numeric_limits<float>::infinity() ? y : x;
 }
+
+REGFAST_INLINE double log1p_nonnegative(double x) { return std::log1p(x); }
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();

@@ -1,0 +1,208 @@
+// soft_cross_entropy: autograd and Meta kernels. Scalar reductions write the gradient in the forward pass.
+#include "common.h"
+
+namespace regfast {
+namespace {
+
+using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, REGFAST_TARGET_PARAMETERS, bool);
+using Backwards = at::Tensor(const at::Tensor&, const at::Tensor&, REGFAST_TARGET_PARAMETERS);
+using Inplace = at::Tensor(at::Tensor&, REGFAST_TARGET_PARAMETERS);
+using StatsForward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor&, REGFAST_TARGET_PARAMETERS, const MaybeTensor&, const MaybeTensor&, bool);
+using FeatureBackward = at::Tensor(const at::Tensor&, const at::Tensor&, const MaybeTensor&, const MaybeTensor&,
+                                   const MaybeTensor&, int64_t);
+
+const auto& forward_op() {
+  static const auto handle = op<Forward>("regfast::soft_cross_entropy_forward");
+  return handle;
+}
+const auto& backward_op() {
+  static const auto handle = op<Backwards>("regfast::soft_cross_entropy_backward");
+  return handle;
+}
+const auto& inplace_op() {
+  static const auto handle = op<Inplace>("regfast::soft_cross_entropy_inplace");
+  return handle;
+}
+const auto& stats_forward_op() {
+  static const auto handle = op<StatsForward>("regfast::soft_cross_entropy_stats_forward");
+  return handle;
+}
+const auto& feature_backward_op() {
+  static const auto handle = op<FeatureBackward>("regfast::feature_stats_backward");
+  return handle;
+}
+
+bool stores(int64_t backward, int64_t reduction) {
+  return backward == kStore || (backward == kAuto && reduction != kNone);
+}
+
+// Does for soft_cross_entropy and for its form with statistics; saved: [grad], or [logits, target …].
+at::Tensor logits_gradient(AutogradContext* ctx, const variable_list& saved, const at::Tensor& grad_output) {
+  if (!grad_output.defined()) return {};
+  if (ctx->saved_data["stored"].toBool()) {
+    const at::Tensor grad = ctx->saved_data.count("grad") ? ctx->saved_data["grad"].toTensor() : saved[0];
+    return rescaled(grad, grad_output);
+  }
+  const Target target = kept(ctx, saved, 1);
+  return backward_op().call(grad_output, saved[0], REGFAST_TARGET_OF(target));
+}
+
+struct Loss : torch::autograd::Function<Loss> {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target, bool inplace, bool store) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->saved_data["stored"] = store;
+    if (!store) {
+      keep(ctx, {logits}, target);
+      return std::get<0>(forward_op().call(logits, REGFAST_TARGET_OF(target), false));
+    }
+    if (inplace && target.reduction != kNone && !traced(logits)) {
+      // Not a saved variable: the gradient lives in the memory of an input, which others see change.
+      at::Tensor grad = logits.detach();
+      at::Tensor loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
+      logits.unsafeGetTensorImpl()->bump_version();
+      ctx->saved_data["grad"] = grad;
+      return loss;
+    }
+    auto [loss, grad] = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
+    ctx->save_for_backward({grad});
+    return loss;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    check_once_differentiable();
+    return {logits_gradient(ctx, ctx->get_saved_variables(), grads[0]), {}, {}, {}};
+  }
+};
+
+at::Tensor autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool inplace, int64_t backward) {
+  const Target target{REGFAST_TARGET_ARGUMENTS};
+  if (wants_gradient(logits)) return Loss::apply(logits, target, inplace, stores(backward, reduction));
+  at::AutoDispatchBelowADInplaceOrView below;
+  return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
+}
+
+at::Tensor without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool, int64_t) {
+  return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
+}
+
+struct LossWithStats : torch::autograd::Function<LossWithStats> {
+  // Outputs: loss, scalars, geometry, prediction.
+  static variable_list forward(AutogradContext* ctx, at::Tensor logits, at::Tensor features, const Target& target,
+                               const MaybeTensor& centers, bool store, bool feature_grad) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const bool gradient = store && logits.requires_grad();
+    const MaybeTensor given = features.defined() ? MaybeTensor(features) : MaybeTensor();
+    auto [loss, grad, scalars, geometry, prediction, label] =
+        stats_forward_op().call(logits, REGFAST_TARGET_OF(target), given, centers, gradient);
+    ctx->saved_data["stored"] = gradient;
+    // [grad], or [logits, target …], then [features, centers, label, prediction]
+    keep(ctx, {gradient ? grad : logits, feature_grad ? features : at::Tensor(),
+               feature_grad && centers.has_value() ? *centers : at::Tensor(), feature_grad ? label : at::Tensor(),
+               feature_grad ? prediction : at::Tensor()},
+         target);
+    ctx->set_materialize_grads(false);
+    variable_list constants{scalars, prediction};
+    if (!feature_grad) constants.push_back(geometry);
+    if (!logits.requires_grad()) constants.push_back(loss);
+    ctx->mark_non_differentiable(constants);
+    return {loss, scalars, geometry, prediction};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    check_once_differentiable();
+    const auto saved = ctx->get_saved_variables();
+    variable_list out(6);
+    if (ctx->needs_input_grad(0) && grads[0].defined()) {
+      if (ctx->saved_data["stored"].toBool()) {
+        out[0] = rescaled(saved[0], grads[0]);
+      } else {
+        const Target target = kept(ctx, saved, 5);
+        out[0] = backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target));
+      }
+    }
+    if (saved[1].defined() && grads[2].defined()) {
+      const MaybeTensor centers = saved[2].defined() ? MaybeTensor(saved[2]) : MaybeTensor();
+      out[1] = feature_backward_op().call(grads[2], saved[1], centers, saved[3], saved[4],
+                                          ctx->saved_data["ignore_index"].toInt());
+    }
+    return out;
+  }
+};
+
+using Stats = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Stats stats_without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const MaybeTensor& features,
+                             const MaybeTensor& centers, int64_t, bool) {
+  auto [loss, grad, scalars, geometry, prediction, label] =
+      stats_forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, features, centers, false);
+  return {loss, scalars, geometry, prediction};
+}
+
+Stats stats_autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const MaybeTensor& features,
+                     const MaybeTensor& centers, int64_t backward, bool feature_grad) {
+  const Target target{REGFAST_TARGET_ARGUMENTS};
+  feature_grad = feature_grad && features.has_value() && wants_gradient(*features);
+  if (wants_gradient(logits) || feature_grad) {
+    auto out = LossWithStats::apply(logits, features.value_or(at::Tensor()), target, centers,
+                                    stores(backward, reduction), feature_grad);
+    return {out[0], out[1], out[2], out[3]};
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  return stats_without_gradient(logits, REGFAST_TARGET_ARGUMENTS, features, centers, backward, feature_grad);
+}
+
+at::Tensor meta_loss(const at::Tensor& logits, int64_t reduction) {
+  const auto options = logits.options().dtype(logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  return reduction == kNone ? at::empty_symint({logits.sym_size(0)}, options) : at::empty({}, options);
+}
+
+at::Tensor meta_grad(const at::Tensor& logits, bool gradient) {
+  return gradient ? at::empty_symint(logits.sym_sizes(), logits.options()) : at::empty({0}, logits.options());
+}
+
+std::tuple<at::Tensor, at::Tensor> meta_forward(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool gradient) {
+  return {meta_loss(logits, reduction), meta_grad(logits, gradient)};
+}
+
+at::Tensor meta_backward(const at::Tensor&, const at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
+  return meta_grad(logits, true);
+}
+
+at::Tensor meta_inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) { return meta_loss(logits, reduction); }
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> meta_stats_forward(
+    const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const MaybeTensor& features, const MaybeTensor& centers,
+    bool gradient) {
+  const auto rows = logits.sym_size(0);
+  const auto options = meta_loss(logits, kSum).options();
+  const int64_t count = !features.has_value() ? 0 : (centers.has_value() ? 3 : 1);
+  const auto classes = logits.options().dtype(at::kLong);
+  return {meta_loss(logits, reduction),
+          meta_grad(logits, gradient),
+          at::empty_symint({5, rows}, options),
+          at::empty_symint({count, rows}, options),
+          at::empty_symint({rows}, classes),
+          at::empty_symint({rows}, classes)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(regfast, Autograd, m) {
+  m.impl("soft_cross_entropy", &autograd);
+  m.impl("soft_cross_entropy_stats", &stats_autograd);
+}
+
+TORCH_LIBRARY_IMPL(regfast, CompositeExplicitAutograd, m) {
+  m.impl("soft_cross_entropy", &without_gradient);
+  m.impl("soft_cross_entropy_stats", &stats_without_gradient);
+}
+
+TORCH_LIBRARY_IMPL(regfast, Meta, m) {
+  m.impl("soft_cross_entropy_forward", &meta_forward);
+  m.impl("soft_cross_entropy_backward", &meta_backward);
+  m.impl("soft_cross_entropy_inplace", &meta_inplace);
+  m.impl("soft_cross_entropy_stats_forward", &meta_stats_forward);
+}
+
+}  // namespace regfast

@@ -1,0 +1,39 @@
+// The row kernels of soft_cross_entropy, one entry per format of logits and dense target.
+#include "../include/soft_cross_entropy.h"
+#include "../include/soft_cross_entropy_long.h"
+#include "../include/soft_cross_entropy_short.h"
+
+namespace regfast {
+
+#define DENSE_ROWS(T, P)                                                                                     \
+  REGFAST_CLONES void dense_rows_##T##_##P(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) { \
+    if (call.classes <= short_rows::kMostClasses) short_rows::rows<true>(call, begin, end);                  \
+    else long_rows::rows<true>(call, begin, end);                                                            \
+  }                                                                                                          \
+  template <>                                                                                                \
+  void dense_target_rows<T, P>(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {             \
+    dense_rows_##T##_##P(call, begin, end);                                                                  \
+  }
+
+#define SPARSE_ROWS(T)                                                                                       \
+  REGFAST_CLONES void sparse_rows_##T(const SoftCrossEntropy<T, T>& call, int64_t begin, int64_t end) {      \
+    if (call.classes <= short_rows::kMostClasses) short_rows::rows<false>(call, begin, end);                 \
+    else long_rows::rows<false>(call, begin, end);                                                           \
+  }                                                                                                          \
+  template <>                                                                                                \
+  void sparse_target_rows<T>(const SoftCrossEntropy<T, T>& call, int64_t begin, int64_t end) {               \
+    sparse_rows_##T(call, begin, end);                                                                       \
+  }
+
+SPARSE_ROWS(float)
+SPARSE_ROWS(double)
+SPARSE_ROWS(bf16)
+SPARSE_ROWS(fp16)
+DENSE_ROWS(float, float)
+DENSE_ROWS(double, double)
+DENSE_ROWS(bf16, float)
+DENSE_ROWS(bf16, bf16)
+DENSE_ROWS(fp16, float)
+DENSE_ROWS(fp16, fp16)
+
+}  // namespace regfast

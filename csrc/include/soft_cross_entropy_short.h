@@ -1,0 +1,165 @@
+// soft_cross_entropy_rows for few classes: a vector holds one class of kLanes rows, so that no lane idles.
+#pragma once
+
+#include <cmath>
+
+#include "soft_cross_entropy.h"
+#include "sparse_target.h"
+
+namespace regfast {
+namespace short_rows {
+
+constexpr int kMostClasses = 32;
+
+template <class A>
+constexpr int kLanes = 64 / sizeof(A);
+
+template <bool Dense, bool Stats, class T, class P>
+REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int count) {
+  using A = Accumulator<T>;
+  constexpr int L = kLanes<A>;
+  const int classes = int(call.classes);
+  alignas(64) A z[kMostClasses][L], e[kMostClasses][L], q[Dense ? kMostClasses : 1][L], w[kMostClasses];
+  alignas(64) A share_first[L], share_second[L], mass[L], scale[L], sample[L];
+  int first[L], second[L], label[L];
+  bool ignored[L];
+
+  // Rows past the end repeat the last one; nothing of them is stored.
+  for (int r = 0; r < L; r++) {
+    const int64_t row = begin + (r < count ? r : count - 1);
+    const T* from = call.logits + row * call.logits_stride;
+    for (int k = 0; k < classes; k++) z[k][r] = load(from[k]);
+    sample[r] = call.sample_weight == nullptr ? A(1) : call.sample_weight[row];
+    scale[r] = call.grad == nullptr ? A(0) : sample[r] * call.grad_scale[row * call.grad_scale_stride];
+    ignored[r] = false;
+    if (Dense) {
+      const P* shares = call.dense + row * call.dense_stride;
+      for (int k = 0; k < classes; k++) q[k][r] = load(shares[k]);
+    } else {
+      const SparseTarget t = sparse_target(call, row);
+      first[r] = int(t.first), second[r] = int(t.second), label[r] = t.ignored ? 0 : int(t.label);
+      share_first[r] = A(t.share_first), share_second[r] = A(t.share_second), mass[r] = A(t.mass);
+      ignored[r] = t.ignored;
+    }
+  }
+  for (int k = 0; k < classes; k++) w[k] = call.class_weight == nullptr ? A(1) : call.class_weight[k];
+
+  const A uniform = A(call.smoothing / classes), keep = A(1 - call.smoothing);
+  alignas(64) A m[L], below[L] = {}, largest[L] = {}, dot[L] = {}, moment[L] = {};
+  for (int r = 0; r < L; r++) m[r] = z[0][r];
+  for (int k = 1; k < classes; k++) {
+#pragma omp simd
+    for (int r = 0; r < L; r++) m[r] = z[k][r] > m[r] ? z[k][r] : m[r];
+  }
+  if (Dense) {
+    for (int r = 0; r < L; r++) mass[r] = 0;
+    if (Stats) {
+      for (int r = 0; r < L; r++) {
+        label[r] = 0;
+        for (int k = 1; k < classes; k++) label[r] = q[k][r] > q[label[r]][r] ? k : label[r];
+      }
+    }
+  }
+  for (int k = 0; k < classes; k++) {
+    const A wk = w[k];
+#pragma omp simd
+    for (int r = 0; r < L; r++) {
+      const A x = z[k][r] - m[r];
+      const A y = exp_nonpositive(x);
+      e[k][r] = y;
+      const bool top = x >= 0;
+      below[r] += top ? A(0) : y;
+      largest[r] += top ? A(1) : A(0);
+      if (Dense) {
+        const A share = (q[k][r] * keep + uniform) * wk;
+        q[k][r] = share;
+        mass[r] += share;
+        dot[r] += share != 0 ? share * x : A(0);
+      } else {
+        dot[r] += wk != 0 ? wk * x : A(0);
+      }
+      if (Stats) moment[r] += y != 0 ? y * x : A(0);
+    }
+  }
+  alignas(64) A log_sum[L], coefficient[L];
+#pragma omp simd
+  for (int r = 0; r < L; r++) {
+    log_sum[r] = log1p_nonnegative(below[r] + (largest[r] - 1));
+    coefficient[r] = mass[r] / (below[r] + largest[r]) * scale[r];
+  }
+
+  if (!Dense) {
+    for (int r = 0; r < L; r++) {
+      A sum = uniform != 0 ? uniform * dot[r] : A(0);
+      if (share_first[r] != 0) sum += share_first[r] * (z[first[r]][r] - m[r]);
+      if (share_second[r] != 0) sum += share_second[r] * (z[second[r]][r] - m[r]);
+      dot[r] = sum;
+    }
+  }
+  if (call.loss != nullptr) {
+    for (int r = 0; r < count; r++) {
+      call.loss[begin + r] = ignored[r] ? A(0) : (mass[r] * log_sum[r] - dot[r]) * sample[r];
+    }
+  }
+  if (Stats) {
+    for (int r = 0; r < count; r++) {
+      const int64_t row = begin + r;
+      const A sum = below[r] + largest[r];
+      A others = -kInfinity<A>;
+      int prediction = 0;
+      for (int k = classes - 1; k >= 0; k--) {
+        prediction = z[k][r] == m[r] ? k : prediction;
+        others = k != label[r] && z[k][r] > others ? z[k][r] : others;
+      }
+      call.log_partition[row] = m[r] + log_sum[r];
+      call.confidence[row] = 1 / sum;
+      call.entropy[row] = log_sum[r] - moment[r] / sum;
+      call.margin[row] = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others);
+      call.prediction[row] = prediction;
+      call.label[row] = ignored[r] ? call.ignore_index : label[r];
+    }
+  }
+  if (call.grad == nullptr) return;
+
+  if (!Dense) {
+    // The target's classes in float64: there p - q may cancel. Kept until the uniform share is taken off all classes.
+    double at_first[L], at_second[L];
+    for (int r = 0; r < L; r++) {
+      const double factor = double(mass[r]) / (double(below[r]) + double(largest[r]));
+      const double both = first[r] == second[r] ? double(share_first[r]) + share_second[r] : share_first[r];
+      at_first[r] = (e[first[r]][r] * factor - double(uniform) * w[first[r]] - both) * scale[r];
+      at_second[r] = (e[second[r]][r] * factor - double(uniform) * w[second[r]] - share_second[r]) * scale[r];
+    }
+    for (int k = 0; k < classes; k++) {
+      const A share = uniform * w[k];
+#pragma omp simd
+      for (int r = 0; r < L; r++) e[k][r] = e[k][r] * coefficient[r] - share * scale[r];
+    }
+    for (int r = 0; r < L; r++) {
+      if (first[r] != second[r]) e[second[r]][r] = A(at_second[r]);
+      e[first[r]][r] = A(at_first[r]);
+    }
+  } else {
+    for (int k = 0; k < classes; k++) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) e[k][r] = e[k][r] * coefficient[r] - q[k][r] * scale[r];
+    }
+  }
+  for (int r = 0; r < count; r++) {
+    T* to = call.grad + (begin + r) * call.grad_stride;
+    for (int k = 0; k < classes; k++) to[k] = store<T>(ignored[r] ? A(0) : e[k][r]);
+  }
+}
+
+template <bool Dense, class T, class P>
+REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {
+  constexpr int L = kLanes<Accumulator<T>>;
+  for (int64_t row = begin; row < end; row += L) {
+    const int count = int(end - row < L ? end - row : L);
+    if (call.stats) tile<Dense, true>(call, row, count);
+    else tile<Dense, false>(call, row, count);
+  }
+}
+
+}  // namespace short_rows
+}  // namespace regfast
