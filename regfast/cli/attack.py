@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from regfast.cli._attacks import build_attack
 from regfast.cli._console import console
 from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, numbers, use_threads
-
-if TYPE_CHECKING:
-    from regfast.attacks import Attack
 
 
 def attack(
@@ -54,7 +51,9 @@ def attack(
     from regfast.statistics import wilson_interval
 
     use_threads(threads)
-    attacks = [_build(method, norm=norm, eps=value, steps=steps, restarts=restarts) for value in numbers(eps, "--eps")]
+    attacks = [
+        build_attack(method, norm=norm, eps=value, steps=steps, restarts=restarts) for value in numbers(eps, "--eps")
+    ]
     if dataset == "imagefolder":  # prepared as the model's weights expect
         network = load_model(model, checkpoint, weights=weights)
         data = load_images(dataset, data_root, transform=network.preprocess)
@@ -84,23 +83,3 @@ def attack(
             f"{seconds:.1f}",
         )
     console.print(table)
-
-
-def _build(method: str, **options: Any) -> Attack:
-    """The attack called `method` with the options that were given; one that it does not take is an error."""
-    from regfast import attacks
-
-    known = {
-        name.lower(): kind
-        for name, kind in vars(attacks).items()
-        if inspect.isclass(kind) and issubclass(kind, attacks.Attack) and kind is not attacks.Attack
-    }
-    if method not in known:
-        raise ValueError(f"no attack is called {method!r}; there are {', '.join(sorted(known))}")
-    given = {name: value for name, value in options.items() if value is not None}
-    taken = inspect.signature(known[method]).parameters
-    unknown = [name for name in given if name not in taken]
-    if unknown:
-        raise ValueError(f"{method} takes no --{unknown[0]}")
-    built: Attack = known[method](**given)
-    return built

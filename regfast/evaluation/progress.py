@@ -77,7 +77,7 @@ class Progress:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            self.console.print(self.line(), highlight=False)
+            self.console.print(self.line(), highlight=False, soft_wrap=True)
 
     def _renew(self) -> None:
         if not self.console.is_terminal:

@@ -25,7 +25,7 @@ from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.store import ResultStore, StoreFull
-from regfast.evaluation.summary import summarise, write_summary
+from regfast.evaluation.summary import eps_text, summarise, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, clean_logits, group_by_eps
 
 __all__ = ["EvaluationResult", "EvaluationStopped", "evaluate"]
@@ -141,7 +141,7 @@ def evaluate(
     with lock:
         left = _agree(workers, lambda: _open(store, identity, picked, command))
         started = time.monotonic()
-        what = f"({names[-1]} {groups[-1][-1].norm.name} {groups[-1][-1].eps:.4g})" if groups else ""
+        what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].eps)})" if groups else ""
         with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
             try:
                 _work(model, dataset, picked, left, groups, names, store, settings, workers, chunk_size, line)

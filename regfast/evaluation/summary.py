@@ -14,7 +14,7 @@ import pyarrow as pa
 from regfast.evaluation.samples import OK
 from regfast.statistics import wilson_interval
 
-__all__ = ["summarise", "write_summary"]
+__all__ = ["eps_text", "summarise", "write_summary"]
 
 Row = dict[str, Any]
 
@@ -109,7 +109,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
     ]
     for row in summary["attacks"]:
         lines.append(
-            f"| {row['attack']} | {row['norm']} | {_eps(row['eps'])} | {_percent(row['robust_accuracy'])} "
+            f"| {row['attack']} | {row['norm']} | {eps_text(row['eps'])} | {_percent(row['robust_accuracy'])} "
             f"| {_percent(row['attack_success_rate'])} | {row['gradients']:,} | {row['queries']:,} | {row['carried']} |"
         )
     if len({row["attack"] for row in summary["attacks"]}) > 1:
@@ -121,7 +121,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
             "|---|---|---|",
         ]
         lines += [
-            f"| {row['norm']} | {_eps(row['eps'])} | {_percent(row['robust_accuracy'])} |"
+            f"| {row['norm']} | {eps_text(row['eps'])} | {_percent(row['robust_accuracy'])} |"
             for row in summary["worst_case"]
         ]
     lines += [
@@ -139,7 +139,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _eps(value: float) -> str:
+def eps_text(value: float) -> str:
     """Eps as image attacks quote it: in 255ths where it is a plain fraction of them."""
     of255 = value * 255
     return f"{of255:.4g}/255" if value > 0 and abs(of255 * 8 - round(of255 * 8)) < 1e-6 else f"{value:.4g}"
