@@ -17,7 +17,7 @@ from regfast.representation.sensitivity import (
 )
 from regfast.representation.soft_minimiser import free_minimiser, smoothed_targets, soft_minimiser
 from regfast.representation.span import row_space
-from regfast.representation.theorem1 import Theorem1, etf_minimiser_norm, theorem1
+from regfast.representation.theorem1 import Theorem1, etf_minimiser_norm, theorem1, turning_smoothing
 
 __all__ = [
     "BoundaryDistance",
@@ -56,4 +56,5 @@ __all__ = [
     "soft_minimiser",
     "swap_norms",
     "theorem1",
+    "turning_smoothing",
 ]

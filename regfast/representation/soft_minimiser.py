@@ -37,16 +37,21 @@ def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tenso
         ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimiser` then), a probability of 0.
     """
     _check_target(weight, bias, target)
+    inverse = pseudoinverse(weight)
+    q = target.to(inverse)
+    if not bool((q > 0).all()):
+        raise ValueError("target must be positive everywhere: a probability of 0 puts the minimiser at infinity")
+    shifted = q.log() if bias is None else q.log() - bias.detach().to(q)
+    return shifted @ inverse.T
+
+
+def pseudoinverse(weight: Tensor) -> Tensor:
+    """C⁺ (d, K) float64 of the centred weights C; ValueError where C's rank is below K - 1."""
     rank = len(row_space(weight))
     if rank < len(weight) - 1:
         raise ValueError(f"the centred weight has rank {rank}, below K - 1 = {len(weight) - 1}: use soft_minimiser")
-    q = target.to(weight.device, torch.float64)
-    if not bool((q > 0).all()):
-        raise ValueError("target must be positive everywhere: a probability of 0 puts the minimiser at infinity")
-    shifted = q.log() if bias is None else q.log() - bias.detach().double()
     # Cut where row_space cuts: the rounding left in the direction common to all classes must not be inverted.
-    cut = max(weight.shape) * torch.finfo(torch.float64).eps
-    return shifted @ torch.linalg.pinv(centred(weight), rtol=cut).T
+    return torch.linalg.pinv(centred(weight), rtol=max(weight.shape) * torch.finfo(torch.float64).eps)
 
 
 def soft_minimiser(

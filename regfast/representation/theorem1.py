@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.soft_minimiser import smoothed_targets, soft_minimiser
-from regfast.representation.span import centred
+from regfast.representation.soft_minimiser import pseudoinverse, smoothed_targets, soft_minimiser
+from regfast.representation.span import centred, check_weight
 
 
 class Theorem1(NamedTuple):
@@ -81,6 +81,26 @@ def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, r
         share = 1 / (1 + (num_classes - 1) * math.exp(-rate * middle))
         low, high = (middle, high) if rate * (true - share) > ridge * middle else (low, middle)
     return high
+
+
+def turning_smoothing(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Smoothing beyond which the free minimiser's norm rises again, (K,) float64 in (0, 1]; 1 where it never does.
+
+    With rank K - 1 the free minimiser is v*(α) = g·C⁺e_c - C⁺b with g = log(1 + K(1-α)/α), so its length falls with α
+    as long as g > ⟨C⁺e_c, C⁺b⟩/‖C⁺e_c‖². Without bias that is always so, whatever the weights: there theorem 1 holds
+    for every α > 0.
+
+    Args:
+        weight: (K, d) with centred rank K - 1. bias: (K,) or None.
+
+    Raises:
+        ValueError: a lower rank, shapes that do not fit.
+    """
+    check_weight(weight, bias)
+    inverse = pseudoinverse(weight)
+    shift = torch.zeros(len(inverse)).to(inverse) if bias is None else inverse @ bias.detach().to(inverse)
+    turn = (inverse.T @ shift) / (inverse * inverse).sum(dim=0)
+    return len(weight) / (len(weight) + torch.expm1(turn.clamp(min=0)))
 
 
 def _rises(values: Tensor, tolerance: float) -> Tensor:

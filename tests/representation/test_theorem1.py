@@ -4,7 +4,7 @@ import pytest
 import torch
 from closed_forms import random_head, simplex, unit
 
-from regfast.representation import etf_minimiser_norm, theorem1
+from regfast.representation import etf_minimiser_norm, free_minimiser, smoothed_targets, theorem1, turning_smoothing
 
 LEVELS = [0.0, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0]
 
@@ -44,6 +44,32 @@ def test_the_projection_never_grows_and_the_norm_sometimes_does():
         steps += result.norm_rises().numel()
     assert steps == 40 * 6 * 6
     assert norm_fails > 0
+
+
+def free_norms(weight, bias, levels):
+    return torch.stack([free_minimiser(weight, bias, smoothed_targets(len(weight), x)).norm(dim=1) for x in levels])
+
+
+def test_without_bias_the_free_norm_always_falls():
+    levels = torch.linspace(0.001, 1, 40).tolist()
+    for seed in range(10):
+        weight, _ = random_head(6, 8, seed=seed)
+        assert bool((turning_smoothing(weight, None) == 1).all())
+        assert bool((free_norms(weight, None, levels).diff(dim=0) < 0).all())
+
+
+def test_with_bias_the_norm_turns_where_it_is_said_to():
+    turned = 0
+    for seed in range(10):
+        weight, bias = random_head(6, 8, seed=seed)
+        turn = turning_smoothing(weight, bias)
+        for label in torch.nonzero(turn < 0.999)[:, 0].tolist():
+            at = float(turn[label])
+            before, here, after = free_norms(weight, bias, [at * 0.999, at, min(1.0, at * 1.001)])[:, label]
+            assert here < before
+            assert here < after
+            turned += 1
+    assert turned > 10
 
 
 def test_bad_input_is_named():
