@@ -10,7 +10,7 @@ __all__ = ["write_report"]
 def write_report(run_dir: str | Path) -> Path:
     """Make ``figures/``, ``tables/`` and ``report.html`` in ``run_dir`` from its result files; returns the page's path.
 
-    Reads config.json, metrics.json and the Parquet files (docs/design.md, "Result files of a study") and nothing else;
+    Reads the result files of a study or of a paper run (docs/design.md, "Result files of …") and nothing else;
     the same files give the same bytes. Needs matplotlib and jinja2: ``pip install regfast[report]``.
 
     Raises:
@@ -23,23 +23,10 @@ def write_report(run_dir: str | Path) -> Path:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(f"the report needs {error.name}: pip install 'regfast[report]'") from error
-    from regfast.report.claims import verdicts
-    from regfast.report.page import render
-    from regfast.report.results import Study
-    from regfast.report.study_figures import drawings
-    from regfast.report.study_page import study_page
-    from regfast.report.style import save
-    from regfast.report.tables import metrics_table, verdict_table, write
+    from regfast.report.results import read_json
+    from regfast.report.write import write_paper, write_study
 
-    study = Study.read(run_dir)
-    found, answers = drawings(study), verdicts(study)
-    for drawing in found:
-        save(drawing.figure, study.path / "figures", drawing.name)
-    for table in (metrics_table(study), verdict_table(answers)):
-        write(table, study.path / "tables")
-    page = study.path / "report.html"
-    text = render(study_page(study, found, answers), study.path / "figures", study.regularizers)
-    partial = page.with_suffix(".html.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(page)  # a reader never meets half a page
-    return page
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
+    return write_paper(path) if read_json(path / "config.json").get("kind") == "paper" else write_study(path)

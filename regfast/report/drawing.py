@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class Drawing:
     look: str
     found: str
     data: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    svg: Path | None = None  # where the figure already is, if another page has drawn it
     settings: str = ""  # values of ours that the paper's public text leaves open, said next to the figure
 
 

@@ -148,7 +148,7 @@ def environment() -> jinja2.Environment:
 
 
 def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
-    """The page as HTML; ``figures`` is the folder that holds ``<drawing.name>.svg`` for every drawing."""
+    """The page as HTML; ``figures`` is the folder of ``<drawing.name>.svg`` for drawings without a file."""
     env = environment()
     source = env.loader.get_source(env, "page.css")[0] if env.loader else ""
     names = list(regularizers)
@@ -156,7 +156,8 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         (f"r{k}", style.colour(name, names), style.DARK.get(style.colour(name, names), style.colour(name, names)))
         for k, name in enumerate(names)
     ]
-    images = {d.name: style.themed_svg(figures / f"{d.name}.svg") for s in page.sections for d in s.drawings}
+    drawings = [d for section in page.sections for d in section.drawings]
+    images = {d.name: style.themed_svg(d.svg or figures / f"{d.name}.svg") for d in drawings}
     return env.get_template("page.html.j2").render(
         page=page,
         regularizers=names,

@@ -80,18 +80,15 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     )
     look = (
         "The same axes in every column. Top: does the cloud sink (smaller magnitude) and move right (toward the "
-        "class center), and where "
-        "are the confident samples? Second row: does the attack success rate (ASR) fall from left to right? It "
-        "counts correctly classified "
-        f"samples only; bins with fewer than {representation.LEAST} are left out. Third row: how many samples each "
-        "bin holds. Bottom: bars below the "
+        "class center), and where are the confident samples? Second row: does the attack success rate (ASR) fall "
+        "from left to right? It counts correctly classified samples only; bins with fewer than "
+        f"{representation.LEAST} are left out. Third row: how many samples each bin holds. Bottom: bars below the "
         "diagonal are over-confident; the fainter a bar, the fewer samples it stands for."
     )
     if in_span:
         look = (
             "As the figure before, but only with the component of the features that moves the softmax (the row space "
-            "of the centred head): "
-            "the rest dilutes the raw cosine without changing any prediction."
+            "of the centred head): the rest dilutes the raw cosine without changing any prediction."
         )
     drawn = min(representation.POINTS, columns[0].rms.size)
     look += f" {drawn} of {columns[0].rms.size} points drawn per panel, evenly picked, all seeds."
@@ -177,8 +174,7 @@ def sweep_figures(study: Study) -> list[Drawing]:
                 f"Attack success over the perturbation size, {attack.upper()} in {'ℓ∞' if linf else norm}",
                 figure,
                 "A line further right or lower resists longer. Where the lines cross, the order of the regularizers "
-                "depends on ε. "
-                "Lines are means over seeds, bands span the seeds.",
+                "depends on ε. Lines are means over seeds, bands span the seeds.",
                 f"Half of the correctly classified samples are flipped: {sentence(parts)}. {style.label(best)} lasts "
                 "longest.",
                 {
@@ -233,8 +229,7 @@ def curve_figure(study: Study) -> Drawing:
         "How the representation moves while training",
         curves.draw(epochs, lines),
         "When do the regularizers part, and is the gap in magnitude there from the start or does hard-label training "
-        "keep growing it? "
-        "Lines are means over seeds, bands span the seeds.",
+        "keep growing it? Lines are means over seeds, bands span the seeds.",
         f"From the first epoch to the last, RMS goes: {sentence(parts)}. Cosine: {sentence(turns)}.",
         {"curves": stack(rows)},
     )
@@ -277,9 +272,8 @@ def displacement_figure(study: Study) -> Drawing:
         "Does the attack push features toward the origin?",
         distributions.draw(cosines, edges, "cosine with the direction to the origin"),
         "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 "
-        "across, −1 outward. "
-        "The vertical line is the mean. Correctly classified samples, all seeds; strong settings where there are "
-        "several.",
+        "across, −1 outward. The vertical line is the mean. Correctly classified samples, all seeds; strong settings "
+        "where there are several.",
         f"Mean cosine. {'; '.join(parts)}." if parts else "No sample was attacked.",
         {"histogram": stack(rows)},
     )

@@ -30,14 +30,7 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
             f"{counts['does not hold']} and is undecided in {counts['undecided']}."
         )
     seeds = len(study.seeds)
-    note = (
-        f"About one comparison in twenty can come out wrong by chance alone; with {len(verdicts)} of them, expect some."
-    )
-    note += (
-        " With one seed the intervals cover the choice of test samples only, not the training." if seeds == 1 else ""
-    )
-    if seeds and 1 < seeds < 5:
-        note += f" {seeds} seeds are few: intervals over so few trainings are rather too narrow than too wide."
+    note = chance_note(len(verdicts), seeds)
     return Page(
         title=f"How soft labels reshape the representation space: {data}",
         lead=lead,
@@ -57,6 +50,23 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
         settings=settings(config),
         environment=environment(config),
     )
+
+
+def chance_note(comparisons: int, seeds: int) -> str:
+    """What a reader must know about so many intervals over so few seeds."""
+    note = (
+        f"About one comparison in twenty can come out wrong by chance alone; with {comparisons} of them, expect some."
+    )
+    if seeds == 1:
+        return note + " With one seed the intervals cover the choice of test samples only, not the training."
+    if seeds < 5:
+        note += f" {seeds} seeds are few: intervals over so few trainings are rather too narrow than too wide."
+    return note
+
+
+def study_name(study: Study) -> str:
+    """Data set and model of a study."""
+    return f"{study.config.get('dataset', 'unknown data')}, {study.config.get('model', 'unknown model')}"
 
 
 def settings(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

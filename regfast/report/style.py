@@ -100,8 +100,9 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 def _settle(figure: Figure) -> None:
     # The layout solver's last digits depend on where its variables lie in memory; rounded, they are always the same.
-    for _ in range(2):  # a panel of fixed aspect moves its neighbours: the second pass sees where it ended up
-        figure.draw_without_rendering()
+    figure.draw_without_rendering()
+    if any(axes.get_aspect() != "auto" for axes in figure.axes):
+        figure.draw_without_rendering()  # a panel of fixed aspect moves its neighbours: see where it ended up
     figure.set_layout_engine("none")
     for axes in figure.axes:
         x, y, width, height = (round(float(v), 5) for v in axes.get_position(original=True).bounds)

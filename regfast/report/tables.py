@@ -106,15 +106,13 @@ def estimate(value: Mapping[str, Any] | None) -> Estimate:
     return Estimate(*(float(nan if value.get(key) is None else value[key]) for key in ("mean", "low", "high")))
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[Verdict], name: str = "verdicts", title: str = "Verdicts") -> Table:
     """One row a verdict, for the files; the page shows them as a matrix."""
     rows: list[list[Cell]] = [
         [v.claim, v.measure, style.label(v.regularizer), v.before, v.after, Estimate(v.effect, v.low, v.high), v.answer]
         for v in verdicts
     ]
-    return Table(
-        "verdicts", "Verdicts", ["claim", "measure", "regularizer", "before", "after", "effect", "verdict"], rows
-    )
+    return Table(name, title, ["claim", "measure", "regularizer", "before", "after", "effect", "verdict"], rows)
 
 
 def text(cell: Cell) -> str:
@@ -163,8 +161,9 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def write(table: Table, folder: Path) -> None:
-    """``table`` as ``name.md``, ``name.tex`` and ``name.csv`` in ``folder``."""
+def write(tables: Sequence[Table], folder: Path) -> None:
+    """Every table as ``name.md``, ``name.tex`` and ``name.csv`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, render in ((".md", to_markdown), (".tex", to_latex), (".csv", to_csv)):
-        (folder / (table.name + suffix)).write_text(render(table), encoding="utf-8")
+    for table in tables:
+        for suffix, render in ((".md", to_markdown), (".tex", to_latex), (".csv", to_csv)):
+            (folder / (table.name + suffix)).write_text(render(table), encoding="utf-8")

@@ -162,3 +162,214 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_study() -> Callable[..., Path]:
     return write_study
+
+
+def write_paper(folder: Path, random: int = 0) -> Path:
+    """A made-up paper run: two small studies and every optional file."""
+    rng = np.random.default_rng(random)
+    names, classes = list(REGULARIZERS), 4
+    studies = [("noisy-digits", "small-cnn"), ("digits", "small-cnn")]
+    for place, (dataset, model) in enumerate(studies):
+        write_study(folder / "studies" / f"{dataset}-{model}", 2 - place, 60, dataset, random + place)
+    config = {
+        "kind": "paper",
+        "version": 1,
+        "command": "regfast paper --out runs/made-up",
+        "environment": {"python": "3.11"},
+        "studies": [{"folder": f"studies/{d}-{m}", "dataset": d, "model": m} for d, m in studies],
+        "planes": {"label": 1, "epochs": 10, "eps": 0.06},
+        "theorem1": {"ridge": 0.001},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def table(name: str, rows: list[dict[str, object]]) -> None:
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+
+    turn = 2 * np.pi * np.arange(classes) / classes
+    directions = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    points: list[dict[str, object]] = []
+    for bias in (False, True):
+        for name in names:
+            size = 10 * TRUTH[name][0]
+            offset = rng.normal(size=classes) * bias
+            label = rng.integers(0, classes, 80)
+            feature = directions[label] * size + rng.normal(size=(80, 2))
+            center = directions * size * np.array([1, 1, 1, 8])[:, None]  # the last one lies outside the window
+            for kind, place, extra in (
+                ("weight", directions, offset),
+                ("mean", directions * size, None),
+                ("center", center, None),
+                ("feature", feature, None),
+                ("perturbed", 0.3 * feature, None),
+            ):
+                per_sample = kind in ("feature", "perturbed")
+                for k, (x, y) in enumerate(place):
+                    points.append(
+                        {
+                            "regularizer": name,
+                            "seed": 0,
+                            "bias": bias,
+                            "kind": kind,
+                            "label": int(label[k]) if per_sample else k,
+                            "sample": k if per_sample else -1,
+                            "x": x,
+                            "y": y,
+                            "offset": 0.0 if extra is None else float(extra[k]),
+                        }
+                    )
+    table("planes", points)
+    smoothing = np.linspace(0.02, 0.5, 8)
+    heads = {"etf-4": False, "random": True, "hard-seed0": True, "smoothing-seed0": False}
+    table(
+        "theorem1",
+        [
+            {
+                "head": head,
+                "label": c,
+                "smoothing": a,
+                "ridge": 0.001,
+                "norm": (norm := np.log(1 + 4 * (1 - a) / a)) * (1 + c) if not (rises and c == 0) else 1 + a,
+                "projection": norm,
+                "closed_form": norm * (1 + c) if head == "etf-4" and c == 0 else norm if head == "etf-4" else np.nan,
+            }
+            for head, rises in heads.items()
+            for c in range(1 if head == "etf-4" else classes)
+            for a in smoothing
+        ],
+    )
+    scales = np.geomspace(0.1, 10, 9)
+    table(
+        "scaling",
+        [
+            {
+                "regularizer": n,
+                "seed": s,
+                "kind": kind,
+                "scale": float(x),
+                "ece": 0.02 + 0.1 * abs(float(np.log(x)) + 0.3 * k),
+                "nll": 1.0,
+                "changed": 0.0 if kind == "temperature" else 0.02 * abs(float(np.log(x))),
+            }
+            for k, n in enumerate(names)
+            for s in (0, 1)
+            for kind in ("temperature", "feature")
+            for x in scales
+        ],
+    )
+    table(
+        "radius",
+        [
+            {
+                "regularizer": n,
+                "seed": 0,
+                "label": c,
+                "radius": float(r),
+                "angle": 0.1 * (c + 1) * float(np.log1p(r)),
+                "angle_limit": 0.5,
+                "cosine": 0.6 - 0.02 * float(np.log(r)),
+            }
+            for n in names
+            for c in range(classes)
+            for r in np.geomspace(0.1, 10, 7)
+        ],
+    )
+    table(
+        "predictors",
+        [
+            {
+                "regularizer": n,
+                "attack": "pgd",
+                "predictor": p,
+                "measure": m,
+                "value": (v := base + 0.1 * rng.normal()),
+                "low": v - 0.1,
+                "high": v + 0.1,
+            }
+            for n in names
+            for m, base in (("auc", 0.7), ("partial", 0.1))
+            for p in ("v_opt", "class_mean", "weight", "norm", "margin", "confidence")
+        ],
+    )
+    table(
+        "boundary",
+        [
+            {
+                "regularizer": n,
+                "seed": 0,
+                "sample": k,
+                "label": 0,
+                "correct": bool(k % 5),
+                "norm": 1.0,
+                "distance": float(d),
+                "gradient_distance": float(d) * 1.4 if k % 11 else np.inf,
+            }
+            for n in names
+            for k, d in enumerate(rng.gamma(4, 0.2, 60))
+        ],
+    )
+    table(
+        "counterfactual",
+        [
+            {
+                "norms": a,
+                "directions": b,
+                "seed": s,
+                "accuracy": 0.6,
+                "ece": float(rng.uniform(0, 0.2)),
+                "distance": float(rng.uniform(0, 2)),
+                "gradient_distance": 1.0,
+                "asr": float(rng.uniform()),
+                "asr_exact": 0.5,
+            }
+            for a in names
+            for b in names
+            for s in (0, 1)
+        ],
+    )
+    table(
+        "transfer",
+        [
+            {"source": a, "target": b, "attack": "pgd", "seed": 0, "asr": float(rng.uniform())}
+            for a in names
+            for b in names
+        ],
+    )
+    table(
+        "objectives",
+        [
+            {"regularizer": n, "seed": s, "objective": o, "asr": float(rng.uniform())}
+            for n in names
+            for s in (0, 1)
+            for o in ("cross-entropy", "dlr", "targeted")
+        ],
+    )
+    table(
+        "collapse",
+        [
+            {
+                "regularizer": n,
+                "seed": s,
+                "epoch": e,
+                "nc1": 1 / e,
+                "nc2_norm": 0.5 / e,
+                "nc2_angle": 0.3 / e,
+                "nc3": 1.2 / e,
+                "nc4": 0.1 / e,
+                "within_in_span": 0.3,
+            }
+            for n in names
+            for s in (0, 1)
+            for e in range(1, 7)
+        ],
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paper_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_paper(tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="session")
+def make_paper() -> Callable[..., Path]:
+    return write_paper

@@ -69,5 +69,5 @@ def test_every_metric_of_every_regularizer_is_in_the_table(run_dir, tmp_path):
     assert len(table.rows) == len(measured["hard"])
     row = next(r for r in table.rows if r[0] == "Feature RMS")
     assert [c.mean for c in row[1:]] == [measured[n]["rms"]["mean"] for n in study.regularizers]
-    write(table, tmp_path)
+    write([table], tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} == {".md", ".tex", ".csv"}

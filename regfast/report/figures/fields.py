@@ -158,3 +158,14 @@ def _box(middle: Array, half: float) -> tuple[Array, Array]:
     reach = half / 5
     middle = np.clip(middle, -half + reach, half - reach)
     return middle - reach, middle + reach
+
+
+def field_at(plane: Plane, label: int, points: Array) -> Array:
+    """Gradient (N, 2) of the cross-entropy of class ``label`` at points (N, 2): Wᵀ(p - e_label)."""
+    logits = points @ plane.weight.T + plane.offset
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    # 1 - p_label as the sum of the others: exact where p_label rounds to 1.
+    share[:, label] = 0
+    share[:, label] = -share.sum(axis=1)
+    return np.asarray(share @ plane.weight)

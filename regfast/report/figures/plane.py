@@ -42,7 +42,6 @@ class Plane:
     centers: Array
     features: Array
     labels: Array
-    title: str = ""
     perturbed: Array = field(default_factory=lambda: np.empty((0, 2)))
 
     def __post_init__(self) -> None:

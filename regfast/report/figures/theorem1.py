@@ -51,7 +51,7 @@ def draw(smoothing: Array, heads: Mapping[str, Minimisers]) -> Figure:
         grid[0, column].set_title(name, fontsize=8)
         grid[1, column].set_xlabel("smoothing")
     grid[0, 0].set_ylabel("‖v*‖, relative")
-    grid[1, 0].set_ylabel("⟨v*, w_c − mean w⟩, relative")
+    grid[1, 0].set_ylabel("⟨v*, w_c − w̄⟩, relative")
     figure.align_ylabels(list(grid[:, 0]))
     return figure
 

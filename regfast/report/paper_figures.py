@@ -1,0 +1,260 @@
+"""The figures of a paper run that are about the main study: what to look for in each, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regfast.report import style
+from regfast.report.drawing import Drawing, sentence
+from regfast.report.figures import fields, plane, radius, scaling, theorem1
+from regfast.report.paper_results import Paper, planes, where
+from regfast.report.tables import number
+
+Array = npt.NDArray[Any]
+
+
+def listed(values: Mapping[str, float], signed: bool = False) -> str:
+    """ "hard labels 0.61, label smoothing 0.52 and Mixup 0.59" from a figure per regularizer."""
+    return sentence([f"{style.in_sentence(n)} {number(v, signed)}" for n, v in values.items()])
+
+
+def columns(table: Mapping[str, Array]) -> dict[str, list[Any]]:
+    """A Parquet table as the numbers behind a figure."""
+    return {name: values.tolist() for name, values in table.items()}
+
+
+def plane_figures(paper: Paper) -> list[Drawing]:
+    """Fig. 1 and 4: decision regions and features, without and with bias."""
+    found = planes(paper)
+    names = {False: "no bias", True: "with bias"}
+    rows = [(names[bias], found[bias]) for bias in found]
+    norms: dict[str, dict[str, float]] = {}
+    astray, outside = [], 0
+    half = plane.window([p for _, row in rows for p in row])
+    for name, row in rows:
+        for p in row:
+            norms.setdefault(name, {})[p.regularizer] = float(np.median(np.linalg.norm(p.features, axis=1)))
+            wrong = int((p.predicted(p.centers) != np.arange(len(p.centers))).sum())
+            outside += int((np.abs(p.centers).max(axis=1) > 0.97 * half).sum())
+            if wrong:
+                astray.append(f"{style.in_sentence(p.regularizer)}, {name}: {wrong} of {len(p.centers)}")
+    text = " ".join(f"Median length of a feature, {name}: {listed(values)}." for name, values in norms.items())
+    text += (
+        f" Centers that lie in another class's region: {'; '.join(astray)}."
+        if astray
+        else " Every class center lies in its own class's region."
+    )
+    if outside:
+        text += f" {outside} centers lie outside the window and are drawn as arrows."
+    return [
+        Drawing(
+            "plane",
+            "Fig. 1 and 4: two-dimensional representation spaces",
+            plane.draw(rows),
+            "Every panel has the same window. Do features shrink toward the origin and gather around their class's "
+            "cross? Without a bias the regions are cones; with one they can be islands, and a center need not lie in "
+            "its own class's region, because in two dimensions ten classes cannot all be told apart at once.",
+            text,
+            {"points": columns(paper.tables["planes"])},
+        )
+    ]
+
+
+def field_figures(paper: Paper) -> list[Drawing]:
+    """Fig. 2 and 5: confidence, loss and gradient of one class."""
+    found = planes(paper)
+    label = int(paper.config.get("planes", {}).get("label", 0))
+    row = found.get(True) or found[False]
+    points = where(paper.tables["planes"], bias=True in found)
+    bias = "with" if True in found else "without"
+    drawings = []
+    for p in row:
+        if p.regularizer in ("hard", "smoothing"):
+            inward = _inward(p, label)
+            drawings.append(
+                Drawing(
+                    f"confidence-{p.regularizer}",
+                    f"Fig. 2: confidence, loss and gradient, {style.in_sentence(p.regularizer)}",
+                    fields.draw_confidence(p, label),
+                    "Left: where the head is confident, and where the features are. Middle: loss of one class and "
+                    "the direction in which it falls; the box is enlarged on the right. Arrows have unit length. If "
+                    "they point away from the origin, a gradient attack, which goes the other way, pushes features "
+                    "toward it.",
+                    f"At the features of class {label}, the gradient's cosine with the direction to the origin has "
+                    f"the mean {number(inward)} (1: the attack pushes straight inward).",
+                    data={"points": columns(where(points, regularizer=p.regularizer))},
+                    settings=f"Class {label} and the head {bias} bias are our choice.",
+                )
+            )
+    parts = {}
+    for p in row:
+        mine = (
+            (p.labels == label) & np.isfinite(p.perturbed).all(axis=1)
+            if len(p.perturbed)
+            else np.zeros(len(p.labels), bool)
+        )
+        right = mine & (p.predicted(p.features) == label)
+        if right.any():
+            parts[p.regularizer] = float((p.predicted(p.perturbed[right]) != label).mean())
+    drawings.append(
+        Drawing(
+            "gradient-field",
+            "Fig. 5: loss, gradient and the features an attack moves",
+            fields.draw_field(row, label),
+            "Arrows point where the loss rises; the thick line is the class's boundary. Each line joins a clean "
+            "feature with the same one under attack: does it follow the arrows toward the origin, and does it cross "
+            "the boundary?",
+            f"Share of class {label}'s correct features that the attack carries over the boundary: {listed(parts)}."
+            if parts
+            else "No feature of this class was attacked.",
+            {"points": columns(points)},
+            settings=f"Class {label} and the head {bias} bias are our choice; {plane_settings(paper)}",
+        )
+    )
+    return drawings
+
+
+def plane_settings(paper: Paper) -> str:
+    """The settings of the planes in words."""
+    given = paper.config.get("planes") or {}
+    return "; ".join(f"{key} = {value}" for key, value in given.items()) + "."
+
+
+def _inward(p: plane.Plane, label: int) -> float:
+    mine = p.features[p.labels == label]
+    if not len(mine):
+        return float("nan")
+    slope = fields.field_at(p, label, mine)
+    lengths = np.linalg.norm(slope, axis=1) * np.linalg.norm(mine, axis=1)
+    keep = lengths > 0
+    return float((-(slope * mine).sum(axis=1)[keep] / lengths[keep]).mean()) if keep.any() else float("nan")
+
+
+def theorem_figures(paper: Paper) -> list[Drawing]:
+    """Theorem 1: the minimiser's norm and projection over smoothing, for the ETF, random and trained heads."""
+    table = paper.tables["theorem1"]
+    heads, rises = {}, []
+    order = list(dict.fromkeys(table["head"].astype(str).tolist()))
+    smoothing = np.unique(table["smoothing"])
+    for name in order:
+        rows = where(table, head=name)
+        labels = np.unique(rows["label"])
+        sort = np.lexsort((rows["smoothing"], rows["label"]))
+        shape = (len(labels), len(smoothing))
+        if len(sort) != shape[0] * shape[1]:
+            raise ValueError(f"theorem1.parquet: {name} lacks a row for some class and smoothing")
+        norm, projection, closed = (rows[k][sort].reshape(shape) for k in ("norm", "projection", "closed_form"))
+        heads[head_title(name)] = theorem1.Minimisers(
+            norm, projection, closed[0] if np.isfinite(closed).all() else None
+        )
+        up, _ = theorem1.rising(heads[head_title(name)])
+        rises.append(f"{head_title(name)}: {up} of {len(labels)}")
+    down = sum(theorem1.rising(h)[1] for h in heads.values())
+    exact = [float(np.abs(h.norm / h.closed_form - 1).max()) for h in heads.values() if h.closed_form is not None]
+    text = f"Classes whose norm rises somewhere with smoothing: {'; '.join(rises)}. "
+    text += f"Projections that rise: {down}. " + (
+        f"Largest deviation from the closed form of the ETF: {max(exact):.1e}." if exact else ""
+    )
+    ridge = ", ".join(f"{r:g}" for r in np.unique(table["ridge"]))
+    return [
+        Drawing(
+            "theorem1",
+            "Theorem 1: is the optimal feature shorter under soft labels?",
+            theorem1.draw(smoothing, heads),
+            "Top: norm of the feature that minimises the smoothed loss, relative to its value at the least "
+            "smoothing, a line per class. The theorem, for no bias and equal weight norms, says that it falls; "
+            "orange lines rise somewhere. Bottom: its component along the class's own weight, which by convexity can "
+            "never rise.",
+            text,
+            {"minimisers": columns(table)},
+            settings=f"Ridge λ = {ridge}, ours: without it a hard label has no finite minimiser.",
+        )
+    ]
+
+
+def head_title(name: str) -> str:
+    """A head of theorem1.parquet for readers."""
+    regularizer, _, seed = name.rpartition("-seed")
+    if regularizer:
+        return f"{style.label(regularizer)}, seed {seed}"
+    return f"Simplex ETF, K = {name[4:]}" if name.startswith("etf-") else name.capitalize()
+
+
+def scaling_figures(paper: Paper) -> list[Drawing]:
+    """Feature scaling and temperature scaling: ECE over the scale."""
+    table = paper.tables["scaling"]
+    names, scales = paper.regularizers(table), np.unique(table["scale"])
+    ece: dict[str, dict[str, Array]] = {n: {} for n in names}
+    changed: dict[str, dict[str, Array]] = {n: {} for n in names}
+    best = []
+    for name in names:
+        for kind in scaling.LINES:
+            rows = where(table, regularizer=name, kind=kind)
+            sort = np.lexsort((rows["scale"], rows["seed"]))
+            ece[name][kind], changed[name][kind] = (rows[k][sort].reshape(-1, len(scales)) for k in ("ece", "changed"))
+        spots = {kind: int(ece[name][kind].mean(axis=0).argmin()) for kind in scaling.LINES}
+        lowest = {kind: float(ece[name][kind].mean(axis=0)[k]) for kind, k in spots.items()}
+        moved = float(changed[name]["feature"].mean(axis=0)[spots["feature"]])
+        best.append(
+            f"{style.in_sentence(name)} {lowest['temperature']:.3f} at s = {scales[spots['temperature']]:.3g} by "
+            f"temperature, {lowest['feature']:.3f} at s = {scales[spots['feature']]:.3g} by features ({moved:.1%} of "
+            "predictions change)"
+        )
+    return [
+        Drawing(
+            "scaling",
+            "Feature scaling and temperature scaling",
+            scaling.draw(scales, ece, changed),
+            "The two curves agree where the bias is constant over the classes. A minimum to the left of 1 is "
+            "over-confidence, to the right under-confidence. Only feature scaling changes predictions, because (1 − "
+            "s) b stays behind.",
+            f"Lowest ECE: {'; '.join(best)}.",
+            {"scaling": columns(table)},
+            settings="The scales tried are ours. The optima are read off the test data: a best case, not a calibrated "
+            "model.",
+        )
+    ]
+
+
+def radius_figures(paper: Paper) -> list[Drawing]:
+    """How every cosine depends on the radius of v_opt."""
+    table = paper.tables["radius"]
+    names, radii = paper.regularizers(table), np.unique(table["radius"])
+    angles, limits, cosines, spans = {}, {}, {}, {}
+    for name in names:
+        rows = where(table, regularizer=name)
+        sort = np.lexsort((rows["radius"], rows["label"], rows["seed"]))
+        angle, cosine = (rows[k][sort].reshape(-1, len(radii)) for k in ("angle", "cosine"))
+        angles[name], cosines[name] = angle, cosine
+        limits[name] = rows["angle_limit"][sort].reshape(-1, len(radii))[:, 0]
+        middle = np.nanmedian(cosine, axis=0)
+        spans[name] = float(middle.max() - middle.min())
+    turned = {n: float(np.nanmedian(limits[n])) * 180 / np.pi for n in names}
+    return [
+        Drawing(
+            "radius",
+            "Sensitivity to the radius of v_opt",
+            radius.draw(radii, angles, limits, cosines),
+            "v_opt is the best feature of a given norm, and the norm is our choice. Left: how far its direction "
+            "turns as the norm grows, up to the max-margin direction (hollow markers). Right: do the curves keep "
+            "their order whatever the radius? Lines are medians over classes and seeds, bands run from the lowest to "
+            "the highest.",
+            f"From r → 0 to r → ∞ the direction turns by a median of (in degrees) {listed(turned)}. The median cosine "
+            f"moves over the radii shown by {listed(spans)}.",
+            {"radius": columns(table)},
+            settings="Default radius: the median norm of the correctly classified features, ours.",
+        )
+    ]
+
+
+PARTS: dict[str, Callable[[Paper], list[Drawing]]] = {
+    "planes": plane_figures,
+    "fields": field_figures,
+    "theorem1": theorem_figures,
+    "scaling": scaling_figures,
+    "radius": radius_figures,
+}
