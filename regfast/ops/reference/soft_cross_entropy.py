@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from regfast.ops.reference.feature_stats import geometry
-from regfast.ops.reference.rows import known, pick, product, wide
+from regfast.ops.reference.mixture import mixture
+from regfast.ops.reference.rows import pick, product, wide
 from regfast.ops.soft_cross_entropy import Backward, Reduction, SampleStats
 
 
@@ -120,52 +121,26 @@ def _rows(
         class_weight = class_weight.to(z.dtype)
 
     if dense is not None:
-        q = wide(dense).to(z.dtype) * (1 - smoothing) + smoothing / classes
-        if class_weight is not None:
-            q = q * class_weight
-        mass, dot = q.sum(1), product(q, shifted).sum(1)
+        q = dense.to(z.dtype) * (1 - smoothing) + smoothing / classes
+        q = q if class_weight is None else q * class_weight
+        loss = q.sum(1) * log_sum - product(q, shifted).sum(1)
+        share = torch.ones_like(largest)
         true = dense.detach().argmax(1)
         judged = torch.ones_like(true, dtype=torch.bool)
-        ignored = ~judged
-        share = torch.ones_like(largest)
-    else:
-        assert first is not None
-        ignored = first == ignore_index
-        judged = known(first, classes, "target", ignore_index) & ~ignored
-        true = label = torch.where(judged, first, 0)
-        if isinstance(weight, Tensor):
-            weight = weight.to(z.device, z.dtype)
-        parts = [(label, torch.ones_like(largest))]
-        if second is not None:
-            # The partner of an ignored row is not looked at.
-            partner = torch.where(ignored, 0, second)
-            judged = judged & known(partner, classes, "second")
-            partner = torch.where(judged, partner, 0)
-            mix = torch.ones_like(largest) * weight
-            parts = [(label, mix), (partner, 1 - mix)]
-            true = torch.where(mix < 0.5, partner, label)
-        mass, dot = torch.zeros_like(largest), torch.zeros_like(largest)
-        for classes_of, coefficient in parts:
-            coefficient = coefficient * (1 - smoothing)
-            if class_weight is not None:
-                coefficient = coefficient * class_weight[classes_of]
-            mass = mass + coefficient
-            dot = dot + product(coefficient, pick(shifted, classes_of))
-        if isinstance(smoothing, Tensor) or smoothing:
-            spread = torch.full_like(shifted[:1], 1 / classes) * smoothing
-            if class_weight is not None:
-                spread = spread * class_weight
-            mass = mass + spread.sum()
-            dot = dot + product(spread, shifted).sum(1)
-        share = class_weight[label] if index_target and class_weight is not None else torch.ones_like(largest)
+        if sample_weight is not None:
+            loss, share = loss * sample_weight.to(z.dtype), share * sample_weight.to(z.dtype)
+        return _Rows(shifted, largest, log_sum, loss, share, true, judged)
 
-    loss = mass * log_sum - dot
-    if sample_weight is not None:
-        loss = loss * sample_weight.to(z.dtype)
-        share = share * sample_weight.to(z.dtype)
-    loss = torch.where(judged, loss, torch.nan) if dense is None else loss
-    loss = torch.where(ignored, 0.0, loss)
-    return _Rows(shifted, largest, log_sum, loss, torch.where(ignored, 0.0, share), true, judged)
+    assert first is not None
+    target = mixture(first, second, weight, smoothing, class_weight, ignore_index, index_target, classes, z)
+    dot = sum((product(share, pick(shifted, index)) for index, share in target.parts), torch.zeros_like(largest))
+    if target.spread is not None:
+        dot = dot + product(target.spread, shifted).sum(1)
+    factor = torch.where(target.judged | target.ignored, 1.0, torch.nan).to(z.dtype)
+    factor = factor if sample_weight is None else factor * sample_weight.to(z.dtype)
+    loss = torch.where(target.ignored, 0.0, (target.mass * log_sum - dot) * factor)
+    share = target.share if sample_weight is None else target.share * sample_weight.to(z.dtype)
+    return _Rows(shifted, largest, log_sum, loss, share, target.true, target.judged)
 
 
 def reduce_rows(rows: _Rows, reduction: Reduction) -> Tensor:
