@@ -116,7 +116,7 @@ def test_precision(backend, classes, kind, dtype, reduction):
     if dtype in (torch.float64, torch.float32):
         scale = gradient.abs().amax()
         tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-            assert (got.double() - gradient).abs().amax() <= tolerance * torch.clamp(scale, min=0.01)
+        assert (got.double() - gradient).abs().amax() <= tolerance * torch.clamp(scale, min=0.01)
     elif classes > 1:
         assert oracle.within_an_ulp(got, gradient) >= 0.999
 
