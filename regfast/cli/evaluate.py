@@ -88,11 +88,11 @@ def evaluate(
         network = build_factory(model)
         data = load_images(dataset, data_root, download=download)
     elif dataset == "imagefolder":  # prepared as the model's weights expect
-        network = load_model(model, checkpoint, weights=weights)
+        network = load_model(model, checkpoint, weights=weights, seed=seed)
         data = load_images(dataset, data_root, transform=network.preprocess)
     else:
         data = load_images(dataset, data_root, download=download)
-        network = load_model(model, checkpoint, weights=weights, in_channels=len(data[0][0]))
+        network = load_model(model, checkpoint, weights=weights, seed=seed, in_channels=len(data[0][0]))
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
         console.print(_what(network, model, data, dataset, limit))

@@ -6,13 +6,18 @@ of ranks.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from regfast.functional import feature_stats
+
+with contextlib.suppress(ImportError):  # torchmetrics imports torchvision where it is installed: ours makes that work
+    from regfast.models import _torchvision  # noqa: F401
+
+from torchmetrics import Metric
 
 __all__ = ["AttackSuccessRate", "CalibrationError", "CenterCosine", "FeatureRMS", "RobustAccuracy"]
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
-from regfast.attacks.memory import automatic_lanes
-from regfast.attacks.prepare import prepare
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.worker import Settings, clean_logits, group_by_eps
 
@@ -100,8 +98,9 @@ def plan_evaluation(
     correct = clean_logits(model, images, device, settings.lanes or 64).argmax(1).cpu() == labels
     accuracy = correct.double().mean().item()
 
-    search = prepare(model, images[:8].to(device), precision=precision)
-    width = lanes or automatic_lanes(search, images[:8].to(device))
+    prepared = settings.prepare(model, images)
+    search = prepared.search
+    width = lanes or prepared.lanes
     width = max(1, min(width, round(accuracy * len(picked))))
     batch = images[torch.arange(width) % len(images)].to(device)
     forward = _median_seconds(lambda: _forward(search, batch), device) / width
@@ -113,7 +112,7 @@ def plan_evaluation(
         for attack in group:
             eps = float(attack.options["eps"])
             standing = PGD(attack.norm, eps, steps=_PROBE_STEPS).run(
-                model, images[correct], labels[correct], seed=seed, lanes=lanes
+                prepared, images[correct], labels[correct], seed=seed, lanes=lanes
             )
             share = float(standing.robust.double().mean()) if len(standing.robust) else 0.0
             surviving = min(attacked, share * accuracy * len(picked))
@@ -137,7 +136,7 @@ def plan_evaluation(
 
 
 def _cost(attack: Runnable, attacked: float, surviving: float, classes: int) -> tuple[float, float]:
-    """Input gradients and forward passes of all stages: the fallen pay a few moves of the first, survivors everything."""
+    """Gradients and forward passes of all stages: the fallen pay a few moves of the first, survivors everything."""
     gradients = queries = 0.0
     for place, stage in enumerate(attack.stages()):
         targets = min(int(stage.options.get("targets") or 0), classes - 1)

@@ -141,7 +141,7 @@ def evaluate(
     with lock:
         left = _agree(workers, lambda: _open(store, identity, picked, command))
         started = time.monotonic()
-        what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].eps)})" if groups else ""
+        what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})" if groups else ""
         with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
             try:
                 _work(model, dataset, picked, left, groups, names, store, settings, workers, chunk_size, line)
@@ -180,12 +180,15 @@ def _work(
         return
     shape = image_shape(dataset, picked)
     classes = _num_classes(model, shape, settings)
+    prepared = None
 
     threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     for samples in draw_chunks(chunks, workers.store):
         chunk = load_chunk(dataset, samples, classes, shape, threads=threads)
         begun = time.monotonic()
-        done = attack_chunk(model, chunk, groups, names, settings)
+        if prepared is None and len(chunk.images):
+            prepared = settings.prepare(model, chunk.images)
+        done = attack_chunk(prepared, chunk, groups, names, settings)
         seconds = time.monotonic() - begun
         facts = {"seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type}
         store.write(done.rows, facts, done.images)

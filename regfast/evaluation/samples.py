@@ -84,7 +84,8 @@ def load_chunk(
     labels, status, images = [], [], []
     for image, label, reason in loaded:
         if image is not None and tuple(image.shape) != shape:
-            image, reason = None, f"shape {tuple(image.shape)} differs from {shape}"
+            reason = f"shape {tuple(image.shape)} differs from {shape}"
+            image = None
         if image is not None:
             images.append(image)
         labels.append(label)
@@ -94,8 +95,8 @@ def load_chunk(
 
 def _load(dataset: Dataset, sample: int, num_classes: int | None) -> tuple[Tensor | None, int, str]:
     try:
-        image, label = dataset[sample]
-        image = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+        read, label = dataset[sample]
+        image = read if isinstance(read, Tensor) else torch.as_tensor(np.asarray(read))
         label = int(label)
     except Exception as error:  # any decoder error: the row says which, the run goes on
         return None, -1, f"unreadable: {type(error).__name__}: {error}"[:300]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from regfast.attacks import PreparedModel
 from regfast.attacks.base import AttackResult, Runnable
 from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import LoadedChunk
@@ -32,10 +33,9 @@ class Settings:
     compile: bool = False
     save_images: bool = False
 
-    @property
-    def run_options(self) -> dict[str, Any]:
-        """Keyword arguments of `Attack.run`."""
-        return {"seed": self.seed, "lanes": self.lanes, "precision": self.precision, "compile": self.compile}
+    def prepare(self, model: Model, example: Tensor) -> PreparedModel:
+        """`model` made ready once for all chunks, attacks and eps."""
+        return PreparedModel(model, example.to(self.device), precision=self.precision, compile=self.compile)
 
 
 @dataclass
@@ -75,7 +75,11 @@ def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int)
 
 
 def attack_chunk(
-    model: Model, chunk: LoadedChunk, groups: Sequence[Sequence[Runnable]], labels_of: Sequence[str], settings: Settings
+    model: PreparedModel | None,
+    chunk: LoadedChunk,
+    groups: Sequence[Sequence[Runnable]],
+    labels_of: Sequence[str],
+    settings: Settings,
 ) -> ChunkRows:
     """Attack one chunk.
 
@@ -83,7 +87,7 @@ def attack_chunk(
     counts as broken at every larger eps and is not attacked again.
 
     Args:
-        model: on `settings.device`.
+        model: as `settings.prepare` makes it; None will do for a chunk without a usable sample.
         chunk: its samples.
         groups: as `group_by_eps` makes them.
         labels_of: name of each group in the rows.
@@ -94,7 +98,8 @@ def attack_chunk(
     made = ChunkRows(SCHEMA.empty_table(), usable=int(usable.sum()))
     tables = []
     if made.usable:
-        logits = clean_logits(model, chunk.images, settings.device, settings.lanes or 256).cpu()
+        assert model is not None
+        logits = clean_logits(model.given, chunk.images, settings.device, settings.lanes or model.lanes).cpu()
         clean_prediction = logits.argmax(1)
         correct = clean_prediction == labels
         made.evaluations += made.usable
@@ -102,7 +107,7 @@ def attack_chunk(
         if made.usable:
             outcome = _Outcome(labels, clean_prediction, correct)
         for attack in group:
-            if made.usable:
+            if made.usable and model is not None:
                 alive = outcome.robust.nonzero().squeeze(1)
                 result = None
                 if len(alive):
@@ -112,7 +117,8 @@ def attack_chunk(
                         labels[alive],
                         sample_ids=samples[alive],
                         clean_logits=logits[alive],
-                        **settings.run_options,
+                        seed=settings.seed,
+                        lanes=settings.lanes,
                     )
                     made.evaluations += int(result.gradients.sum() + result.queries.sum())
                 outcome.take(alive, result)

@@ -1,0 +1,89 @@
+"""The commands evaluate and compare as a user types them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from regfast.cli import run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    generator = np.random.default_rng(0)
+    np.savez(path, images=generator.integers(0, 256, (24, 8, 8, 1), np.uint8), labels=generator.integers(0, 10, 24))
+    return path
+
+
+def command(images, out, *more):
+    return [
+        "evaluate",
+        "--model",
+        "small-cnn",
+        "--dataset",
+        "npz",
+        "--data-root",
+        str(images),
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def test_evaluate_then_compare(images, tmp_path, capsys):
+    options = ["--attack", "pgd:steps=3", "--attack", "fgsm", "--eps", "1/255,4/255", "--device", "cpu"]
+    assert run(command(images, tmp_path / "a", *options)) == 0
+    said = capsys.readouterr().out
+    assert "no normalisation inside" in said and "24 of 24 images" in said and "| pgd | linf | 1/255 |" in said
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert [(row["attack"], round(row["eps"] * 255)) for row in summary["attacks"]] == [
+        ("fgsm", 1),
+        ("fgsm", 4),
+        ("pgd", 1),
+        ("pgd", 4),
+    ]
+    assert run(command(images, tmp_path / "a", *options)) == 0, "a finished run is shown again"
+    capsys.readouterr()
+    assert run(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--out", str(tmp_path / "both")]) == 0
+    assert "McNemar" in capsys.readouterr().out
+    assert (tmp_path / "both" / "comparison.png").exists()
+
+
+def test_plan_runs_nothing(images, tmp_path, capsys):
+    assert run([*command(images, tmp_path / "a", "--attack", "autoattack", "--eps", "0.01"), "--plan"]) == 0
+    assert "| autoattack | linf | 0.01 |" in capsys.readouterr().out
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_factory_of_the_users_own(images, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["evaluate", "--model", "mine:make", "--dataset", "npz", "--data-root", str(images), "--attack", "fgsm"]
+    assert run([*options, "--out", "run", "--eps", "0.1"]) == 0
+    assert "images in [0, 1] as they are" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["model"]["name"] == "mine:make"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--attack", "nonsense"], "no attack is called 'nonsense'"),
+        (["--attack", "pgd:stepz=3"], "pgd takes no stepz"),
+        (["--attack", "pgd:steps"], "NAME=VALUE"),
+        (["--eps", "much"], "--eps expects numbers"),
+        (["--model", "no_such_module:make"], "no_such_module"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(images, tmp_path, capsys, options, said):
+    assert run([*command(images, tmp_path / "a"), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_out_is_needed(images, capsys):
+    assert run(["evaluate", "--model", "small-cnn", "--dataset", "npz", "--data-root", str(images)]) == 2
+    assert "--out is needed" in capsys.readouterr().err
