@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import regfast
+from regfast.ops import dispatch
+from regfast.ops.reference.soft_cross_entropy import soft_cross_entropy as reference_loss
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+LOSS = "import torch, regfast; regfast.soft_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))"
+
+
+def test_use_backend_holds_inside_the_block_only():
+    before = dispatch._forced
+    with regfast.use_backend("reference"):
+        assert dispatch.find("soft_cross_entropy", "soft_cross_entropy", torch.zeros(1, 1)) is reference_loss
+        with regfast.use_backend(None):
+            assert dispatch._forced is None
+        assert dispatch._forced == "reference"
+    assert dispatch._forced == before
+
+
+def test_use_backend_as_a_call_holds_on():
+    before = dispatch._forced
+    try:
+        regfast.use_backend("reference")
+        assert dispatch._forced == "reference"
+    finally:
+        regfast.use_backend(before)
+
+
+def test_the_choice_comes_back_after_an_error():
+    before = dispatch._forced
+    with pytest.raises(KeyError), regfast.use_backend("reference"):
+        raise KeyError
+    assert dispatch._forced == before
+
+
+def test_unknown_and_unavailable_backends():
+    with pytest.raises(ValueError, match="backend must be one of reference, cpu, triton, cuda, got 'numpy'"):
+        regfast.use_backend("numpy")
+    if not torch.cuda.is_available():
+        with pytest.raises(regfast.BackendError, match="'cuda' is not available"):
+            regfast.use_backend("cuda")
+
+
+def test_a_backend_that_cannot_serve_says_so(monkeypatch):
+    monkeypatch.setattr(dispatch, "_forced", "cuda")
+    with pytest.raises(regfast.BackendError, match="'cuda' was asked for, but soft_cross_entropy got a tensor on cpu"):
+        regfast.soft_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+def test_constants_that_require_grad_go_to_reference():
+    dense = torch.rand(2, 3, requires_grad=True)
+    found = dispatch.find("soft_cross_entropy", "soft_cross_entropy", torch.zeros(2, 3), (dense,))
+    assert found is reference_loss
+    with torch.no_grad():
+        assert dispatch.find("soft_cross_entropy", "soft_cross_entropy", torch.zeros(2, 3), (dense,)) is not None
+
+
+def test_every_family_has_its_contract_and_reference():
+    for family, functions in dispatch.FAMILIES.items():
+        contract = __import__(f"regfast.ops.{family}", fromlist=functions)
+        reference = __import__(f"regfast.ops.reference.{family}", fromlist=functions)
+        for function in functions:
+            assert callable(getattr(contract, function)) and callable(getattr(reference, function))
+
+
+def test_show_config_names_backends_and_reasons():
+    text = regfast.show_config()
+    assert f"torch {torch.__version__}" in text and "backend reference: available" in text
+    for functions in dispatch.FAMILIES.values():
+        for function in functions:
+            assert f"{function} on cpu: " in text
+    if not torch.cuda.is_available():
+        assert "backend cuda: not available (" in text
+
+
+def test_environment_variable():
+    result = python(LOSS + "; print(regfast.show_config())", REGFAST_BACKEND="reference")
+    assert result.returncode == 0 and "REGFAST_BACKEND: reference" in result.stdout
+    result = python(LOSS, REGFAST_BACKEND="fast")
+    assert "REGFAST_BACKEND must be one of reference, cpu, triton, cuda, got 'fast'" in result.stderr
+    assert python("import regfast", REGFAST_BACKEND="fast").returncode == 0  # importing never fails
+
+
+def test_a_broken_extension_degrades_to_reference():
+    broken = (
+        "import sys, types, importlib.abc\n"
+        "class Broken(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'regfast._native': raise ImportError('undefined symbol: _ZN3c10')\n"
+        "sys.meta_path.insert(0, Broken())\n"
+    )
+    result = python(broken + LOSS + "; print(regfast.show_config())")
+    assert result.returncode == 0, result.stderr
+    assert "backend cpu: not available (native extension: ImportError: undefined symbol: _ZN3c10)" in result.stdout
+    assert "soft_cross_entropy on cpu: reference" in result.stdout
+
+
+def test_import_is_light():
+    code = "import sys, torch; before = set(sys.modules); import regfast; print(*sorted(set(sys.modules) - before))"
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    loaded = result.stdout.split()
+    heavy = (
+        "torchvision",
+        "matplotlib",
+        "triton",
+        "scipy",
+        "sklearn",
+        "torch._dynamo",
+        "regfast.attacks",
+        "regfast._native",
+    )
+    assert "regfast.functional" in loaded and not [name for name in loaded if name.startswith(heavy)]
+
+
+def test_submodules_are_reached_without_importing_them():
+    result = python("import regfast; print(regfast.calibration.__name__); regfast.nonsense")
+    assert result.stdout.strip() == "regfast.calibration"
+    assert "module 'regfast' has no attribute 'nonsense'" in result.stderr

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, default_collate
+
+from regfast import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth, soft_cross_entropy
+
+
+def targets(rows: int = 6, classes: int = 5, weight=0.25, smoothing=0.1) -> SoftTargets:
+    first = torch.arange(rows) % classes
+    return SoftTargets(first=first, second=first.roll(1), weight=weight, smoothing=smoothing, num_classes=classes)
+
+
+def test_dense_is_the_definition():
+    q = targets(3, 4, weight=0.25, smoothing=0.2).dense(torch.float64)
+    expected = (
+        torch.tensor([[0.25, 0, 0.75, 0], [0.75, 0.25, 0, 0], [0, 0.75, 0.25, 0]], dtype=torch.float64) * 0.8 + 0.05
+    )
+    torch.testing.assert_close(q, expected)
+    assert targets().dense().dtype == torch.float32
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.integers(0, 20), classes=st.integers(1, 12), smoothing=st.floats(0, 1), per_sample=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_loss_of_structured_is_that_of_dense(rows, classes, smoothing, per_sample, seed):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(classes, (2, rows), generator=generator)
+    draw = torch.rand(rows, generator=generator, dtype=torch.float64)
+    weight = draw if per_sample else float(draw.sum() % 1)
+    target = SoftTargets(first, second, weight, smoothing, num_classes=classes)
+    q = target.dense(torch.float64)
+    torch.testing.assert_close(q.sum(1), torch.ones(rows, dtype=torch.float64))
+    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    for reduction in ("none", "sum"):
+        ours = soft_cross_entropy(logits, target, reduction=reduction, label_smoothing=0.05)
+        theirs = functional.cross_entropy(logits, q, reduction=reduction, label_smoothing=0.05)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_smooth_is_torchs_label_smoothing():
+    labels, logits = torch.arange(8) % 5, torch.randn(8, 5)
+    torch.testing.assert_close(
+        soft_cross_entropy(logits, smooth(labels, 5, 0.2)),
+        functional.cross_entropy(logits, labels, label_smoothing=0.2),
+    )
+
+
+def test_indexing():
+    target = targets(weight=torch.linspace(0, 1, 6))
+    q = target.dense()
+    for index in (slice(1, 4), torch.tensor([3, 0]), torch.arange(6) > 2, [1, 5]):
+        assert torch.equal(target[index].dense(), q[index])
+    assert torch.equal(target[2].dense(), q[2]) and target[2].first.shape == ()
+    assert torch.equal(targets()[1:3].dense(), targets().dense()[1:3])
+    assert len(target) == 6 and len(target[1:3]) == 2
+
+
+def test_cat():
+    one, other = targets(weight=0.25), targets(4, weight=0.75)
+    joined = SoftTargets.cat([one, other, one])
+    assert torch.equal(joined.dense(), torch.cat([one.dense(), other.dense(), one.dense()]))
+    assert SoftTargets.cat([one, one]).weight == 0.25  # stays a number
+    per_sample = targets(weight=torch.rand(6))
+    assert torch.equal(SoftTargets.cat([per_sample, other]).dense(), torch.cat([per_sample.dense(), other.dense()]))
+    with pytest.raises(ValueError, match="num_classes must agree, got 5 and 4"):
+        SoftTargets.cat([one, targets(4, 4)])
+    with pytest.raises(ValueError, match="smoothing must agree"):
+        SoftTargets.cat([one, targets(smoothing=0.0)])
+    with pytest.raises(ValueError, match="at least one"):
+        SoftTargets.cat([])
+
+
+def test_pytree_copy_and_pickle():
+    target = targets(weight=torch.rand(6))
+    leaves, spec = pytree.tree_flatten({"target": target, "other": 1})
+    assert len(leaves) == 5
+    back = pytree.tree_unflatten(leaves, spec)["target"]
+    for same in (back, copy.deepcopy(target), pickle.loads(pickle.dumps(target)), target.to("cpu")):
+        assert isinstance(same, SoftTargets) and torch.equal(same.dense(), target.dense())
+    doubled = pytree.tree_map_only(torch.Tensor, lambda t: torch.cat((t, t)), target)
+    assert len(doubled) == 12
+    assert target.to("meta").first.device.type == "meta" and target.to("meta").device.type == "meta"
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int):
+        return torch.full((3, 4, 4), index / 10), index % 5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_through_a_data_loader(workers):
+    mix = MixUp(num_classes=5, generator=torch.Generator().manual_seed(1))
+    loader = DataLoader(
+        Images(), batch_size=4, num_workers=workers, collate_fn=lambda batch: mix(*default_collate(batch))
+    )
+    sizes = []
+    for images, target in loader:
+        assert isinstance(target, SoftTargets) and target.dense().shape == (len(images), 5)
+        sizes.append(len(target))
+    assert sizes == [4, 4, 2]
+
+
+def test_default_collate_of_single_samples():
+    target = targets(weight=torch.rand(6))
+    images, joined = default_collate([(torch.zeros(2), target[row]) for row in range(6)])
+    assert images.shape == (6, 2) and torch.equal(joined.dense(), target.dense())
+
+
+def test_compiles_whole_and_does_not_recompile_for_every_weight():
+    torch.compiler.reset()
+    graphs = 0
+
+    def backend(module, inputs):
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    @torch.compile(fullgraph=True, backend=backend)
+    def step(logits, target):
+        return soft_cross_entropy(logits, target), target[1:].to("cpu")
+
+    logits = torch.randn(6, 5)
+    for weight in (0.1, 0.2, 0.3, 0.4, 0.5):
+        loss, rest = step(logits, targets(weight=weight))
+        torch.testing.assert_close(loss, soft_cross_entropy(logits, targets(weight=weight)))
+        assert isinstance(rest, SoftTargets) and len(rest) == 5
+    assert graphs <= 2
+
+
+def test_mixup():
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 5
+    before = images.clone()
+    mixed, target = mixup(images, labels, 5, 0.4, smoothing=0.1, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(images, before)
+    share = target.weight
+    assert 0 <= share <= 1 and target.smoothing == 0.1
+    torch.testing.assert_close(mixed, share * images + (1 - share) * images.roll(1, 0))
+    assert torch.equal(target.first, labels) and torch.equal(target.second, labels.roll(1))
+    again, same = mixup(images, labels, 5, 0.4, smoothing=0.1, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(again, mixed) and same.weight == share
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 8, 8), (6, 1, 5, 13), (6, 2, 3, 4, 4)])
+def test_cutmix_pastes_one_box_and_corrects_the_weight(shape):
+    images, labels = torch.rand(shape) + 1, torch.arange(6) % 5
+    before = images.clone()
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(30):
+        mixed, target = cutmix(images, labels, 5, generator=generator)
+        assert torch.equal(images, before)
+        pasted = mixed != images
+        assert torch.equal(mixed[pasted], images.roll(1, 0)[pasted])
+        assert torch.equal(pasted.flatten(0, -3).any(0), pasted.flatten(0, -3).all(0))  # the same box everywhere
+        box = pasted.flatten(0, -3)[0]
+        assert torch.equal(box, box.any(1, keepdim=True) & box.any(0, keepdim=True))  # a box
+        assert target.weight == pytest.approx(1 - box.double().mean().item())
+        seen.add(round(target.weight, 3))
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 8.0])
+def test_weights_are_beta_distributed(alpha):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+    draws = torch.tensor([mixup(images, labels, 2, alpha, generator=generator)[1].weight for _ in range(3000)])
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert abs(draws.mean() - 0.5) < 5 * (variance / 3000) ** 0.5
+    assert draws.var().item() == pytest.approx(variance, rel=0.12)
+
+
+def test_a_tiny_alpha_gives_no_nan():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
+    draws = [mixup(images, labels, 2, 1e-5, generator=generator)[1].weight for _ in range(200)]
+    assert all(0 <= draw <= 1 for draw in draws) and min(draws) == 0 and max(draws) == 1
+
+
+def test_batch_transforms():
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 5
+    for transform, function in ((MixUp, mixup), (CutMix, cutmix)):
+        made = transform(num_classes=5, alpha=0.7, smoothing=0.1, generator=torch.Generator().manual_seed(5))
+        pictures, target = made(images, labels)
+        expected, same = function(images, labels, 5, 0.7, smoothing=0.1, generator=torch.Generator().manual_seed(5))
+        assert torch.equal(pictures, expected) and torch.equal(target.dense(), same.dense())
+        assert isinstance(made((images, labels))[1], SoftTargets)
+        assert "alpha=0.7" in repr(made)
+
+
+def test_random_choice():
+    images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
+    marks = [lambda x, y, mark=mark: (x, mark) for mark in range(3)]
+    choice = RandomChoice(marks, p=[1, 0, 3], generator=torch.Generator().manual_seed(0))
+    drawn = [choice(images, labels)[1] for _ in range(400)]
+    assert set(drawn) == {0, 2} and 0.65 < drawn.count(2) / 400 < 0.85
+    assert isinstance(RandomChoice([MixUp(5), CutMix(5)])(images, labels)[1], SoftTargets)
+    for transforms, p in (([], None), (marks, [1.0]), (marks, [1, -1, 1]), (marks, [0, 0, 0])):
+        with pytest.raises(ValueError):
+            RandomChoice(transforms, p)
+
+
+def test_bad_parts():
+    labels = torch.arange(4)
+    with pytest.raises(TypeError, match=r"first must be an int64 tensor, got torch\.int32"):
+        SoftTargets(labels.int(), num_classes=4)
+    with pytest.raises(ValueError, match=r"first must have shape \(B,\), got \(2, 2\)"):
+        SoftTargets(labels.view(2, 2), num_classes=4)
+    with pytest.raises(ValueError, match=r"second must have the shape of first \(4,\), got \(3,\)"):
+        SoftTargets(labels, labels[:3], num_classes=4)
+    for weight in (-0.1, 1.5, torch.tensor(2.0), torch.full((4,), -1.0), float("nan")):
+        with pytest.raises(ValueError, match="weight must lie in"):
+            SoftTargets(labels, labels, weight, num_classes=4)
+    with pytest.raises(ValueError, match="weight must have shape"):
+        SoftTargets(labels, labels, torch.rand(3), num_classes=4)
+    with pytest.raises(ValueError, match="smoothing must have shape"):
+        SoftTargets(labels, labels, 1.0, torch.rand(4), num_classes=4)
+    with pytest.raises(ValueError, match="num_classes must be at least 1"):
+        SoftTargets(labels, num_classes=0)
+    with pytest.raises(IndexError, match="first must lie in"):
+        SoftTargets(labels, num_classes=3).dense()
+
+
+def test_bad_batches():
+    images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
+    with pytest.raises(TypeError, match=r"images must be a floating tensor, got torch\.uint8"):
+        mixup(images.byte(), labels, 4)
+    with pytest.raises(ValueError, match="as many rows"):
+        mixup(images[:3], labels, 4)
+    with pytest.raises(ValueError, match="alpha must be positive and finite, got 0"):
+        cutmix(images, labels, 4, 0)
+    with pytest.raises(ValueError, match="as many rows"):
+        cutmix(images.flatten(1), labels, 4)
+    with pytest.raises(ValueError, match="expected"):
+        MixUp(4)(images, labels, 3)
