@@ -7,6 +7,10 @@ import subprocess
 import pytest
 
 from regfast.report import write_report
+from regfast.report.claims import verdicts
+from regfast.report.page import render
+from regfast.report.results import Study
+from regfast.report.study_page import study_page
 
 VOID = {"meta", "link", "img", "br", "hr", "mspace", "input"}
 CHROMIUM = next(
@@ -54,6 +58,11 @@ def page(run_dir):
     return write_report(run_dir)
 
 
+@pytest.fixture(scope="module")
+def paper(paper_dir):
+    return write_report(paper_dir)
+
+
 def test_the_page_is_well_formed_and_self_contained(page):
     checker = check(page.read_text(encoding="utf-8"))
     assert len(checker.images) == len(list((page.parent / "figures").glob("*.svg"))) >= 5
@@ -79,21 +88,66 @@ def test_every_download_holds_the_rows_it_promises(page):
         assert len(content) == int(rows) + 1, name
 
 
-def test_the_same_files_give_the_same_page(make_study, tmp_path):
-    first = write_report(make_study(tmp_path / "a", seeds=1, samples=60))
-    second = write_report(make_study(tmp_path / "b", seeds=1, samples=60))
-    assert first.read_bytes() == second.read_bytes()
-    for path in sorted((first.parent / "figures").iterdir()):
-        assert path.read_bytes() == (second.parent / "figures" / path.name).read_bytes(), path.name
+def test_the_same_files_give_the_same_bytes(page, tmp_path):
+    results = ("config.json", "metrics.json", "samples.parquet", "sweep.parquet", "curves.parquet")
+    for name in results:
+        shutil.copy(page.parent / name, tmp_path / name)
+    again = write_report(tmp_path)
+    assert again.read_bytes() == page.read_bytes()
+    for path in sorted((page.parent / "figures").iterdir()):
+        assert path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes(), path.name
 
 
 def test_names_given_by_users_are_escaped(make_study, tmp_path):
-    text = write_report(
-        make_study(tmp_path / "run", seeds=1, samples=60, dataset='<script>alert(1)</script> & "co"')
-    ).read_text()
+    hostile = '<script>alert(1)</script> & "co"'
+    study = Study.read(make_study(tmp_path, seeds=1, samples=40, dataset=hostile))
+    text = render(study_page(study, [], verdicts(study, resamples=20)), tmp_path, study.regularizers)
     check(text)
     assert "<script" not in text
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;co&#34;" in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;co&#34;") >= 3
+
+
+def test_the_page_of_a_paper_run_has_every_part(paper):
+    text = paper.read_text(encoding="utf-8")
+    checker = check(text)
+    parts = [
+        "two-dimensions",
+        "representation-space",
+        "theorem",
+        "scaling-section",
+        "measures",
+        "radius-section",
+        "beyond",
+    ]
+    places = [text.index(f'id="{name}"') for name in ["verdicts", *parts, "words", "settings"]]
+    assert places == sorted(places)
+    for name in (
+        "plane",
+        "confidence-hard",
+        "gradient-field",
+        "theorem1",
+        "scaling",
+        "radius",
+        "predictors-auc",
+        "boundary",
+        "counterfactual",
+        "transfer",
+        "objectives",
+        "collapse",
+    ):
+        assert name in checker.ids
+        assert (paper.parent / "figures" / f"{name}.svg").is_file() and (
+            paper.parent / "figures" / f"{name}.png"
+        ).is_file()
+    assert (paper.parent / "studies" / "digits-small-cnn" / "report.html").is_file()
+    assert {"across.md", "across.tex", "across.csv"} <= {p.name for p in (paper.parent / "tables").iterdir()}
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        write_report(tmp_path)
 
 
 def run_chromium(folder, *arguments):
@@ -118,7 +172,9 @@ def run_chromium(folder, *arguments):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is not opened in a browser")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_opens_without_console_errors_and_fits_the_window(page, tmp_path, width):
+@pytest.mark.parametrize("run", ["page", "paper"])
+def test_the_page_opens_without_console_errors_and_fits_the_window(run, width, tmp_path, request):
+    page = request.getfixturevalue(run)
     # A window can't be made narrower than about 500 px, a frame can: the page sees the frame's width.
     script = """<script>onload = () => setTimeout(() => {
         const page = document.querySelector('iframe').contentDocument;

@@ -1,0 +1,64 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from regfast.report import beyond_figures, paper_figures
+from regfast.report.paper_results import Paper
+
+
+@pytest.fixture(scope="module")
+def paper(paper_dir):
+    return Paper.read(paper_dir)
+
+
+def test_the_plane_says_how_many_centers_lie_outside(paper):
+    (drawing,) = paper_figures.plane_figures(paper)
+    assert "8 centers lie outside the window" in drawing.found  # one class in each of eight panels
+    assert "hard labels" in drawing.found
+
+
+def test_theorem_1_says_where_the_norm_rises(paper):
+    (drawing,) = paper_figures.theorem_figures(paper)
+    assert "Random: 1 of 4" in drawing.found and "Label smoothing, seed 0: 0 of 4" in drawing.found
+    assert "Projections that rise: 0." in drawing.found
+    assert "0.001, ours" in drawing.settings
+
+
+def test_an_incomplete_theorem_table_is_an_error(paper):
+    rows = {k: v[1:] for k, v in paper.tables["theorem1"].items()}
+    with pytest.raises(ValueError, match="lacks a row"):
+        paper_figures.theorem_figures(dataclasses.replace(paper, tables={"theorem1": rows}))
+
+
+def test_scaling_reads_the_optimum_off_the_curve(paper):
+    (drawing,) = paper_figures.scaling_figures(paper)
+    assert "hard labels 0.020 at s = 1 by temperature" in drawing.found
+
+
+def test_heads_are_named_for_readers():
+    assert paper_figures.head_title("etf-10") == "Simplex ETF, K = 10"
+    assert paper_figures.head_title("mixup-seed2") == "Mixup, seed 2"
+    assert paper_figures.head_title("random") == "Random"
+
+
+def test_boundary_gives_the_ratio_of_the_two_ways_out(paper):
+    (drawing,) = beyond_figures.boundary_figures(paper)
+    assert "longer by a median factor of hard labels 1.40" in drawing.found
+    assert "meets no boundary at all" in drawing.found
+
+
+def test_transfer_names_the_models_that_fall_more_to_others(paper):
+    table = {k: v.copy() for k, v in paper.tables["transfer"].items()}
+    table["asr"] = np.where(table["source"] == table["target"], 0.9, 0.2)
+    (drawing,) = beyond_figures.transfer_figures(dataclasses.replace(paper, tables={"transfer": table}))
+    assert drawing.found == "No model falls more to another model's examples than to its own."
+    table["asr"][(table["source"] == "hard") & (table["target"] == "mixup")] = 0.95
+    (drawing,) = beyond_figures.transfer_figures(dataclasses.replace(paper, tables={"transfer": table}))
+    assert drawing.found.startswith("Mixup (pgd) falls more")
+
+
+def test_swaps_are_told_from_the_hard_model(paper):
+    (drawing,) = beyond_figures.counterfactual_figures(paper)
+    assert drawing.found.startswith("ECE: hard labels have ")
+    assert len(drawing.data["swaps"]["ece"]) == 32
