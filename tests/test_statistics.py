@@ -3,7 +3,6 @@ import pytest
 from scipy import stats
 
 from regfast.statistics import (
-    auc,
     bootstrap_interval,
     mcnemar,
     paired_difference,
@@ -134,16 +133,6 @@ def test_bad_input_is_named():
 def test_ranks_are_scipys():
     values = np.random.default_rng(0).integers(0, 6, (5, 40))
     np.testing.assert_array_equal(ranks(values), stats.rankdata(values, axis=1))
-
-
-def test_auc_counts_the_pairs_in_order():
-    rng = np.random.default_rng(1)
-    score, positive = rng.integers(0, 8, 60).astype(float), rng.random(60) < 0.4
-    pairs = score[positive][:, None] - score[~positive][None]
-    expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
-    rows = np.stack([score, positive], axis=1)
-    np.testing.assert_allclose(auc(np.stack([rows, rows[::-1]])), expected)
-    assert np.isnan(auc(np.ones((1, 5, 2)))[0])
 
 
 def test_partial_correlation_is_that_of_the_residuals():

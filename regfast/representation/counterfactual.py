@@ -41,7 +41,7 @@ def swap_norms(directions: Tensor, norms: Tensor) -> Tensor:
         raise ValueError(f"directions and norms must be features (B, d) of the same samples, got {shapes}")
     v, other = directions.detach().double(), norms.detach().double()
     length, wanted = v.norm(dim=1), other.norm(dim=1) * (v.shape[1] / other.shape[1]) ** 0.5
-    return v * (wanted / length).nan_to_num(0, posinf=0)[:, None]
+    return v * (wanted / torch.where(length == 0, 1, length))[:, None]
 
 
 def counterfactual(
@@ -78,8 +78,8 @@ def counterfactual(
     return Counterfactual(
         accuracy=float(correct.double().mean()),
         ece=expected_calibration_error(confidence.clamp(max=1), correct, bins),
-        distance=float(way.distance[correct].quantile(0.5)) if some else nan,
-        gradient_distance=float(way.gradient_distance[correct].quantile(0.5)) if some else nan,
+        distance=float(way.distance[correct].median()) if some else nan,
+        gradient_distance=float(way.gradient_distance[correct].median()) if some else nan,
         asr=float(attacked.success[correct].double().mean()) if some else nan,
         asr_exact=float((way.distance[correct] <= eps).double().mean()) if some else nan,
     )

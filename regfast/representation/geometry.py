@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from regfast.functional import feature_stats
 from regfast.representation.centers import ClassCenters
 from regfast.representation.span import check_weight, row_space
 
@@ -42,7 +43,7 @@ def feature_geometry(
         labels: (B,) int64 in 0 … K-1.
         predictions: (B,) int64; default the arg max of the head's logits.
 
-    A feature (or center) of length 0 has no direction: its cosines and its share are NaN.
+    A feature (or center) of length 0 has no direction: its cosines and its share are 0, as in `feature_stats`.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -69,21 +70,21 @@ def feature_geometry(
     basis = row_space(weight).to(v).T
     inside, points_inside = v @ basis, points @ basis
     length, length_inside = v.norm(dim=1), inside.norm(dim=1)
-    root = features.shape[1] ** 0.5
+    raw = feature_stats(v, points, labels, predictions)
     return Geometry(
-        rms=length / root,
-        rms_in_span=length_inside / root,
-        cosine=cosine(v, points[labels]),
-        cosine_predicted=cosine(v, points[predictions]),
+        rms=raw.rms,
+        rms_in_span=length_inside / features.shape[1] ** 0.5,
+        cosine=raw.cosine,
+        cosine_predicted=raw.cosine_predicted,
         cosine_in_span=cosine(inside, points_inside[labels]),
-        share_in_span=(length_inside / length).clamp(max=1),
+        share_in_span=(length_inside / torch.where(length == 0, 1, length)).clamp(max=1),
     )
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Row-wise cosine of (B, d) tensors, within [-1, 1]; NaN where either row has length 0."""
+    """Row-wise cosine of (B, d) tensors, within [-1, 1]; 0 where either row has length 0."""
     norms = first.norm(dim=1) * second.norm(dim=1)
-    return ((first * second).sum(dim=1) / norms).clamp(-1, 1)
+    return ((first * second).sum(dim=1) / torch.where(norms == 0, 1, norms)).clamp(-1, 1)
 
 
 def default_radius(features: Tensor, correct: Tensor) -> float:
@@ -102,5 +103,5 @@ def default_radius(features: Tensor, correct: Tensor) -> float:
     norms = features.detach()[correct.bool()].double().norm(dim=1)
     if not len(norms):
         raise ValueError("no correctly classified feature: the default radius is their median norm")
-    # quantile, not median: torch's median of an even count is the lower one of the middle two.
-    return float(torch.quantile(norms[: 1 << 24], 0.5))
+    # NumPy's median: torch's is the lower of the middle two for an even count, and torch.quantile stops at 2²⁴ values.
+    return float(np.median(norms.cpu().numpy()))

@@ -13,7 +13,7 @@ from regfast.representation.boundary import checked_head
 from regfast.representation.centers import ClassCenters
 from regfast.representation.geometry import cosine
 from regfast.representation.span import row_space
-from regfast.statistics import Interval, auc, bootstrap_interval, paired_difference
+from regfast.statistics import Interval, bootstrap_interval
 
 Array = NDArray[Any]
 
@@ -88,13 +88,35 @@ def predictor_power(
         confidence, resamples, seed: as in `regfast.statistics.bootstrap_interval`.
 
     An AUC of 1/2 is no information; it is NaN where every sample is robust or none is.
+
+    Raises:
+        ValueError: scores and outcomes of different numbers of samples.
     """
-    survived = np.asarray(robust.cpu() if isinstance(robust, Tensor) else robust, dtype=np.float64)
-    rows = {name: np.stack([score, survived], axis=1) for name, score in scores._asdict().items()}
-    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    return {
-        name: PredictorPower(
-            bootstrap_interval(values, auc, **options), paired_difference(values, rows["v_opt"], auc, **options)
-        )
-        for name, values in rows.items()
-    }
+    survived = np.asarray(robust.cpu() if isinstance(robust, Tensor) else robust)
+    if survived.shape != scores.v_opt.shape:
+        raise ValueError(f"robust must be {scores.v_opt.shape} as the scores are, got {survived.shape}")
+    # Only the order of a score matters to its AUC: small whole numbers in the order of the scores say it all.
+    codes = [np.unique(score, return_inverse=True)[1] for score in scores]
+    rows = np.column_stack([*codes, survived]).astype(np.int32)
+    found = bootstrap_interval(rows, _auc_and_lead, confidence=confidence, resamples=resamples, seed=seed)
+    pairs = [Interval(*(float(end) for end in ends)) for ends in zip(*found, strict=True)]
+    names, count = scores._fields, len(scores)
+    return {name: PredictorPower(pairs[i], pairs[count + i]) for i, name in enumerate(names)}
+
+
+def _auc_and_lead(rows: Array) -> Array:
+    """AUC of every score, then its lead over the first one's: rows (R, n, m + 1) of codes and outcome → (R, 2m)."""
+    count, samples, columns = rows.shape
+    positive = rows[..., -1].astype(np.float64)
+    total = positive.sum(axis=1)
+    areas = np.empty((count, columns - 1))
+    start = samples * np.arange(count)[:, None]
+    for column in range(columns - 1):
+        place = (rows[..., column] + start).ravel()
+        hits = np.bincount(place, positive.ravel(), count * samples).reshape(count, samples)
+        misses = np.bincount(place, minlength=count * samples).reshape(count, samples) - hits
+        # P(positive above negative), ties one half (Mann & Whitney 1947).
+        wins = (hits * (misses.cumsum(axis=1) - misses / 2)).sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            areas[:, column] = wins / (total * (samples - total))
+    return np.hstack([areas, areas - areas[:, :1]])

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from closed_forms import random_head, simplex, unit
@@ -66,8 +64,9 @@ def test_a_feature_without_direction_has_no_cosine():
     weight, _ = random_head(3, 5)
     geometry = feature_geometry(torch.zeros(1, 5), weight, weight, torch.tensor([1]))
     assert float(geometry.rms) == 0
-    assert math.isnan(float(geometry.cosine))
-    assert math.isnan(float(geometry.share_in_span))
+    assert (float(geometry.cosine), float(geometry.cosine_in_span), float(geometry.share_in_span)) == (0, 0, 0)
+    broken = feature_geometry(torch.full((1, 5), float("nan")), weight, weight, torch.tensor([1]))
+    assert all(bool(value.isnan().all()) for value in broken)
     assert feature_geometry(torch.zeros(0, 5), weight, weight, torch.zeros(0, dtype=torch.int64)).rms.shape == (0,)
 
 

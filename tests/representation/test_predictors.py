@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from closed_forms import random_head, simplex
 
-from regfast.representation import boundary_distance, class_centers, predictor_power, predictor_scores
+from regfast.representation import Predictors, boundary_distance, class_centers, predictor_power, predictor_scores
 
 
 def test_scores_are_what_they_are_called():
@@ -40,6 +41,20 @@ def test_margin_predicts_an_etfs_robustness_perfectly():
         assert value.auc.low <= value.auc.estimate <= value.auc.high, name
     again = predictor_power(scores, robust.numpy(), resamples=100, seed=3)
     assert again == power
+
+
+def test_auc_counts_the_pairs_in_order():
+    rng = np.random.default_rng(1)
+    scores = Predictors(*(rng.integers(0, 8, 60).astype(float) for _ in range(6)))
+    robust = rng.random(60) < 0.4
+    power = predictor_power(scores, robust, resamples=50)
+    for name, score in scores._asdict().items():
+        pairs = score[robust][:, None] - score[~robust][None]
+        assert power[name].auc.estimate == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    assert power["margin"].over_v_opt.estimate == pytest.approx(power["margin"].auc[0] - power["v_opt"].auc[0])
+    assert math.isnan(predictor_power(scores, np.ones(60, dtype=bool), resamples=5)["norm"].auc.estimate)
+    with pytest.raises(ValueError, match="robust"):
+        predictor_power(scores, robust[:5])
 
 
 def test_bad_input_is_named():
