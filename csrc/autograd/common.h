@@ -34,6 +34,14 @@ inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output
   if (grad_output.dim() == 0 && grad_output.is_cpu() && !traced(grad_output) && grad_output.item<double>() == 1) {
     return grad;
   }
+  if (grad.is_cuda() && grad_output.dim() == 0 && !traced(grad) && !traced(grad_output)) {
+    // On the device, which nobody waits for: where grad_output is 1 the gradient is neither read nor written. A second
+    // backward would find it rescaled; the version makes autograd say so.
+    static const auto rescale = op<at::Tensor&(at::Tensor&, const at::Tensor&)>("regfast::rescale_");
+    at::Tensor own = grad;
+    own.unsafeGetTensorImpl()->bump_version();
+    return rescale.call(own, grad_output);
+  }
   at::Tensor scale = grad_output;
   if (scale.dim() == 1) {
     scale = scale.unsqueeze(1);

@@ -37,13 +37,15 @@ class BackendError(RuntimeError):
 
 
 class Rule(NamedTuple):
-    """`backend` serves tensors of this device type and these dtypes with `least` ≤ last dimension ≤ `most`."""
+    """`backend` serves tensors of this device type and these dtypes whose last dimension, a multiple of `multiple`, lies
+    between `least` and `most`."""
 
     backend: str
     device: str
     dtypes: tuple[torch.dtype, ...]
     least: int = 0
     most: int = 1 << 62
+    multiple: int = 1
 
 
 _HALVES = (torch.float32, torch.bfloat16, torch.float16)
@@ -51,7 +53,14 @@ _FLOATS = (*_HALVES, torch.float64)
 
 # The table. First match wins; `reference` serves whatever is left. The tensor looked at is the op's first one.
 _TABLE: dict[str, tuple[Rule, ...]] = {
-    "soft_cross_entropy": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
+    # Triton where it loads 16-byte words and a row fits registers; CUDA C++ for short rows, odd ones and long ones.
+    "soft_cross_entropy": (
+        Rule("cpu", "cpu", _FLOATS),
+        Rule("cuda", "cuda", _HALVES, most=32),
+        Rule("triton", "cuda", _HALVES, most=16384, multiple=8),
+        Rule("cuda", "cuda", _HALVES),
+        Rule("triton", "cuda", _HALVES),
+    ),
     "feature_stats": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
     "linear_soft_cross_entropy": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
     "objective": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
@@ -88,7 +97,8 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
     device, dtype = tensor.device.type, tensor.dtype
     columns = tensor.shape[-1] if tensor.dim() else 1
     for rule in _TABLE[family]:
-        if rule.device == device and dtype in rule.dtypes and rule.least <= columns <= rule.most:
+        fits = rule.least <= columns <= rule.most and columns % rule.multiple == 0
+        if fits and rule.device == device and dtype in rule.dtypes:
             found = _functions[rule.backend, function]
             if not isinstance(found, str):
                 return found
@@ -132,7 +142,7 @@ _load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _import(backend: str, family: str) -> ModuleType | str:
-    name = f"regfast.ops.{'native' if backend in ('cpu', 'cuda') else backend}.{family}"
+    name = f"regfast.ops.{'native' if backend == 'cpu' else backend}.{family}"
     if backend == "reference":
         return importlib.import_module(name)
     try:

@@ -1,0 +1,62 @@
+// What the torch side of the CUDA kernels shares: device, stream, errors, arguments as the kernels take them.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "cuda_soft_cross_entropy.cuh"
+
+namespace regfast::cuda {
+
+inline cudaStream_t current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+inline const Device& properties_of(const at::Tensor& tensor) {
+  static std::mutex mutex;
+  static std::map<int, Device> devices;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const int ordinal = tensor.get_device();
+  auto found = devices.find(ordinal);
+  if (found == devices.end()) {
+    Device device{};
+    C10_CUDA_CHECK(read_device(ordinal, &device));
+    found = devices.emplace(ordinal, device).first;
+  }
+  return found->second;
+}
+
+// A zero on the current device that kernels leave at zero. One a stream, since launches on different streams may overlap;
+// a new one in a graph that is being captured, whose replays may run on any stream.
+inline at::Tensor counter_for(const at::Tensor& tensor) {
+  const auto options = tensor.options().dtype(at::kInt);
+  if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None) return at::zeros({1}, options);
+  static std::mutex mutex;
+  // Never destroyed: at exit the device may be gone before this is.
+  static auto& counters = *new std::map<std::pair<int, cudaStream_t>, at::Tensor>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& counter = counters[{tensor.get_device(), current_stream()}];
+  if (!counter.defined()) counter = at::zeros({1}, options);
+  return counter;
+}
+
+// float32 on the device of `like`, without gaps; undefined for none.
+inline at::Tensor floats(const std::optional<at::Tensor>& tensor, const at::Tensor& like) {
+  if (!tensor.has_value() || !tensor->defined()) return {};
+  return tensor->to(like.options().dtype(at::kFloat)).contiguous();
+}
+
+inline const float* pointer(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr<float>() : nullptr; }
+
+// Columns adjacent.
+inline at::Tensor with_rows(const at::Tensor& tensor) {
+  return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : tensor.contiguous();
+}
+
+}  // namespace regfast::cuda
