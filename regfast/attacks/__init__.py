@@ -1,6 +1,7 @@
 """Attacks on the lane engine: one file each, see base.py for what an attack states and engine.py for the loop."""
 
 from regfast.attacks.apgd import APGD
+from regfast.attacks.autoattack import AutoAttack
 from regfast.attacks.base import Attack, AttackResult
 from regfast.attacks.checks import AttackWarning
 from regfast.attacks.curves import robust_accuracy_curve
@@ -9,6 +10,7 @@ from regfast.attacks.fab import FAB
 from regfast.attacks.fgsm import FGSM
 from regfast.attacks.fmn import FMN
 from regfast.attacks.pgd import PGD
+from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.square import Square
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AttackWarning",
+    "AutoAttack",
+    "PreparedModel",
     "Square",
     "robust_accuracy_curve",
 ]

@@ -12,7 +12,7 @@ from regfast.attacks.apgd_l1 import SparseAscent
 from regfast.attacks.base import Attack, Model, Plan, checked_count, checked_eps
 from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.losses import checked_loss
-from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.norms import L1, Norm, norm_of
 from regfast.attacks.target_order import checked_order, order_targets
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
@@ -57,7 +57,7 @@ class APGD(Attack):
         self.samples = checked_count("samples", samples)
         moves = checked_count("steps", steps)
         self._rule: Ascent | SparseAscent
-        if self.norm.name == "l1":
+        if isinstance(self.norm, L1):
             self._rule = SparseAscent(self.norm, self.eps, moves, larger_eps)
         else:
             self._rule = Ascent(self.norm, self.eps, moves)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.lanes import Answer, Lanes, Rows, choose, per_lane
-from regfast.attacks.norms import Norm
+from regfast.attacks.lanes import Answer, Lanes, Rows, choose
+from regfast.attacks.norms import L1
 
 
 @dataclass
@@ -34,7 +34,7 @@ class SparseAscent:
     first_share = 0.2
     slow, least = 1.5, 10.0  # what the step size is divided by, and its floor: eps / 10
 
-    def __init__(self, norm: Norm, eps: float, steps: int, larger: bool):
+    def __init__(self, norm: L1, eps: float, steps: int, larger: bool):
         self.norm, self.eps, self.larger = norm, eps, larger
         moves = [math.ceil(0.3 * steps), math.ceil(0.3 * steps)] if larger else []
         moves.append(max(steps - sum(moves), 1))
@@ -96,20 +96,10 @@ class SparseAscent:
         point = choose(sparser, s.best, lanes.point)
         gradient = choose(sparser, s.best_gradient, answer.gradient)
 
-        moved = point + per_lane(s.size, point) * self._way(gradient, s.share)
-        # A phase's last answer leads to the best point, in the next phase's ball.
-        following = torch.where(last, self.radius[step + 1], radius)
-        lanes.point = self.norm.project(choose(last, s.best, moved), lanes.image, following)
-
-    def _way(self, gradient: Tensor, share: Tensor) -> Tensor:
-        """Signs of the largest `share` of the gradient's entries, of l1 norm 1."""
-        flat = gradient.flatten(1)
-        magnitude = flat.abs()
-        entries = flat.shape[1]
-        rank = ((1 - share) * entries).long().clamp(0, entries - 1)
-        threshold = magnitude.sort(dim=1).values.gather(1, rank.unsqueeze(1))
-        signs = torch.where(magnitude >= threshold, flat.sign(), 0.0)
-        return (signs / (signs.abs().sum(1, keepdim=True) + 1e-10)).view_as(gradient)
+        # A phase's last answer leads to its best point, in the next phase's ball.
+        moved = self.norm.sparse_step(point, gradient, lanes.image, s.size, radius, s.share)
+        following = self.norm.project(s.best, lanes.image, self.radius[step + 1]) if self.larger else moved
+        lanes.point = choose(last, following, moved)
 
 
 def _nonzeros(delta: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class AutoAttack(Runnable):
         if version not in VERSIONS:
             raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
         self.version = version
+        self.name = "autoattack" if version == "standard" else f"autoattack-{version}"
         self._stages = VERSIONS[version](self.norm, self.eps)
 
     def stages(self) -> Sequence[Attack]:

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from typing_extensions import Self
 from regfast.attacks.lanes import Answer, Lanes, Nothing, Rows
 from regfast.attacks.losses import Objective, objective, reach
 from regfast.attacks.norms import Norm
+
+if TYPE_CHECKING:
+    from regfast.attacks.prepared import PreparedModel
 
 Model = Callable[[Tensor], Tensor]
 
@@ -76,8 +79,17 @@ class Plan(NamedTuple):
 
 
 class Runnable(ABC):
-    """What can be run: an attack, or an ensemble of them. Subclasses say their `stages`."""
+    """What can be run: an attack, or an ensemble of them. Subclasses say their `stages`.
 
+    Attributes:
+        name: what `AttackResult.stage` says of samples it broke; of an ensemble, its version.
+        norm: the perturbation's norm, an object of norms.py.
+        eps: radius of the ball; None for attacks that look for the nearest adversarial point.
+    """
+
+    name: str = ""
+    norm: Norm
+    eps: float | None
     _options: dict[str, Any]
 
     @abstractmethod
@@ -86,7 +98,7 @@ class Runnable(ABC):
 
     def run(
         self,
-        model: Model,
+        model: Model | PreparedModel,
         images: Tensor,
         labels: Tensor,
         *,
@@ -104,7 +116,8 @@ class Runnable(ABC):
 
         Args:
             model: any callable from images in [0, 1] to logits (B, K). Modules are attacked in eval mode; their
-                parameters get no gradients, their flags are as before afterwards.
+                parameters get no gradients, their flags are as before afterwards. A `PreparedModel` saves preparing
+                and checking it again; the last three options are then its own.
             images: (N, C, H, W) float in [0, 1]; they stay where they are, only lanes go to the model's device.
             labels: (N,) int64.
             seed: with the sample ids it decides every random draw.
@@ -129,7 +142,7 @@ class Runnable(ABC):
             compile=compile,
         )  # fmt: skip
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    def __call__(self, model: Model | PreparedModel, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
         """`run(...).images`: adversarial images (N, C, H, W)."""
         return self.run(model, images, labels, **options).images
 
@@ -157,9 +170,6 @@ class Attack(Runnable):
     """One attack, as rules for a lane; running it is the same for all.
 
     Attributes:
-        name: what `AttackResult.stage` says.
-        norm: the perturbation's norm, an object of norms.py.
-        eps: radius of the ball; None for attacks that look for the nearest adversarial point.
         asks: "gradient" of the objective, "forward" only, or "jacobian" (gradients of all logits).
         samples: gradients averaged at each point (EOT), for models that answer at random.
         steps: moves of one run: the model is asked at steps + 1 points.
@@ -168,13 +178,10 @@ class Attack(Runnable):
         loss: name of the objective, see losses.py.
     """
 
-    name: str = ""
     asks: Literal["gradient", "forward", "jacobian"] = "gradient"
     samples: int = 1
     closest: bool = False
     loss: str = "ce"
-    norm: Norm
-    eps: float | None
     steps: int
     runs: int = 1
 

@@ -18,26 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, Model
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, per_lane
 from regfast.attacks.memory import is_out_of_memory
-
-
-@dataclass
-class Oracle:
-    """The model in two forms.
-
-    Attributes:
-        search: differentiable and fast: what the attacks ask.
-        confirm: the float32 model as given, asked about every point that counts; None where `search` is that model.
-        device: where it computes.
-        fixed_widths: keep to few widths, each half of the last, because something is compiled per shape.
-    """
-
-    search: Model
-    confirm: Model | None
-    device: torch.device
-    fixed_widths: bool = False
+from regfast.attacks.prepared import PreparedModel
 
 
 @dataclass
@@ -87,7 +71,7 @@ class Engine:
 
     Args:
         attack: its rules.
-        oracle: the model.
+        model: what it asks.
         images: (N, C, H, W) clean images, on any device.
         labels, sample_ids: (N,) int64 on the images' device.
         targets: (N, R) int64 on the images' device, or None.
@@ -102,7 +86,7 @@ class Engine:
     def __init__(
         self,
         attack: Attack,
-        oracle: Oracle,
+        model: PreparedModel,
         images: Tensor,
         labels: Tensor,
         sample_ids: Tensor,
@@ -116,11 +100,11 @@ class Engine:
         width: int = 64,
         decided: Callable[[bool], None] = lambda broken: None,
     ):
-        self.attack, self.oracle, self.book, self.decided = attack, oracle, book, decided
+        self.attack, self.model, self.book, self.decided = attack, model, book, decided
         self.images, self.labels, self.sample_ids, self.targets = images, labels, sample_ids, targets
         self.runs = attack.runs if targets is None else targets.shape[1]
         self.reach, self.keep_clean, self.seed, self.stage, self.width = reach, keep_clean, seed, stage, width
-        self.lag = 0 if oracle.device.type == "cpu" else 1
+        self.lag = 0 if model.device.type == "cpu" else 1
         self.queue: deque[int] = deque()
         self.slots: list[Slot | None] = []
 
@@ -143,7 +127,7 @@ class Engine:
             self.width = max(min(self.width, len(self.slots)) // 2, 1)
             del self.lanes, self.state
             self.flags.clear()
-            if self.oracle.device.type == "cuda":
+            if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _drive(self, width: int) -> None:
@@ -174,12 +158,12 @@ class Engine:
         gradient = lanes.point.new_empty(len(lanes), 0)
         for _ in range(attack.samples):
             if not gradients:
-                logits = self.oracle.search(lanes.point)
+                logits = self.model.search(lanes.point)
                 objective = attack.objective(lanes, self.state, logits.float())
                 continue
             point = lanes.point.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self.oracle.search(point)
+                logits = self.model.search(point)
             if not logits.requires_grad:
                 raise ValueError(
                     f"{attack.name} needs input gradients, but the model's output does not depend on its input in a "
@@ -188,8 +172,12 @@ class Engine:
             objective = attack.objective(lanes, self.state, logits.detach().float())
             if attack.asks == "jacobian":
                 gradients = logits.shape[1]
-                ones = torch.eye(gradients, dtype=logits.dtype, device=logits.device).unsqueeze(1).expand(-1, len(lanes), -1)
-                slope = torch.stack([torch.autograd.grad(logits, point, one, retain_graph=True)[0] for one in ones], 1)
+                each = (
+                    torch.eye(gradients, dtype=logits.dtype, device=logits.device)
+                    .unsqueeze(1)
+                    .expand_as(logits.expand(gradients, -1, -1))
+                )
+                slope = torch.stack([torch.autograd.grad(logits, point, one, retain_graph=True)[0] for one in each], 1)
             else:
                 (slope,) = torch.autograd.grad(logits, point, objective.gradient.to(logits.dtype))
             gradient = gradient + slope if gradient.numel() else slope
@@ -266,8 +254,8 @@ class Engine:
         lanes, attack = self.lanes, self.attack
         rows = self._rows(slots)
         found, prediction = lanes.found[rows], lanes.found_prediction[rows]
-        if self.oracle.confirm is not None:
-            logits = self.oracle.confirm(found)
+        if self.model.confirm is not None:
+            logits = self.model.confirm(found)
             prediction = torch.where(logits.isnan().any(1), lanes.label[rows], logits.argmax(1))
             for slot in slots:
                 slot.queries += 1
@@ -335,7 +323,7 @@ class Engine:
         if self.queue or len(busy) == len(self.slots):
             return answer
         width = len(busy)
-        if self.oracle.fixed_widths:
+        if self.model.fixed_widths:
             width = len(self.slots)
             while width > 1 and -(-width // 2) >= len(busy):
                 width = -(-width // 2)
@@ -390,17 +378,17 @@ class Engine:
 
     def _index(self, values: list[int]) -> Tensor:
         index = torch.tensor(values, dtype=torch.int64)
-        return index.pin_memory().to(self.oracle.device, non_blocking=True) if self.lag else index
+        return index.pin_memory().to(self.model.device, non_blocking=True) if self.lag else index
 
     def _fetch(self, source: Tensor, items: Tensor) -> Tensor:
         """Rows of a tensor on the images' device, on their way to the model's."""
         rows = source[items]
-        if rows.device == self.oracle.device:
+        if rows.device == self.model.device:
             return rows
-        return rows.pin_memory().to(self.oracle.device, non_blocking=True) if self.lag else rows.to(self.oracle.device)
+        return rows.pin_memory().to(self.model.device, non_blocking=True) if self.lag else rows.to(self.model.device)
 
     def _blank(self, width: int) -> Lanes:
-        at, closest = self.oracle.device, self.attack.closest
+        at, closest = self.model.device, self.attack.closest
         images = self.images.new_zeros(width, *self.images.shape[1:], device=at)
         integers = torch.zeros(width, dtype=torch.int64, device=at)
         floats = torch.zeros(width, device=at)

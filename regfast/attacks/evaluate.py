@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regfast.attacks.base import Attack, AttackResult, Model
-from regfast.attacks.checks import warn_if_misleading
-from regfast.attacks.engine import Book, Engine, Oracle
-from regfast.attacks.memory import automatic_lanes, is_out_of_memory
-from regfast.attacks.prepare import frozen, prepare
+from regfast.attacks.engine import Book, Engine
+from regfast.attacks.memory import is_out_of_memory
+from regfast.attacks.prepare import frozen
+from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import bar
 
 
 def evaluate(
     stages: Sequence[Attack],
-    model: Model,
+    model: Model | PreparedModel,
     images: Tensor,
     labels: Tensor,
     *,
@@ -33,25 +33,27 @@ def evaluate(
 ) -> AttackResult:
     """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""
     images, labels, sample_ids, targets = _checked(images, labels, sample_ids, targets, lanes)
-    device = _device(model, images)
-    warn_if_misleading(
-        model, images, labels,
-        gradients=any(attack.asks != "forward" for attack in stages), losses={attack.loss for attack in stages},
+    if isinstance(model, PreparedModel):
+        prepared = model
+    else:
+        prepared = PreparedModel(model, images, precision=precision, channels_last=channels_last, compile=compile)
+    device = prepared.device
+    prepared.check(
+        images, labels, gradients=any(attack.asks != "forward" for attack in stages),
+        losses={attack.loss for attack in stages},
     )  # fmt: skip
     # Outside of any inference mode: lanes need gradients even if the caller does not.
-    with torch.inference_mode(False), torch.no_grad(), frozen(model), bar(progress) as shown:
-        example = images[:8].to(device)
-        search = model
-        if len(images):
-            search = prepare(model, example, precision=precision, channels_last=channels_last, compile=compile)
-        oracle = Oracle(search, None if search is model else model, device, fixed_widths=compile)
-        width = lanes or automatic_lanes(search, example)
-        logits = _predict(model, images, width, device) if clean_logits is None else clean_logits.to(images.device)
+    with torch.inference_mode(False), torch.no_grad(), frozen(prepared.given), bar(progress) as shown:
+        width = lanes or prepared.lanes
+        if clean_logits is None:
+            logits = _predict(prepared.given, images, width, device)
+        else:
+            logits = clean_logits.detach().to(images.device).float()
         if logits.ndim != 2 or len(logits) != len(images):
             raise ValueError(f"clean_logits must have shape ({len(images)}, K), got {tuple(logits.shape)}")
         if len(images) and int(labels.max()) >= logits.shape[1]:
             raise IndexError(f"labels must be below {logits.shape[1]} (the model's classes), got {int(labels.max())}")
-        clean_prediction = logits.argmax(1)
+        clean_prediction = logits.argmax(1) if len(images) else labels.clone()
         clean = (clean_prediction == labels) & ~logits.isnan().any(1)
         n = len(images)
         book = Book(
@@ -68,10 +70,10 @@ def evaluate(
             survivors = (clean & ~book.broken).nonzero().squeeze(1)
             goals = targets
             if targets is None:
-                goals = _plan(attack, oracle, images, labels, logits, survivors, book, width)
+                goals = _plan(attack, prepared, images, labels, logits, survivors, book, width)
             shown.begin(attack.name, len(survivors))
             engine = Engine(
-                attack, oracle, images, labels, sample_ids, goals, book, reach=targets is not None,
+                attack, prepared, images, labels, sample_ids, goals, book, reach=targets is not None,
                 keep_clean=len(stages) > 1 or targets is not None, seed=seed, stage=place, width=width,
                 decided=shown.decided,
             )  # fmt: skip
@@ -111,14 +113,14 @@ def _predict(model: Model, images: Tensor, width: int, device: torch.device) -> 
 
 
 def _plan(
-    attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor, book: Book,
+    attack: Attack, model: PreparedModel, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor, book: Book,
     width: int,
 ) -> Tensor | None:  # fmt: skip
     """Targets (N, R) of the survivors' runs, or None."""
     goals = None
     for rows in survivors.split(width):
-        chunk = (tensor[rows].to(oracle.device) for tensor in (images, labels, logits))
-        plan = attack.plan(oracle.search, *chunk)
+        chunk = (tensor[rows].to(model.device) for tensor in (images, labels, logits))
+        plan = attack.plan(model.search, *chunk)
         if plan is None:
             return None
         if goals is None:
@@ -127,14 +129,6 @@ def _plan(
         book.gradients[rows] += plan.gradients
         book.queries[rows] += plan.queries
     return goals
-
-
-def _device(model: Model, images: Tensor) -> torch.device:
-    """Where the model computes: with its parameters, else with the images."""
-    if isinstance(model, nn.Module):
-        for tensor in (*model.parameters(), *model.buffers()):
-            return tensor.device
-    return images.device
 
 
 def _checked(

@@ -68,13 +68,16 @@ class Lanes(Rows):
             stage: added to the stage's number times 8: independent streams within one attack, 0 to 7.
             step: (M,) int64 counter; the lanes' step by default.
         """
-        return philox.uniform(*self._key(rows, stage, step), count)
+        return philox.uniform(*self.key(rows, stage, step), count)
 
     def normal(self, count: int, rows: Tensor | None = None, stage: int = 0, step: Tensor | None = None) -> Tensor:
         """Standard normal draws (rows, count) float32; arguments as in `uniform`."""
-        return philox.normal(*self._key(rows, stage, step), count)
+        return philox.normal(*self.key(rows, stage, step), count)
 
-    def _key(self, rows: Tensor | None, stage: int, step: Tensor | None) -> tuple[int, Tensor, int, Tensor, Tensor]:
+    def key(
+        self, rows: Tensor | None = None, stage: int = 0, step: Tensor | None = None
+    ) -> tuple[int, Tensor, int, Tensor, Tensor]:
+        """(seed, sample, stage, restart, step): what a draw of `regfast.ops` depends on; arguments as in `uniform`."""
         sample, run, now = self.sample, self.run, self.step if step is None else step
         if rows is not None:
             sample, run = sample[rows], run[rows]
@@ -89,7 +92,9 @@ class Answer(Rows):
     logits: Tensor  # (S, K) float32
     prediction: Tensor  # (S,) int64 lowest index among the largest logits
     loss: Tensor  # (S,) the attack's objective, which it raises
-    gradient: Tensor  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for "jacobian"; (S, 0) if not asked
+    gradient: (
+        Tensor  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for "jacobian"; (S, 0) if not asked
+    )
 
 
 @dataclass

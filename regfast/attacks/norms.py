@@ -1,13 +1,17 @@
-"""The norms as objects: how far (`distance`), which way is up (`ascent`), back into ball and box (`project`)."""
+"""The norms as objects: how far (`distance`), which way is up (`ascent`), back into ball and box (`project`).
+
+Steps and starts are one fused op each (regfast.ops.perturbation).
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from regfast.attacks.lanes import Lanes, per_lane
+from regfast.ops import perturbation
 
 TINY = 1e-12
 
@@ -15,16 +19,18 @@ TINY = 1e-12
 class Norm(Protocol):
     """A perturbation's norm. Radii and step sizes are numbers, or one a lane (S,)."""
 
-    name: str
+    @property
+    def name(self) -> Literal["linf", "l2", "l1"]:
+        """What `norm_of` knows it by."""
 
     def distance(self, delta: Tensor) -> Tensor:
         """(S,) norm of each row of `delta` (S, C, H, W)."""
 
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The direction of norm 1 (S, C, H, W) in which a linear function with this gradient rises most."""
-
     def dual(self, gradient: Tensor) -> Tensor:
         """(S,) dual norm: how fast a linear function with this gradient can rise per unit of distance."""
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """A direction of norm 1 (S, C, H, W) in which a linear function with this gradient rises."""
 
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         """Into the ball of radius `eps` around `image`, and the box [0, 1]."""
@@ -38,10 +44,122 @@ class Norm(Protocol):
         """APGD's move: x + share · (step(x) - x) + (1 - share) · (x - previous), projected."""
 
     def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        """Points (M, C, H, W) drawn in the ball and box around the images of the lanes `rows` (PGD's start)."""
+        """Points (M, C, H, W) drawn in the ball around the images of the lanes `rows`, clamped to the box (PGD's)."""
 
     def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        """Points drawn on the sphere, then clamped to the box (APGD's start)."""
+        """Points drawn on the sphere, clamped to the box (APGD's)."""
+
+
+class _Fused:
+    """What the norms share: the fused ops, told the norm by name."""
+
+    name: Literal["linf", "l2", "l1"]
+
+    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
+        return perturbation.perturb_step(point, gradient, image, eps, size, self.name)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
+    ) -> Tensor:
+        return perturbation.perturb_step(point, gradient, image, eps, size, self.name, previous, share)
+
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+        return perturbation.random_start(lanes.image[rows], eps, self.name, *lanes.key(rows), start="ball")
+
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+        return perturbation.random_start(lanes.image[rows], eps, self.name, *lanes.key(rows), start="sphere")
+
+
+class Linf(_Fused):
+    """Largest absolute entry."""
+
+    name: Literal["linf", "l2", "l1"] = "linf"
+
+    def distance(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().amax(1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().sum(1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
+        radius = per_lane(eps, image) if isinstance(eps, Tensor) else eps
+        return torch.minimum(torch.maximum(point, image - radius), image + radius).clamp_(0, 1)
+
+
+class L2(_Fused):
+    """Euclidean norm."""
+
+    name: Literal["linf", "l2", "l1"] = "l2"
+
+    def distance(self, delta: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        return gradient / per_lane(self.distance(gradient) + TINY, gradient)
+
+    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
+        delta = point - image
+        scale = torch.clamp(eps / (self.distance(delta) + TINY), max=1.0)
+        return (image + delta * per_lane(scale, delta)).clamp_(0, 1)
+
+
+class L1(_Fused):
+    """Sum of absolute entries. Its ascent is spread over the largest 5 % of the entries (SLIDE, arXiv 1904.13000)."""
+
+    name: Literal["linf", "l2", "l1"] = "l1"
+    share = 0.05
+
+    def distance(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().sum(1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().amax(1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        magnitude = gradient.flatten(1).abs()
+        count = max(int(self.share * magnitude.shape[1]), 1)
+        threshold = magnitude.topk(count, dim=1).values[:, -1:]
+        sparse = torch.where(magnitude >= threshold, gradient.flatten(1).sign(), 0.0)
+        return (sparse / (sparse.abs().sum(1, keepdim=True) + TINY)).view_as(gradient)
+
+    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
+        return image + perturbation.l1_box_projection(image, point - image, self.inner(image, eps))
+
+    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
+        # Entries at the box's edge that would leave it are worth nothing: spend the step on others.
+        blocked = ((point >= 1) & (gradient > 0)) | ((point <= 0) & (gradient < 0))
+        gradient = gradient.masked_fill(blocked, 0.0)
+        return self.sparse_step(point, gradient, image, size, eps, self.share)
+
+    def sparse_step(
+        self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor,
+        share: float | Tensor,
+    ) -> Tensor:  # fmt: skip
+        """`size` along the signs of the largest `share` of the gradient's entries, then `project`."""
+        return perturbation.perturb_step(
+            point, gradient, image, self.inner(image, eps), size, self.name, sparsity=share
+        )
+
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+        return self.far_start(lanes, rows, eps)
+
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+        image = lanes.image[rows]
+        return perturbation.random_start(image, self.inner(image, eps), self.name, *lanes.key(rows))
+
+    def inner(self, image: Tensor, eps: float | Tensor) -> float | Tensor:
+        """A radius so little below eps that rounding `image + delta` in many entries can't carry the sum over eps."""
+        slack = 2.0**-24 * (image.numel() / max(len(image), 1)) ** 0.5
+        return torch.maximum(eps - slack, 0.999 * eps) if isinstance(eps, Tensor) else max(eps - slack, 0.999 * eps)
+
+
+NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}
 
 
 def norm_of(name: str | Norm) -> Norm:
@@ -51,171 +169,3 @@ def norm_of(name: str | Norm) -> Norm:
     if name not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {name!r}")
     return NORMS[name]
-
-
-def _column(value: float | Tensor, like: Tensor) -> float | Tensor:
-    return per_lane(value, like) if isinstance(value, Tensor) else value
-
-
-def _draws(lanes: Lanes, rows: Tensor, normal: bool) -> Tensor:
-    image = lanes.image[rows]
-    draw = lanes.normal if normal else lanes.uniform
-    return draw(image[0].numel() if len(rows) else 0, rows).view_as(image)
-
-
-def _momentum_step(
-    norm: Norm, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float,
-    share: Tensor,
-) -> Tensor:  # fmt: skip
-    share = per_lane(share, point)
-    moved = norm.step(point, gradient, image, size, eps)
-    return norm.project(point + share * (moved - point) + (1 - share) * (point - previous), image, eps)
-
-
-class Linf:
-    """Largest absolute entry."""
-
-    name = "linf"
-
-    def distance(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().amax(1)
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
-
-    def dual(self, gradient: Tensor) -> Tensor:
-        return gradient.flatten(1).abs().sum(1)
-
-    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
-        radius = _column(eps, image)
-        return torch.minimum(torch.maximum(point, image - radius), image + radius).clamp_(0, 1)
-
-    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
-        return self.project(point + _column(size, point) * gradient.sign(), image, eps)
-
-    def momentum_step(
-        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
-    ) -> Tensor:
-        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
-
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        return (lanes.image[rows] + eps * (2 * _draws(lanes, rows, False) - 1)).clamp_(0, 1)
-
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        noise = 2 * _draws(lanes, rows, False) - 1
-        scale = eps / (self.distance(noise) + TINY)
-        return (lanes.image[rows] + noise * per_lane(scale, noise)).clamp_(0, 1)
-
-
-class L2:
-    """Euclidean norm."""
-
-    name = "l2"
-
-    def distance(self, delta: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient / per_lane(self.distance(gradient) + TINY, gradient)
-
-    def dual(self, gradient: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-
-    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
-        delta = point - image
-        length = self.distance(delta)
-        scale = torch.clamp(eps / (length + TINY), max=1.0)
-        return (image + delta * per_lane(scale, delta)).clamp_(0, 1)
-
-    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
-        return self.project(point + _column(size, point) * self.ascent(gradient), image, eps)
-
-    def momentum_step(
-        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
-    ) -> Tensor:
-        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
-
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        radius = lanes.uniform(1, rows, stage=1)[:, 0]
-        noise = self.ascent(_draws(lanes, rows, True))
-        return (lanes.image[rows] + noise * per_lane(eps * radius, noise)).clamp_(0, 1)
-
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        return (lanes.image[rows] + eps * self.ascent(_draws(lanes, rows, True))).clamp_(0, 1)
-
-
-class L1:
-    """Sum of absolute entries. Its ascent is spread over the largest 5 % of the entries (SLIDE, arXiv 1904.13000)."""
-
-    name = "l1"
-    share = 0.05
-
-    def distance(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).abs().sum(1)
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        size = gradient[0].numel() if len(gradient) else 1
-        count = max(int(self.share * size), 1)
-        magnitude = gradient.flatten(1).abs()
-        threshold = magnitude.topk(count, dim=1).values[:, -1:]
-        sparse = torch.where(magnitude >= threshold, gradient.flatten(1).sign(), 0.0)
-        return (sparse / (sparse.abs().sum(1, keepdim=True) + TINY)).view_as(gradient)
-
-    def dual(self, gradient: Tensor) -> Tensor:
-        return gradient.flatten(1).abs().amax(1)
-
-    def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
-        # Rounding of image + delta can add to the sum of many entries: leave room for it, so that eps holds.
-        slack = 2.0**-24 * image[0].numel() ** 0.5 if len(image) else 0.0
-        radius = torch.as_tensor(eps, device=image.device)
-        return image + l1_box_projection(image, point - image, torch.maximum(radius - slack, 0.999 * radius))
-
-    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
-        # Entries at the box's edge that would leave it are worth nothing: spend the step on others.
-        blocked = ((point >= 1) & (gradient > 0)) | ((point <= 0) & (gradient < 0))
-        way = self.ascent(gradient.masked_fill(blocked, 0.0))
-        return self.project(point + _column(size, point) * way, image, eps)
-
-    def momentum_step(
-        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
-    ) -> Tensor:
-        return _momentum_step(self, point, gradient, previous, image, size, eps, share)
-
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        return self.far_start(lanes, rows, eps)
-
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
-        image = lanes.image[rows]
-        return self.project(image + _draws(lanes, rows, True), image, eps)
-
-
-def l1_box_projection(image: Tensor, delta: Tensor, eps: float | Tensor) -> Tensor:
-    """The nearest perturbation to `delta` (S, C, H, W) with l1 norm ≤ eps and image + it in [0, 1] (Euclidean).
-
-    Shrinking every entry by one λ ≥ 0 per lane and then clipping it to its room in the box solves it: entry i becomes
-    sign(δ_i) · clip(|δ_i| - λ, 0, room_i), whose sum falls with λ in straight pieces that break at |δ_i| and
-    |δ_i| - room_i (Croce and Hein 2021, arXiv 2103.01208, proposition 2.1).
-    """
-    shape = delta.shape
-    image, delta = image.flatten(1), delta.flatten(1)
-    room = torch.where(delta > 0, 1 - image, image)
-    magnitude = delta.abs()
-    radius = eps.unsqueeze(1) if isinstance(eps, Tensor) and eps.ndim else eps
-    # Walking down in λ from the largest break, the sum rises by 1 per unit for each entry between its two breaks.
-    breaks = torch.cat((magnitude, magnitude - room), 1)
-    turns = torch.cat((torch.ones_like(magnitude), -torch.ones_like(room)), 1)
-    ordered, order = breaks.sort(dim=1, descending=True)
-    slope = turns.double().gather(1, order).cumsum(1)
-    rise = torch.cat(
-        (torch.zeros_like(ordered[:, :1]), (slope[:, :-1] * (ordered[:, :-1] - ordered[:, 1:])).cumsum(1)), 1
-    )
-    # The last break at which the sum is still within the radius, and what is left of the radius below it.
-    inside = (rise <= radius).sum(1, keepdim=True) - 1
-    inside = inside.clamp_(min=0)
-    left = radius - rise.gather(1, inside)
-    cut = ordered.gather(1, inside) - left / slope.gather(1, inside).clamp(min=1)
-    shrunk = (magnitude - cut.clamp(min=0)).clamp_(min=0).minimum(room)
-    return (delta.sign() * shrunk).view(shape).to(delta.dtype)
-
-
-NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}
