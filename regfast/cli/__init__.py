@@ -29,6 +29,7 @@ app = typer.Typer(
 for _command in (study, train, attack, evaluate, compare, report, show_config):
     app.command()(_command)
 
+_INTERRUPTED = 130
 # Typer may carry its own copy of click: its base class is reached through what Typer exports.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -42,11 +43,13 @@ def run(arguments: list[str] | None = None) -> int:
     """As `main`, but return the exit status."""
     try:
         status = app(args=arguments, standalone_mode=False)
+        if status == _INTERRUPTED:  # Typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except _UsageError as error:
         return _complain(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; the same command goes on where it stopped", 130)
+        return _complain("interrupted; the same command goes on where it stopped", _INTERRUPTED)
     except (ValueError, TypeError, IndexError, RuntimeError, OSError, ImportError) as error:
         if not _raised_by_regfast(error):
             raise

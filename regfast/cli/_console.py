@@ -22,7 +22,9 @@ class Bar:
             TaskProgressColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True, force_terminal=show), disable=not self._shown, transient=True)
+        self._progress = Progress(
+            *columns, console=Console(stderr=True, force_terminal=show), disable=not self._shown, transient=True
+        )
         self._task: TaskID | None = None
 
     def __enter__(self) -> Bar:

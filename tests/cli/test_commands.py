@@ -1,0 +1,175 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from regfast.cli import run
+from regfast.cli._console import Bar
+from regfast.cli._options import number, numbers
+from regfast.models import load_model, save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--size", "smoke", "--regularizers", "hard,mixup", "--epochs", "1", "--limit", "40", "--no-report"]
+
+
+def one_line(capsys, *arguments):
+    """The only line that wrong input gets, with exit status 2."""
+    assert run(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("regfast: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("command", ["study", "train", "attack", "report", "show-config"])
+def test_help(command, capsys):
+    assert run([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Usage" in text and len(text) > 200
+
+
+def test_help_is_short_of_torch():
+    code = "import sys, regfast.cli; regfast.cli.run(['--help']); assert 'sklearn' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for command in ("study", "train", "attack", "report", "show-config"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "--bogus"], "No such option"),
+        (["nothing"], "No such command"),
+        (["study", "--epochs", "many"], "epochs"),
+        (["study", "--size", "huge"], "full, small, smoke"),
+        (["study", "--dataset", "cifar11"], "cifar11"),
+        (["study", "--dataset", "cifar10"], "--data-root"),
+        (["study", "--regularizers", "hard,hard"], "twice"),
+        (["study", "--regularizers", "dropout"], "dropout"),
+        (["study", "--smoothing", "2"], "smoothing must lie in"),
+        (["study", "--seeds", "a"], "--seeds"),
+        (["study", "--eps-linf", "0.1"], "WEAK,STRONG"),
+        (["study", "--eps-l2", "0.1,x"], "8/255"),
+        (["study", "--epochs", "0"], "epochs must be at least 1"),
+        (["train", "--out", "x.safetensors", "--regularizer", "hard", "--alpha", "1"], "no parameter alpha"),
+        (["train"], "--out"),
+        (["attack", "--model", "resnet21"], "did you mean"),
+        (["attack", "--model", "small-cnn", "--attack", "nothing"], "there are"),
+        (["attack", "--model", "small-cnn", "--attack", "fgsm", "--steps", "3"], "takes no steps"),
+        (["attack", "--model", "small-cnn", "--eps", "8/0"], "8/0"),
+        (["attack", "--model", "small-cnn", "--checkpoint", "none.pt"], "no checkpoint at none.pt"),
+        (["report", "runs/none"], "none"),
+    ],
+)
+def test_wrong_input_gets_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in one_line(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_our_own_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("regfast.show_config", lambda: int("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        run(["show-config"])
+
+
+def test_show_config(capsys):
+    assert run(["show-config"]) == 0
+    assert f"torch {torch.__version__}" in capsys.readouterr().out
+
+
+def test_study_and_its_second_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(["study", *TINY, "--out", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"finished: result files in {folder}\n" and captured.err == ""
+    config = json.loads((folder / "config.json").read_text())
+    assert list(config["regularizers"]) == ["hard", "mixup"] and config["recipe"]["epochs"] == 1
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert run(["study", *TINY, "--out", str(folder)]) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    assert "limit: 40 there, 41 now" in one_line(
+        capsys, "study", *[word.replace("40", "41") for word in TINY], "--out", str(folder)
+    )
+
+
+def test_report_is_made_once_and_again(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "run"
+    study = ["study", *TINY[:-1], "--out", str(folder)]
+    assert run(study) == 0
+    page = folder / "report.html"
+    assert capsys.readouterr().out == f"page: {page}\n"
+    assert run(study) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    content = page.read_bytes()
+    page.unlink()
+    assert run(["report", str(folder)]) == 0
+    assert page.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "regfast",
+        "study",
+        "--size",
+        "smoke",
+        "--no-report",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    first = tmp_path / "run" / "checkpoints" / "hard-seed0.safetensors"
+    deadline = time.monotonic() + 120
+    while not first.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on where it stopped" in errors and "Traceback" not in errors
+    kept = first.stat().st_mtime_ns
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    assert first.stat().st_mtime_ns == kept
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_train_then_attack(tmp_path, capsys):
+    checkpoint = tmp_path / "model.safetensors"
+    assert run(["train", "--out", str(checkpoint), "--dataset", "digits", "--epochs", "2"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "model.json").read_text())["epochs"]) == 2
+    options = ["--dataset", "digits", "--limit", "30", "--steps", "3", "--eps", "0.01,0.3"]
+    assert run(["attack", "--model", "small-cnn", "--checkpoint", str(checkpoint), *options]) == 0
+    table = capsys.readouterr().out
+    assert "0.01" in table and "0.3" in table and "robust" in table and "30 images" in table
+
+
+def test_attack_on_data_with_more_classes(tmp_path, capsys):
+    checkpoint = tmp_path / "three.safetensors"
+    save_checkpoint(load_model("small-cnn", num_classes=3, seed=0).network_state(), checkpoint)
+    assert "3 classes" in one_line(capsys, "attack", "--model", "small-cnn", "--checkpoint", str(checkpoint))
+
+
+def test_numbers():
+    assert number("8/255", "--eps") == 8 / 255
+    assert numbers("1, 2/4,3e-2", "--eps") == [1, 0.5, 0.03]
+
+
+def test_the_bar_is_for_terminals(capfd):
+    for shown in (False, True):
+        with Bar(show=shown) as bar:
+            bar.start(10, 2)
+            bar.say("training")
+            bar.advance(8)
+        captured = capfd.readouterr()
+        assert captured.out == "" and ("training" in captured.err) == shown
