@@ -235,6 +235,14 @@ def curve_figure(study: Study) -> Drawing:
     )
 
 
+def radial_share(study: Study, attack: str, regularizer: str) -> float:
+    """Radial part of the squared displacement of the features, summed over the correct samples of all seeds."""
+    correct = study.column("correct", regularizer).astype(bool)
+    radial, across = (study.column(f"{part}_{attack}", regularizer)[correct] for part in ("radial", "tangential"))
+    total = np.nansum(radial**2 + across**2)
+    return float(np.nansum(radial**2) / total) if total > 0 else float("nan")
+
+
 def displacement_figure(study: Study) -> Drawing:
     """Where each attack moved the features of the samples it attacked."""
     measured = [a for a in study.attacks if f"toward_origin_{a['id']}" in study.samples]
@@ -245,7 +253,7 @@ def displacement_figure(study: Study) -> Drawing:
     for attack in attacks:
         title = attack_name(attack).replace(" (", "\n(")
         cosines[title] = {}
-        means = []
+        means, shares = [], {}
         for name in study.regularizers:
             correct = study.column("correct", name).astype(bool)
             values = study.column(f"toward_origin_{attack['id']}", name)[correct]
@@ -254,6 +262,7 @@ def displacement_figure(study: Study) -> Drawing:
             if not len(values):
                 continue
             means.append(f"{style.in_sentence(name)} {number(float(values.mean()))}")
+            shares[name] = radial_share(study, attack["id"], name)
             count = np.histogram(values, edges)[0]
             rows += [
                 {
@@ -266,7 +275,10 @@ def displacement_figure(study: Study) -> Drawing:
                 for k in range(30)
             ]
         if means:
-            parts.append(f"{attack_name(attack)}: {sentence(means)}")
+            radial = sentence([f"{style.in_sentence(n)} {share:.0%}" for n, share in shares.items()])
+            parts.append(
+                f"{attack_name(attack)}: {sentence(means)}; radial share of the squared displacement {radial}."
+            )
     return Drawing(
         "toward-origin",
         "Does the attack push features toward the origin?",
@@ -274,6 +286,6 @@ def displacement_figure(study: Study) -> Drawing:
         "Cosine between the displacement of the feature and the direction to the origin: 1 is straight inward, 0 "
         "across, −1 outward. The vertical line is the mean. Correctly classified samples, all seeds; strong settings "
         "where there are several.",
-        f"Mean cosine. {'; '.join(parts)}." if parts else "No sample was attacked.",
+        f"Mean cosine. {' '.join(parts)}" if parts else "No sample was attacked.",
         {"histogram": stack(rows)},
     )

@@ -28,7 +28,8 @@ LABELS = {"hard": "Hard labels", "smoothing": "Label smoothing", "mixup": "Mixup
 
 # In the page the neutral colours follow the reader's light or dark setting; the colours of data stay.
 DARK = {INK: "#e6edf3", MUTED: "#9aa4af", GRID: "#30363d", PAPER: "#161b22", COLOURS["hard"]: "#f0f3f6",
-        COLOURS["smoothing"]: "#459fe6", COLOURS["mixup"]: "#f0803c", COLOURS["cutmix"]: "#2ecf8f"}  # fmt: skip
+        COLOURS["smoothing"]: "#459fe6", COLOURS["mixup"]: "#f0803c", COLOURS["cutmix"]: "#2ecf8f",
+        "#332288": "#8c82e0", "#117733": "#3fa866", "#882255": "#cc6f9f"}  # fmt: skip
 
 # DejaVu Sans ships with matplotlib, so that every machine draws the same glyphs.
 RC: Any = {
