@@ -245,9 +245,13 @@ def _unpack(
         _check_classes("target", target.first, rows)
         # (1 - ε)((1 - s) e + s/K) + ε/K, exact where s or ε is 0.
         smoothing = target.smoothing + (1 - target.smoothing) * label_smoothing
-        hard = not isinstance(target.weight, Tensor) and target.weight == 1
+        weight = target.weight
+        hard = not isinstance(weight, Tensor) and weight == 1
+        if torch.compiler.is_compiling() and not isinstance(weight, Tensor):
+            # λ is another number in every batch: handed on as one, it would be compiled anew for each.
+            weight = torch.ones((), dtype=torch.float64, device=rows.device) * weight
         second = None if hard else target.second
-        return {"first": target.first, "second": second, "weight": target.weight, "smoothing": smoothing}
+        return {"first": target.first, "second": second, "weight": weight, "smoothing": smoothing}
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
     if target.is_floating_point():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, default_collate
@@ -122,12 +123,7 @@ def test_default_collate_of_single_samples():
 
 def test_compiles_whole_and_does_not_recompile_for_every_weight():
     torch.compiler.reset()
-    graphs = 0
-
-    def backend(module, inputs):
-        nonlocal graphs
-        graphs += 1
-        return module.forward
+    backend = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(fullgraph=True, backend=backend)
     def step(logits, target):
@@ -138,7 +134,7 @@ def test_compiles_whole_and_does_not_recompile_for_every_weight():
         loss, rest = step(logits, targets(weight=weight))
         torch.testing.assert_close(loss, soft_cross_entropy(logits, targets(weight=weight)))
         assert isinstance(rest, SoftTargets) and len(rest) == 5
-    assert graphs <= 2
+    assert backend.frame_count <= 2
 
 
 def test_mixup():
