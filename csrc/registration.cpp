@@ -59,8 +59,8 @@ TORCH_LIBRARY(regfast, m) {
   // seed: the 64 bits of the unsigned seed.
   m.def("random_start(Tensor clean, Tensor? eps, float eps_value, int norm, int seed, Tensor sample, int stage, "
         "Tensor restart, Tensor step, bool sphere, float lower, float upper) -> Tensor");
-  m.def("philox_uniform(int seed, Tensor sample, int stage, Tensor restart, Tensor step, int count) -> Tensor");
-  m.def("philox_normal(int seed, Tensor sample, int stage, Tensor restart, Tensor step, int count) -> Tensor");
+  m.def("philox_uniform(int seed, Tensor sample, int stage, Tensor restart, Tensor step, SymInt count) -> Tensor");
+  m.def("philox_normal(int seed, Tensor sample, int stage, Tensor restart, Tensor step, SymInt count) -> Tensor");
 }
 
 #ifndef REGFAST_CUDA_ARCHS

@@ -21,26 +21,27 @@ const auto& backward_op() {
 }
 
 struct LinearLoss : torch::autograd::Function<LinearLoss> {
-  static at::Tensor forward(AutogradContext* ctx, at::Tensor features, at::Tensor weight, at::Tensor bias,
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor features, at::Tensor weight, MaybeTensor bias,
                             const Target& target) {
     const bool of_features = features.requires_grad(), of_weight = weight.requires_grad();
-    const bool of_bias = bias.defined() && bias.requires_grad();
+    const bool of_bias = bias.has_value() && bias->requires_grad();
     at::AutoDispatchBelowADInplaceOrView below;
-    const MaybeTensor given = bias.defined() ? MaybeTensor(bias) : MaybeTensor();
     const bool store = target.reduction != kNone;
     auto [loss, grad_features, grad_weight, grad_bias] =
-        forward_op().call(features, weight, given, REGFAST_TARGET_OF(target), store && of_features,
+        forward_op().call(features, weight, bias, REGFAST_TARGET_OF(target), store && of_features,
                           store && of_weight, store && of_bias);
     ctx->saved_data["stored"] = store;
     if (store) ctx->save_for_backward({grad_features, grad_weight, grad_bias});
-    else keep(ctx, {features, weight, bias}, target);
+    else keep(ctx, {features, weight, bias.value_or(at::Tensor())}, target);
+    ctx->saved_data["bias"] = bias.has_value();
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
     const auto saved = ctx->get_saved_variables();
-    const bool wanted[] = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
+    const bool wanted[] = {ctx->needs_input_grad(0), ctx->needs_input_grad(1),
+                           ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)};
     variable_list out(4);
     if (ctx->saved_data["stored"].toBool()) {
       for (int i = 0; i < 3; i++) {
@@ -68,7 +69,7 @@ at::Tensor autograd(const at::Tensor& features, const at::Tensor& linear_weight,
                     REGFAST_TARGET_PARAMETERS) {
   if (wants_gradient(features) || wants_gradient(linear_weight) || (linear_bias.has_value() && wants_gradient(*linear_bias))) {
     const Target target{REGFAST_TARGET_ARGUMENTS};
-    return LinearLoss::apply(features, linear_weight, linear_bias.value_or(at::Tensor()), target);
+    return LinearLoss::apply(features, linear_weight, linear_bias, target);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return without_gradient(features, linear_weight, linear_bias, REGFAST_TARGET_ARGUMENTS);

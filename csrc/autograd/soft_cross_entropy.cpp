@@ -37,17 +37,6 @@ bool stores(int64_t backward, int64_t reduction) {
   return backward == kStore || (backward == kAuto && reduction != kNone);
 }
 
-// Does for soft_cross_entropy and for its form with statistics; saved: [grad], or [logits, target …].
-at::Tensor logits_gradient(AutogradContext* ctx, const variable_list& saved, const at::Tensor& grad_output) {
-  if (!grad_output.defined()) return {};
-  if (ctx->saved_data["stored"].toBool()) {
-    const at::Tensor grad = ctx->saved_data.count("grad") ? ctx->saved_data["grad"].toTensor() : saved[0];
-    return rescaled(grad, grad_output);
-  }
-  const Target target = kept(ctx, saved, 1);
-  return backward_op().call(grad_output, saved[0], REGFAST_TARGET_OF(target));
-}
-
 struct Loss : torch::autograd::Function<Loss> {
   static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target, bool inplace, bool store) {
     at::AutoDispatchBelowADInplaceOrView below;
@@ -71,7 +60,11 @@ struct Loss : torch::autograd::Function<Loss> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
-    return {logits_gradient(ctx, ctx->get_saved_variables(), grads[0]), {}, {}, {}};
+    const auto saved = ctx->get_saved_variables();
+    if (ctx->saved_data.count("grad")) return {rescaled(ctx->saved_data["grad"].toTensor(), grads[0]), {}, {}, {}};
+    if (ctx->saved_data["stored"].toBool()) return {rescaled(saved[0], grads[0]), {}, {}, {}};
+    const Target target = kept(ctx, saved, 1);
+    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}, {}, {}};
   }
 };
 
@@ -88,16 +81,15 @@ at::Tensor without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS,
 
 struct LossWithStats : torch::autograd::Function<LossWithStats> {
   // Outputs: loss, scalars, geometry, prediction.
-  static variable_list forward(AutogradContext* ctx, at::Tensor logits, at::Tensor features, const Target& target,
+  static variable_list forward(AutogradContext* ctx, at::Tensor logits, MaybeTensor features, const Target& target,
                                const MaybeTensor& centers, bool store, bool feature_grad) {
     at::AutoDispatchBelowADInplaceOrView below;
     const bool gradient = store && logits.requires_grad();
-    const MaybeTensor given = features.defined() ? MaybeTensor(features) : MaybeTensor();
     auto [loss, grad, scalars, geometry, prediction, label] =
-        stats_forward_op().call(logits, REGFAST_TARGET_OF(target), given, centers, gradient);
+        stats_forward_op().call(logits, REGFAST_TARGET_OF(target), features, centers, gradient);
     ctx->saved_data["stored"] = gradient;
     // [grad], or [logits, target …], then [features, centers, label, prediction]
-    keep(ctx, {gradient ? grad : logits, feature_grad ? features : at::Tensor(),
+    keep(ctx, {gradient ? grad : logits, feature_grad ? *features : at::Tensor(),
                feature_grad && centers.has_value() ? *centers : at::Tensor(), feature_grad ? label : at::Tensor(),
                feature_grad ? prediction : at::Tensor()},
          target);
@@ -144,7 +136,7 @@ Stats stats_autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const 
   const Target target{REGFAST_TARGET_ARGUMENTS};
   feature_grad = feature_grad && features.has_value() && wants_gradient(*features);
   if (wants_gradient(logits) || feature_grad) {
-    auto out = LossWithStats::apply(logits, features.value_or(at::Tensor()), target, centers,
+    auto out = LossWithStats::apply(logits, features, target, centers,
                                     stores(backward, reduction), feature_grad);
     return {out[0], out[1], out[2], out[3]};
   }

@@ -20,7 +20,8 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   constexpr int L = kLanes<A>;
   const int classes = int(call.classes);
   alignas(64) A z[kMostClasses][L], e[kMostClasses][L], q[Dense ? kMostClasses : 1][L], w[kMostClasses];
-  alignas(64) A share_first[L], share_second[L], mass[L], scale[L], sample[L];
+  alignas(64) A mass[L], scale[L], sample[L];
+  double share_first[L], share_second[L], exact_mass[L];
   int first[L], second[L], label[L];
   bool ignored[L];
 
@@ -38,13 +39,14 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
     } else {
       const SparseTarget t = sparse_target(call, row);
       first[r] = int(t.first), second[r] = int(t.second), label[r] = t.ignored ? 0 : int(t.label);
-      share_first[r] = A(t.share_first), share_second[r] = A(t.share_second), mass[r] = A(t.mass);
+      share_first[r] = t.share_first, share_second[r] = t.share_second, exact_mass[r] = t.mass, mass[r] = A(t.mass);
       ignored[r] = t.ignored;
     }
   }
   for (int k = 0; k < classes; k++) w[k] = call.class_weight == nullptr ? A(1) : call.class_weight[k];
 
-  const A uniform = A(call.smoothing / classes), keep = A(1 - call.smoothing);
+  const double exact_uniform = call.smoothing / classes;
+  const A uniform = A(exact_uniform), keep = A(1 - call.smoothing);
   alignas(64) A m[L], below[L] = {}, largest[L] = {}, dot[L] = {}, moment[L] = {};
   for (int r = 0; r < L; r++) m[r] = z[0][r];
   for (int k = 1; k < classes; k++) {
@@ -90,10 +92,10 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
 
   if (!Dense) {
     for (int r = 0; r < L; r++) {
-      A sum = uniform != 0 ? uniform * dot[r] : A(0);
+      double sum = uniform != 0 ? exact_uniform * dot[r] : 0.0;
       if (share_first[r] != 0) sum += share_first[r] * (z[first[r]][r] - m[r]);
       if (share_second[r] != 0) sum += share_second[r] * (z[second[r]][r] - m[r]);
-      dot[r] = sum;
+      dot[r] = A(sum);
     }
   }
   if (call.loss != nullptr) {
@@ -125,10 +127,10 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
     // The target's classes in float64: there p - q may cancel. Kept until the uniform share is taken off all classes.
     double at_first[L], at_second[L];
     for (int r = 0; r < L; r++) {
-      const double factor = double(mass[r]) / (double(below[r]) + double(largest[r]));
-      const double both = first[r] == second[r] ? double(share_first[r]) + share_second[r] : share_first[r];
-      at_first[r] = (e[first[r]][r] * factor - double(uniform) * w[first[r]] - both) * scale[r];
-      at_second[r] = (e[second[r]][r] * factor - double(uniform) * w[second[r]] - share_second[r]) * scale[r];
+      const double factor = exact_mass[r] / (double(below[r]) + double(largest[r]));
+      const double both = first[r] == second[r] ? share_first[r] + share_second[r] : share_first[r];
+      at_first[r] = (e[first[r]][r] * factor - exact_uniform * w[first[r]] - both) * scale[r];
+      at_second[r] = (e[second[r]][r] * factor - exact_uniform * w[second[r]] - share_second[r]) * scale[r];
     }
     for (int k = 0; k < classes; k++) {
       const A share = uniform * w[k];

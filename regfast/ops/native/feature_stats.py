@@ -1,0 +1,19 @@
+"""RMS and cosines of features by the native extension."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import regfast._native  # noqa: F401 - registers torch.ops.regfast
+from regfast.ops.feature_stats import FeatureStats
+
+_geometry = torch.ops.regfast.feature_stats.default
+
+
+def feature_stats(
+    features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None, *, ignore_index: int
+) -> FeatureStats:
+    """See `regfast.ops.feature_stats.feature_stats`."""
+    rows = _geometry(features, centers, labels, predictions, ignore_index).unbind()
+    return FeatureStats(rows[0], rows[1], rows[2] if predictions is not None else None)
