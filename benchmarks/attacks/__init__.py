@@ -1,0 +1,1 @@
+"""Attacks against their peers: evaluations spent, wall time, robust accuracy."""
