@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def plane_figures(paper: Paper) -> list[Drawing]:
     )
     if outside:
         text += f" {outside} centers lie outside the window and are drawn as arrows."
-    return [
+    drawings = [
         Drawing(
             "plane",
             "Fig. 1 and 4: two-dimensional representation spaces",
@@ -62,6 +62,25 @@ def plane_figures(paper: Paper) -> list[Drawing]:
             {"points": columns(paper.tables["planes"])},
         )
     ]
+    if uneven([p for _, row in rows for p in row]):
+        drawings.append(
+            Drawing(
+                "plane-own-scale",
+                "Fig. 1 and 4, each panel at its own scale",
+                plane.draw(rows, shared=False),
+                "In one window for all, the shorter features lie on top of one another. Here every panel is as large "
+                "as its own features: mind the axes.",
+                text,
+                {"points": columns(paper.tables["planes"])},
+            )
+        )
+    return drawings
+
+
+def uneven(found: Sequence[plane.Plane], factor: float = 2.5) -> bool:
+    """Whether the largest panel's own window is so much larger than the smallest's that one for all hides something."""
+    halves = [plane.window([p]) for p in found]
+    return max(halves) > factor * min(halves)
 
 
 def field_figures(paper: Paper) -> list[Drawing]:
@@ -100,21 +119,26 @@ def field_figures(paper: Paper) -> list[Drawing]:
         right = mine & (p.predicted(p.features) == label)
         if right.any():
             parts[p.regularizer] = float((p.predicted(p.perturbed[right]) != label).mean())
-    drawings.append(
-        Drawing(
-            "gradient-field",
-            "Fig. 5: loss, gradient and the features an attack moves",
-            fields.draw_field(row, label),
-            "Arrows point where the loss rises; the thick line is the class's boundary. Each line joins a clean "
-            "feature with the same one under attack: does it follow the arrows toward the origin, and does it cross "
-            "the boundary?",
-            f"Share of class {label}'s correct features that the attack carries over the boundary: {listed(parts)}."
-            if parts
-            else "No feature of this class was attacked.",
-            {"points": columns(points)},
-            settings=f"Class {label} and the head {bias} bias are our choice; {plane_settings(paper)}",
-        )
+    look = (
+        "Arrows point where the loss rises; the thick line is the class's boundary. Each line joins a clean feature "
+        "with the same one under attack: does it follow the arrows toward the origin, and does it cross the boundary?"
     )
+    carried = (
+        f"Share of class {label}'s correct features that the attack carries over the boundary: {listed(parts)}."
+        if parts
+        else "No feature of this class was attacked."
+    )
+    title = "Fig. 5: loss, gradient and the features an attack moves"
+    ours = f"Class {label} and the head {bias} bias are our choice; {plane_settings(paper)}"
+    data = {"points": columns(points)}
+    drawings.append(Drawing("gradient-field", title, fields.draw_field(row, label), look, carried, data, settings=ours))
+    if uneven(row):
+        own = fields.draw_field(row, label, shared=False)
+        title, look = (
+            f"{title}, each panel at its own scale",
+            f"The same with a window for each panel: mind the axes. {look}",
+        )
+        drawings.append(Drawing("gradient-field-own-scale", title, own, look, carried, data, settings=ours))
     return drawings
 
 

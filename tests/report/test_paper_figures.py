@@ -62,3 +62,14 @@ def test_swaps_are_told_from_the_hard_model(paper):
     (drawing,) = beyond_figures.counterfactual_figures(paper)
     assert drawing.found.startswith("ECE: hard labels have ")
     assert len(drawing.data["swaps"]["ece"]) == 32
+
+
+def test_uneven_planes_are_shown_once_more_at_their_own_scale(paper):
+    assert [d.name for d in paper_figures.plane_figures(paper)] == ["plane"]
+    table = {k: v.copy() for k, v in paper.tables["planes"].items()}
+    for axis in ("x", "y"):
+        table[axis][table["regularizer"] == "hard"] *= 20
+    grown = dataclasses.replace(paper, tables={"planes": table})
+    assert [d.name for d in paper_figures.plane_figures(grown)] == ["plane", "plane-own-scale"]
+    names = [d.name for d in paper_figures.field_figures(grown)]
+    assert names == ["confidence-hard", "confidence-smoothing", "gradient-field", "gradient-field-own-scale"]

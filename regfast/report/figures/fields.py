@@ -84,21 +84,21 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
 
 
 @style.styled
-def draw_field(planes: Sequence[Plane], label: int) -> Figure:
+def draw_field(planes: Sequence[Plane], label: int, shared: bool = True) -> Figure:
     """Loss and gradient of class ``label`` per plane, its boundary, clean and perturbed features joined, and v_opt.
 
-    The same window and levels in every panel. Arrows point where the loss rises, the way an attack pushes. Source:
-    Fig. 5.
+    The same levels in every panel, and the same window unless ``shared`` is False. Arrows point where the loss rises,
+    the way an attack pushes. Source: Fig. 5.
     """
     if not planes:
         raise ValueError("planes: expected at least one")
-    half = window(planes)
-    figure = Figure(figsize=(style.WIDTH, style.WIDTH / max(len(planes), 2) + 1.0))
-    row = figure.subplots(1, len(planes), sharex=True, sharey=True, squeeze=False)[0]
-    x = np.linspace(-half, half, SIDE)
-    levels = _levels(np.concatenate([field(p, label, x, x)[0].ravel() for p in planes]))
+    figure = Figure(figsize=(style.WIDTH, style.WIDTH / max(len(planes), 2) + 0.85))
+    row = figure.subplots(1, len(planes), sharex=shared, sharey=shared, squeeze=False)[0]
+    halves = [window(planes if shared else [p]) for p in planes]
+    grids = [np.linspace(-half, half, SIDE) for half in halves]
+    levels = _levels(np.concatenate([field(p, label, x, x)[0].ravel() for p, x in zip(planes, grids, strict=True)]))
     names = [p.regularizer for p in planes]
-    for axes, plane in zip(row, planes, strict=True):
+    for axes, plane, half, x in zip(row, planes, halves, grids, strict=True):
         drawn = _loss_field(axes, plane, label, np.full(2, -half), np.full(2, half), levels, descent=False)
         margin = field(plane, label, x, x)[2]
         if margin.min() < 0 < margin.max():
@@ -139,7 +139,7 @@ def _loss_field(
     ax, ay = np.linspace(left, right, ARROWS), np.linspace(bottom, top, ARROWS)
     slope = field(plane, label, ax, ay)[1]
     length = np.linalg.norm(slope, axis=-1, keepdims=True)
-    unit = np.divide(slope, length, out=np.zeros_like(slope), where=length > 1e-12) * (-1 if descent else 1)
+    unit = np.divide(slope, length, out=np.zeros_like(slope), where=length > 1e-300) * (-1 if descent else 1)
     axes.quiver(
         ax, ay, unit[..., 0], unit[..., 1], color="#0072b2", alpha=0.75, scale=ARROWS * 1.5, width=0.0055, zorder=2
     )

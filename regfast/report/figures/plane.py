@@ -79,8 +79,8 @@ def weight_scale(planes: Sequence[Plane], half: float) -> float:
 
 
 @style.styled
-def draw(rows: Sequence[tuple[str, Sequence[Plane]]]) -> Figure:
-    """One row of panels per ``(name, planes)``, one fixed window for all, equal aspect.
+def draw(rows: Sequence[tuple[str, Sequence[Plane]]], shared: bool = True) -> Figure:
+    """One row of panels per ``(name, planes)``, equal aspect; one window for all, or each its own (``shared`` False).
 
     Tinted regions are the predicted classes; squares weight vectors, triangles class means, circles features, crosses
     v_opt. A center outside the window is an arrow at its edge. Source: arXiv 2410.03999, Fig. 1 and 4.
@@ -88,14 +88,16 @@ def draw(rows: Sequence[tuple[str, Sequence[Plane]]]) -> Figure:
     planes = [p for _, row in rows for p in row]
     if not planes:
         raise ValueError("rows: expected at least one plane")
-    half, columns = window(planes), max(len(row) for _, row in rows)
-    scale = weight_scale(planes, half)
+    columns = max(len(row) for _, row in rows)
     side = style.WIDTH / max(columns, 2)
-    figure = Figure(figsize=(side * columns + 0.25, (side + 0.12) * len(rows) + 0.45))
-    grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    ticks = 0.0 if shared else 0.12  # inches for tick labels under every row
+    figure = Figure(figsize=(side * columns + 0.25, (side - 0.02 + ticks) * len(rows) + 0.55))
+    grid = figure.subplots(len(rows), columns, sharex=shared, sharey=shared, squeeze=False)
     names = list(dict.fromkeys(p.regularizer for p in planes))
     for number, (line, (name, row)) in enumerate(zip(grid, rows, strict=True)):
         for axes, plane in zip(line, row, strict=False):
+            half = window(planes if shared else [plane])
+            scale = weight_scale(planes if shared else [plane], half)
             regions(axes, plane, half)
             symbols(axes, plane, half, scale)
             frame(axes, half)
@@ -106,7 +108,7 @@ def draw(rows: Sequence[tuple[str, Sequence[Plane]]]) -> Figure:
         for axes in line[len(row) :]:
             axes.set_axis_off()
         line[0].set_ylabel(name)
-    figure.legend(handles=symbol_handles(scale), loc="outside lower center", ncols=4)
+    figure.legend(handles=symbol_handles(f"×{scale:g}" if shared else "scaled"), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -155,12 +157,11 @@ def mark_center(axes: Axes, center: Array, half: float, tone: str) -> None:
     axes.annotate("", xy=edge, xytext=0.82 * edge, arrowprops=arrow, zorder=6)
 
 
-def symbol_handles(scale: float = 1.0) -> list[Line2D]:
+def symbol_handles(scale: str) -> list[Line2D]:
     """Legend entries for `symbols`, in neutral ink."""
-    times = "" if scale == 1 else f" (×{scale:g})"
     empty: Any = {"ls": "none", "color": style.INK, "markerfacecolor": style.MUTED, "ms": 5}
     return [
-        Line2D([], [], marker="s", label=f"weight vector{times}", **empty),
+        Line2D([], [], marker="s", label=f"weight vector ({scale})", **empty),
         Line2D([], [], marker="^", label="class mean", **empty),
         Line2D([], [], marker="o", label="feature", **(empty | {"markeredgecolor": "none", "ms": 4})),
         Line2D([], [], marker="x", label="class center v_opt (arrow: outside)", **(empty | {"mew": 1.6})),
