@@ -184,11 +184,15 @@ def theorem_figures(paper: Paper) -> list[Drawing]:
         f"Largest deviation from the closed form of the ETF: {max(exact):.1e}." if exact else ""
     )
     ridge = ", ".join(f"{r:g}" for r in np.unique(table["ridge"]))
+    trained = {
+        n.rpartition("-seed")[0]: n for n in reversed(order) if "-seed" in n
+    }  # the first seed of each regularizer
+    shown = {head_title(n): heads[head_title(n)] for n in order if "-seed" not in n or n in trained.values()}
     return [
         Drawing(
             "theorem1",
             "Theorem 1: is the optimal feature shorter under soft labels?",
-            theorem1.draw(smoothing, heads),
+            theorem1.draw(smoothing, shown),
             "Top: norm of the feature that minimises the smoothed loss, relative to its value at the least "
             "smoothing, a line per class. The theorem, for no bias and equal weight norms, says that it falls; "
             "orange lines rise somewhere. Bottom: its component along the class's own weight, which by convexity can "

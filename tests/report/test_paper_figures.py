@@ -73,3 +73,14 @@ def test_uneven_planes_are_shown_once_more_at_their_own_scale(paper):
     assert [d.name for d in paper_figures.plane_figures(grown)] == ["plane", "plane-own-scale"]
     names = [d.name for d in paper_figures.field_figures(grown)]
     assert names == ["confidence-hard", "confidence-smoothing", "gradient-field", "gradient-field-own-scale"]
+
+
+def test_only_the_first_seed_of_each_head_is_drawn_but_all_are_counted(paper):
+    table = paper.tables["theorem1"]
+    rows = np.flatnonzero(table["head"] == "hard-seed0")
+    more = {k: np.concatenate([v, v[rows]]) for k, v in table.items()}
+    more["head"] = np.concatenate([table["head"], np.full(len(rows), "hard-seed1", dtype=object)])
+    (drawing,) = paper_figures.theorem_figures(dataclasses.replace(paper, tables={"theorem1": more}))
+    assert "Hard labels, seed 1: 1 of 4" in drawing.found
+    titles = [axes.get_title() for axes in drawing.figure.axes[:4]]
+    assert titles == ["Simplex ETF, K = 4", "Random", "Hard labels, seed 0", "Label smoothing, seed 0"]
