@@ -29,6 +29,7 @@ FAMILIES = {
     "objective": ("objective",),
     "perturbation": ("perturb_step", "random_start", "l1_box_projection"),
     "philox": ("uniform", "normal"),
+    "feature_attack": ("feature_attack",),
 }
 
 
@@ -37,7 +38,7 @@ class BackendError(RuntimeError):
 
 
 class Rule(NamedTuple):
-    """`backend` serves tensors of this device type and these dtypes whose last dimension, a multiple of `multiple`, lies
+    """`backend` serves tensors of this device type and these dtypes whose last dimension is a multiple of `multiple`
     between `least` and `most`."""
 
     backend: str
@@ -66,6 +67,8 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     "objective": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
     "perturbation": (Rule("cpu", "cpu", (torch.float32,)), Rule("triton", "cuda", (torch.float32,))),
     "philox": (Rule("cpu", "cpu", (torch.int64,)), Rule("triton", "cuda", (torch.int64,))),
+    # Above, products of whole batches win over one sample's loop.
+    "feature_attack": (Rule("cpu", "cpu", (torch.float64,), most=128),),
 }
 
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None

@@ -1,7 +1,7 @@
 """Soft-label cross-entropy on a GPU: the functions of `regfast.ops.reference.soft_cross_entropy`.
 
 One launch does forward, mean, statistics and, for a reduced loss, the gradient. Under torch.compile the same launch
-hides behind the custom op `regfast_triton::rows`; eager calls go past the dispatcher, which costs more than small losses.
+hides behind the custom op `regfast_triton::rows`; eager calls go past the dispatcher, which costs more than a loss.
 """
 
 from __future__ import annotations

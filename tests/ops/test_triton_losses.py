@@ -1,0 +1,322 @@
+"""The loss kernels under Triton's interpreter, against float64."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("with a GPU tests/gpu runs the kernels themselves", allow_module_level=True)
+
+from regfast.ops.reference import linear_soft_cross_entropy as reference_linear
+from regfast.ops.reference import soft_cross_entropy as reference
+from regfast.ops.reference.feature_stats import feature_stats as reference_feature_stats
+from regfast.ops.triton import launch, linear_soft_cross_entropy, soft_cross_entropy
+from regfast.ops.triton.feature_stats import feature_stats
+from tests.ops import oracle
+from tests.ops.triton_inputs import labels, logits, poisoned, strided, unaligned
+
+__all__ = ["poisoned"]
+
+TARGETS = ("index", "mixed", "dense")
+STATS = ("log_partition", "confidence", "entropy", "margin", "rms", "cosine", "cosine_predicted")
+
+
+@pytest.fixture(params=["one shot", "two passes"])
+def passes(request, monkeypatch):
+    if request.param == "two passes":
+        monkeypatch.setattr(soft_cross_entropy, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 4, "num_warps": 4})
+    return request.param
+
+
+def target(kind: str, rows: int, classes: int) -> dict[str, object]:
+    first = labels(rows, classes)
+    if kind == "index":
+        return {"first": first, "index_target": True}
+    if kind == "mixed":
+        return {"first": first, "second": first.roll(1), "weight": torch.rand(rows)}
+    return {"dense": torch.rand(rows, classes)}
+
+
+def wide(arguments: dict[str, object]) -> dict[str, object]:
+    return {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in arguments.items()}
+
+
+def compare(z, arguments, *, rtol=1e-6, grad_rtol=1e-5):
+    """Loss and gradient against the reference in float64, for an incoming gradient that is not 1."""
+    ours, exact = z.detach().clone().requires_grad_(), z.detach().double().requires_grad_()
+    loss = soft_cross_entropy.soft_cross_entropy(ours, **arguments)
+    expected = reference.soft_cross_entropy(exact, **{k: v for k, v in wide(arguments).items() if k != "backward"})
+    incoming = torch.linspace(0.5, 2.0, max(loss.numel(), 1))[: loss.numel()].view(loss.shape)
+    loss.backward(incoming)
+    expected.backward(incoming.double())
+    scale = max(expected.abs().max().item(), 1e-6) if expected.numel() else 1.0
+    torch.testing.assert_close(loss.double(), expected, rtol=0, atol=rtol * scale, equal_nan=True)
+    torch.testing.assert_close(
+        ours.grad.double(),
+        exact.grad,
+        rtol=0,
+        atol=grad_rtol * max(exact.grad.abs().amax().item() if len(z) else 0, 1e-6),
+    )
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("backward", ["store", "recompute"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_gradient(passes, kind, reduction, backward, weighted):
+    arguments = {"reduction": reduction, "backward": backward, "smoothing": 0.1 if weighted else 0.0}
+    if weighted:
+        arguments |= {"class_weight": torch.rand(11), "sample_weight": torch.rand(5)}
+    compare(logits(5, 11), target(kind, 5, 11) | arguments)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("classes", [1, 2, 10, 33, 1000, 1003])
+def test_any_number_of_classes(kind, classes):
+    compare(logits(3, classes), target(kind, 3, classes) | {"smoothing": torch.tensor(0.1)})
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("classes", [21841, 65537])
+def test_many_classes(kind, classes):
+    compare(logits(2, classes), target(kind, 2, classes) | {"smoothing": 0.1})
+
+
+@pytest.mark.parametrize("rows", [0, 1, 65, 130])
+def test_any_number_of_rows(rows):
+    compare(logits(rows, 10), target("index", rows, 10) | {"reduction": "sum"})
+    compare(logits(rows, 10), target("mixed", rows, 10) | {"reduction": "none", "weight": 0.3})
+
+
+def test_a_mean_of_nothing_is_nan():
+    assert soft_cross_entropy.soft_cross_entropy(logits(0, 3), labels(0, 3)).isnan()
+
+
+@pytest.mark.parametrize("form", [unaligned, strided, torch.Tensor.t])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_memory_of_any_form(passes, form, kind):
+    z = form(logits(11, 11))
+    arguments = target(kind, 11, 11)
+    if kind == "dense":
+        arguments["dense"] = form(arguments["dense"])
+    ours = soft_cross_entropy.soft_cross_entropy(z.requires_grad_(), **arguments)
+    expected = reference.soft_cross_entropy(z.double(), **wide(arguments))
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=1e-6)
+    (grad,) = torch.autograd.grad(ours, z)
+    exact = z.detach().double().requires_grad_()
+    reference.soft_cross_entropy(exact, **wide(arguments)).backward()
+    torch.testing.assert_close(grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_ignored_rows_are_zero_and_bad_labels_nan(passes, kind):
+    z, arguments = logits(6, 7), target(kind, 6, 7)
+    if kind == "dense":
+        z[2] = torch.nan
+    else:
+        arguments["first"][1] = -100
+        z[1] = torch.nan
+        arguments["first"][2] = 7
+        arguments["first"][3] = -1
+        if kind == "mixed":
+            arguments["second"][4] = 1 << 40
+    z.requires_grad_()
+    loss = soft_cross_entropy.soft_cross_entropy(z, **arguments, reduction="none", smoothing=0.1)
+    loss.nansum().backward()
+    bad = {"index": [2, 3], "mixed": [2, 3, 4], "dense": [2]}[kind]
+    assert loss.isnan().nonzero().flatten().tolist() == bad
+    assert torch.autograd.functional.jacobian(lambda x: x.sum(), loss).shape == (6,)
+    if kind != "dense":
+        assert loss[1] == 0 and (z.grad[1] == 0).all()
+    total = soft_cross_entropy.soft_cross_entropy(z, **arguments, reduction="mean", smoothing=0.1)
+    total.backward()
+    assert z.grad[bad].isnan().all()
+    assert not z.grad[[row for row in range(6) if row not in bad]].isnan().any()
+
+
+def test_the_mean_divides_by_rows_that_count():
+    arguments = target("index", 6, 7)
+    arguments["first"][::2] = -100
+    compare(logits(6, 7), arguments)
+    compare(logits(6, 7), arguments | {"backward": "recompute"})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_minus_infinity(passes, smoothing):
+    z = logits(4, 9)
+    z[:, 3] = -torch.inf
+    first = torch.tensor([0, 1, 2, 8])
+    loss = soft_cross_entropy.soft_cross_entropy(z.requires_grad_(), first, reduction="none", smoothing=smoothing)
+    expected = reference.soft_cross_entropy(z.double(), first, reduction="none", smoothing=smoothing)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    (grad,) = torch.autograd.grad(loss.sum(), z)
+    assert grad.isfinite().all()
+    dense = torch.rand(4, 9)
+    dense[:, 3] = 0
+    loss = soft_cross_entropy.soft_cross_entropy(z, dense=dense, reduction="none")
+    expected = reference.soft_cross_entropy(z.double(), dense=dense.double(), reduction="none")
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_large_offset_loses_nothing(passes, kind):
+    z = (logits(4, 40) * 64).round() / 64  # exact with the offset
+    arguments = target(kind, 4, 40) | {"reduction": "none", "smoothing": 0.1}
+    if kind == "dense":
+        arguments["dense"] = arguments["dense"].softmax(1)
+    with_offset = soft_cross_entropy.soft_cross_entropy(z + 1e4, **arguments)
+    torch.testing.assert_close(with_offset, soft_cross_entropy.soft_cross_entropy(z, **arguments), rtol=3e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_sixteen_bits_round_once(dtype, kind):
+    z, arguments = logits(8, 300, dtype), target(kind, 8, 300) | {"reduction": "none", "smoothing": 0.1}
+    ours, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    loss = soft_cross_entropy.soft_cross_entropy(ours, **arguments)
+    assert loss.dtype == torch.float32
+    loss.sum().backward()
+    reference.soft_cross_entropy(exact, **wide(arguments)).sum().backward()
+    assert oracle.within_an_ulp(ours.grad, exact.grad) > 0.999
+
+
+def test_inplace_puts_the_gradient_in_the_logits_memory(passes):
+    z = logits(5, 9)
+    leaf = z.clone().requires_grad_()
+    own = leaf * 1.0
+    loss = soft_cross_entropy.soft_cross_entropy(own, **target("index", 5, 9), inplace=True)
+    loss.backward()
+    exact = z.double().requires_grad_()
+    reference.soft_cross_entropy(exact, **target("index", 5, 9)).backward()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(own.detach(), leaf.grad, rtol=0, atol=0)
+
+
+def test_a_spent_gradient_is_not_used_again():
+    z = logits(5, 9).requires_grad_()
+    loss = soft_cross_entropy.soft_cross_entropy(z, **target("index", 5, 9))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="recompute"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("given", ["nothing", "features", "centers"])
+def test_statistics(passes, kind, given):
+    z, arguments = logits(6, 13), target(kind, 6, 13)
+    features = None if given == "nothing" else torch.randn(6, 21)
+    centers = torch.randn(13, 21) if given == "centers" else None
+    if kind != "dense":
+        arguments["first"][2] = -100
+    loss, stats = soft_cross_entropy.soft_cross_entropy_stats(z, **arguments, features=features, centers=centers)
+    geometry = {"features": features, "centers": centers}
+    expected_loss, expected = reference.soft_cross_entropy_stats(z.double(), **wide(arguments | geometry))
+    torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(stats.loss.double(), expected.loss, rtol=1e-6, atol=1e-6)
+    assert torch.equal(stats.prediction, expected.prediction)
+    for name in STATS:
+        found, right = getattr(stats, name), getattr(expected, name)
+        assert (found is None) == (right is None)
+        if right is not None:
+            torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=2e-6, equal_nan=True, msg=name)
+
+
+def test_statistics_of_ties_and_one_class(passes):
+    z = torch.tensor([[1.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
+    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z, torch.tensor([2, 3]))
+    assert stats.prediction.tolist() == [1, 0]
+    assert stats.margin.tolist() == [0.0, 0.0]
+    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z[:, :1], torch.tensor([0, 0]))
+    assert stats.margin.tolist() == [torch.inf, torch.inf]
+
+
+@pytest.mark.parametrize("predicted", [False, True])
+def test_feature_gradients(predicted):
+    features, centers = torch.randn(5, 19), torch.randn(7, 19)
+    features[3] = 0
+    first, predictions = torch.tensor([0, 6, -100, 2, 3]), labels(5, 7) if predicted else None
+    ours, exact = features.clone().requires_grad_(), features.double().requires_grad_()
+    found = feature_stats(ours, centers, first, predictions)
+    right = reference_feature_stats(exact, centers.double(), first, predictions)
+    assert (found.cosine_predicted is None) == (not predicted)
+    for a, b in zip(found, right, strict=True):
+        if b is not None:
+            torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6, equal_nan=True)
+    sum(s.nansum() for s in found if s is not None).backward()
+    sum(s.nansum() for s in right if s is not None).backward()
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_carry_gradients_to_features_on_request():
+    z, first, centers = logits(5, 7), labels(5, 7), torch.randn(7, 4)
+    features = torch.randn(5, 4, requires_grad=True)
+    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z, first, features=features, centers=centers)
+    assert not stats.rms.requires_grad
+    _, stats = soft_cross_entropy.soft_cross_entropy_stats(
+        z.requires_grad_(), first, features=features, centers=centers, feature_grad=True
+    )
+    assert stats.cosine.requires_grad and not stats.entropy.requires_grad
+    (stats.rms.sum() + stats.cosine.sum() + stats.cosine_predicted.sum()).backward()
+    exact = features.detach().double().requires_grad_()
+    right = reference_feature_stats(exact, centers.double(), first, z.argmax(1))
+    (right.rms.sum() + right.cosine.sum() + right.cosine_predicted.sum()).backward()
+    torch.testing.assert_close(features.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear(monkeypatch, kind, reduction, weighted):
+    monkeypatch.setattr(linear_soft_cross_entropy, "_LOGITS", 20)  # chunks of two rows
+    monkeypatch.setattr(linear_soft_cross_entropy, "_LEAST_ROWS", 2)
+    arguments = target(kind, 7, 11) | {"reduction": reduction, "smoothing": 0.1}
+    if weighted:
+        arguments |= {"class_weight": torch.rand(11), "sample_weight": torch.rand(7)}
+    inputs = [torch.randn(7, 5), torch.randn(11, 5), torch.randn(11)]
+    ours, exact = [t.clone().requires_grad_() for t in inputs], [t.double().requires_grad_() for t in inputs]
+    loss = linear_soft_cross_entropy.linear_soft_cross_entropy(*ours, **arguments)
+    expected = reference_linear.linear_soft_cross_entropy(*exact, **wide(arguments))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    incoming = torch.rand(loss.shape)
+    loss.backward(incoming)
+    expected.backward(incoming.double())
+    for a, b in zip(ours, exact, strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_one_graph_under_compile(reduction):
+    # Custom ops behave the same in every backend of torch.compile; this one needs no C++ compiler.
+    def loss(z, first, second, mix, features, centers):
+        value, stats = soft_cross_entropy.soft_cross_entropy_stats(
+            z, first, second, mix, None, features, centers, smoothing=0.1, reduction=reduction, feature_grad=True
+        )
+        return value.sum() + stats.cosine.sum()
+
+    first = labels(6, 8)
+    constants = (first, first.roll(1), torch.rand(6))
+    results = []
+    torch._dynamo.reset()
+    for run in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        z, features = logits(6, 8).requires_grad_(), logits(6, 5).requires_grad_()
+        value = run(z, *constants, features, logits(8, 5))
+        value.backward()
+        results.append((value.detach(), z.grad, features.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_float64_is_refused():
+    with pytest.raises(TypeError, match="float64"):
+        soft_cross_entropy.soft_cross_entropy(logits(2, 3, torch.float64), labels(2, 3))
+
+
+def test_shapes_cover_every_row():
+    for classes in (1, 2, 31, 32, 1000, launch.ONE_SHOT_LIMIT):
+        shape = launch.row_shape(classes)
+        assert shape["BLOCK"] >= classes and shape["ROWS"] >= 1
+    assert launch.row_shape(launch.ONE_SHOT_LIMIT + 1)["BLOCK"] <= launch.ONE_SHOT_LIMIT

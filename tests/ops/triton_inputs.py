@@ -1,0 +1,40 @@
+"""What the tests of Triton kernels share: inputs, and outputs that nothing but a kernel can have filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """torch.empty and its kin are filled with NaN (integers: the largest), so that an entry no kernel wrote shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def logits(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(7919 * rows + classes + seed)
+    return (3 * torch.randn(rows, classes, generator=generator)).to(dtype)
+
+
+def labels(rows: int, classes: int, seed: int = 0) -> Tensor:
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed + rows))
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """The same values one element behind a 16-byte boundary."""
+    held = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    held[1:] = tensor.reshape(-1)
+    return held[1:].view(tensor.shape)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values with gaps between the rows."""
+    held = torch.empty(tensor.shape[0], tensor.shape[1] + 5, dtype=tensor.dtype, device=tensor.device)
+    held[:, 2:-3] = tensor
+    return held[:, 2:-3]
