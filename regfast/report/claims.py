@@ -22,9 +22,11 @@ Answer = Literal["holds", "does not hold", "undecided"]
 
 RULE = (
     "A claim holds when the whole 95 % interval of its effect lies on the side that the claim names, does not hold "
-    "when the whole interval lies on the other side, and is undecided when the interval contains 0. Every effect is "
-    "the difference to hard labels on the same test samples with the same seeds; intervals come from a bootstrap "
-    "that draws seeds, and then test samples, with replacement, the same ones for both models."
+    "when the whole interval lies on the other side, and is undecided when the interval contains 0. Effects are "
+    "differences to hard labels on the same test samples with the same seeds; within one model, the difference "
+    "between the half of the correct samples with the higher cosine and the other half. Intervals come from a "
+    "bootstrap that draws seeds, and then test samples, with replacement, the same ones for both models. On few "
+    "samples ECE is too large, most of all for a well-calibrated model: its differences are understated."
 )
 
 
