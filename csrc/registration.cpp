@@ -51,6 +51,10 @@ TORCH_LIBRARY(regfast, m) {
   m.def("objective(Tensor logits, Tensor labels, str kind, Tensor? targets) -> "
         "(Tensor loss, Tensor prediction, Tensor gradient)");
 
+  // A sample's whole loop of steps; norm: linf or l2. Displacements (B, n) float64.
+  m.def("feature_attack(Tensor logits, Tensor rows, Tensor labels, Tensor eps, Tensor step_size, int steps, bool linf, "
+        "bool margin) -> Tensor");
+
   // Per-sample values as for λ above. norm: 0 linf, 1 l2, 2 l1.
   m.def("perturb_step(Tensor point, Tensor gradient, Tensor clean, Tensor? eps, float eps_value, Tensor? step, "
         "float step_value, int norm, Tensor? previous, Tensor? momentum, float momentum_value, Tensor? sparsity, "

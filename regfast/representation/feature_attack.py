@@ -1,4 +1,4 @@
-"""Projected gradient descent on features through a linear head: the whole loop in one call, without autograd."""
+"""Projected gradient descent on features through a linear head: the whole loop is one fused call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from regfast.ops import feature_attack as fused
 from regfast.representation.boundary import checked_head
 
 
@@ -63,35 +64,19 @@ def feature_attack(
         basis, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T.contiguous()
     clean = v @ head.T + offset
-    own = torch.nn.functional.one_hot(labels, len(head)).bool()
-    right = _right(clean, own)
-    delta = torch.zeros(len(v), rows.shape[1]).to(v)
-    kept, fooled = delta, ~right
-    logits = clean
-    for _ in range(steps):
-        others = logits.masked_fill(own, -math.inf)
-        if objective == "margin":
-            share = torch.zeros_like(others).scatter_(1, others.argmax(1, keepdim=True), 1)
-        else:
-            share = torch.softmax(others, 1)
-        slope = (share - own.to(v)) @ rows
-        if norm == "l2":
-            delta = delta + size * slope / slope.norm(dim=1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
-            delta = delta * (radius / delta.norm(dim=1, keepdim=True)).nan_to_num(0).clamp(max=1)
-        else:
-            delta = torch.maximum(torch.minimum(delta + size * slope.sign(), radius), -radius)
-        logits = clean + delta @ rows.T
-        kept = torch.where(fooled[:, None], kept, delta)
-        fooled = fooled | ~_right(logits, own)
-    attacked = v + (kept if basis is None else kept @ basis.T)
+    delta = fused.feature_attack(
+        clean, rows, labels, radius, size, steps, linf=norm == "linf", margin=objective == "margin"
+    )
+    attacked = v + (delta if basis is None else delta @ basis.T)
     # Judged on the features themselves: a success that rounding takes back on the way is none.
-    robust = right & _right(attacked @ head.T + offset, own)
-    return FeatureAttack(attacked, right & ~robust, robust)
+    right, still = _right(clean, labels), _right(attacked @ head.T + offset, labels)
+    return FeatureAttack(attacked, right & ~still, right & still)
 
 
-def _right(logits: Tensor, own: Tensor) -> Tensor:
-    # As arg max with ties to the lowest index would have it, less the ties: an equal logit counts as lost.
-    return (logits - logits.masked_fill(own, -math.inf).amax(1, keepdim=True)).masked_fill(~own, -math.inf).amax(1) > 0
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where the label's logit is above all others, (B,) bool: an equal one counts as lost."""
+    others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
+    return logits.gather(1, labels[:, None])[:, 0] > others
 
 
 def _per_sample(value: float | Tensor, v: Tensor, name: str) -> Tensor:
@@ -100,4 +85,4 @@ def _per_sample(value: float | Tensor, v: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} must be a number or ({len(v)},), got shape {tuple(tensor.shape)}")
     if not bool((tensor >= 0).all()) or not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
-    return tensor.expand(len(v))[:, None]
+    return tensor.expand(len(v))

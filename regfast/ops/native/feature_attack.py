@@ -11,7 +11,15 @@ _attack = torch.ops.regfast.feature_attack.default
 
 
 def feature_attack(
-    logits: Tensor, rows: Tensor, labels: Tensor, eps: Tensor, step_size: Tensor, steps: int, *, linf: bool, margin: bool
+    logits: Tensor,
+    rows: Tensor,
+    labels: Tensor,
+    eps: Tensor,
+    step_size: Tensor,
+    steps: int,
+    *,
+    linf: bool,
+    margin: bool,
 ) -> Tensor:
     """See `regfast.ops.feature_attack.feature_attack`."""
     with torch.no_grad():
