@@ -20,11 +20,11 @@ def feature_attack(
     linf: bool,
     margin: bool,
 ) -> Tensor:
-    """Displacement δ of each feature after at most ``steps`` steps of PGD; a sample that is lost stays where it was lost.
+    """Displacement δ of each feature after at most ``steps`` steps of PGD; a sample stays where it is lost.
 
-    A step goes along the gradient g of lse_{j≠y} z_j - z_y (with ``margin``: of max_{j≠y} z_j - z_y), with z the logits
-    plus ``rows`` δ: by step_size·g/‖g‖ and back into the ball ‖δ‖ <= eps; with ``linf`` by step_size·sign(g), clipped to
-    [-eps, eps]. Lost means that another logit is at least as large as the label's.
+    A step goes along the gradient g of lse_{j≠y} z_j - z_y (with ``margin``: of max_{j≠y} z_j - z_y), with z the
+    logits plus ``rows`` δ: by step_size·g/‖g‖ and back into the ball ‖δ‖ <= eps; with ``linf`` by step_size·sign(g),
+    clipped to [-eps, eps]. Lost means that another logit is at least as large as the label's.
 
     Args:
         logits: (B, K) float64 of the clean features, K > 1.
