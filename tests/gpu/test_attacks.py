@@ -1,0 +1,115 @@
+"""The kernels of attacks on the device: the reference's answers, and the very bits where nothing is summed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regfast.ops.objective import KINDS, objective
+from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
+from regfast.ops.philox import normal, uniform
+from regfast.ops.reference import objective as reference_objective
+from regfast.ops.reference import perturbation as reference
+from regfast.ops.reference import philox as reference_philox
+from tests.ops import oracle
+from tests.ops.triton_inputs import labels, logits
+
+SHAPES = [(5, 3, 32, 32), (1, 3, 224, 224), (3, 1, 7, 11), (2, 1), (0, 4), (130, 33)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [1, 2, 4, 10, 1000, 1003, 16384, 21841])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_objectives(kind, classes, dtype):
+    if classes < KINDS[kind]:
+        pytest.skip("too few classes")
+    rows = 67 if classes < 5000 else 5
+    z, first = logits(rows, classes, dtype).cuda(), labels(rows, classes).cuda()
+    targets = labels(rows, classes, 1).cuda()
+    found, right = objective(z, first, kind, targets), reference_objective.objective(z.double(), first, kind, targets)
+    assert torch.equal(found.prediction, right.prediction)
+    torch.testing.assert_close(found.loss.double(), right.loss, rtol=1e-5, atol=1e-5)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found.gradient.double(), right.gradient, rtol=1e-4, atol=1e-5)
+    else:
+        assert oracle.within_an_ulp(found.gradient, right.gradient) > 0.999
+
+
+def test_objectives_of_bad_labels_are_nan():
+    first = torch.tensor([0, -1, 5, 1 << 40], device="cuda")
+    found = objective(logits(4, 5).cuda(), first, "dlr")
+    assert found.loss.isnan().tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steps(shape, norm):
+    clean = torch.rand(shape, device="cuda")
+    point, before = ((clean + 0.05 * torch.randn_like(clean)).clamp(0, 1) for _ in range(2))
+    gradient = torch.randn_like(clean)
+    eps = torch.rand(shape[0], device="cuda") * {"linf": 0.1, "l2": 2.0, "l1": 12.0}[norm]
+    size = torch.rand(shape[0], device="cuda") * 0.5 * eps
+    for previous in (None, before):
+        arguments = {"previous": previous, "momentum": 0.75, "sparsity": torch.full_like(eps, 0.2)}
+        found = perturb_step(point, gradient, clean, eps, size, norm, **arguments)
+        right = reference.perturb_step(point, gradient, clean, eps, size, norm, **arguments)
+        if norm == "linf":
+            assert torch.equal(found, right)
+        else:
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("start", ["sphere", "ball"])
+def test_random_starts(shape, norm, start):
+    clean = torch.rand(shape, device="cuda")
+    eps, sample = torch.rand(shape[0], device="cuda"), torch.arange(shape[0], device="cuda") + (1 << 33)
+    arguments = (clean, eps, norm, (1 << 63) + 3, sample, 3, sample % 7, sample % 5)
+    found, right = random_start(*arguments, start=start), reference.random_start(*arguments, start=start)
+    if norm == "linf":
+        assert torch.equal(found, right)
+    else:
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_l1_projection():
+    clean, delta = torch.rand(6, 3072), torch.randn(6, 3072)
+    for eps in (0.0, 0.5, 12.0, 1e6):
+        found = l1_box_projection(clean.cuda(), delta.cuda(), eps).cpu()
+        right = oracle.l1_box(clean, delta, torch.full((6,), eps))
+        torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, (1 << 31) + 1, (1 << 33) + 5, (1 << 64) - 1])
+def test_random_numbers_are_the_references(seed):
+    sample = torch.tensor([0, 1, 5, (1 << 40) + 7, (1 << 62) + 12345])
+    restart, step = torch.tensor([0, 1, 2, 3, (1 << 24) - 1]), torch.tensor([0, 7, (1 << 32) - 1, 3, 4])
+    for count in (0, 1, 5, 1025, 150528):
+        for ours, right in ((uniform, reference_philox.uniform), (normal, reference_philox.normal)):
+            found = ours(seed, sample.cuda(), 127, restart.cuda(), step.cuda(), count)
+            assert torch.equal(found.cpu(), right(seed, sample, 127, restart, step, count))
+
+
+def test_in_one_graph_and_in_a_cuda_graph():
+    def attack(z, first, point, clean, sample):
+        answer = objective(z, first, "dlr")
+        moved = perturb_step(point, answer.gradient, clean, 0.1, 0.02, "l2")
+        start = random_start(clean, 0.1, "linf", 7, sample, 0, torch.zeros_like(sample), sample)
+        return answer.loss, moved, start
+
+    arguments = (logits(5, 8).cuda(), labels(5, 8).cuda(), *torch.rand(2, 5, 8, device="cuda"), torch.arange(5).cuda())
+    right = attack(*arguments)
+    torch._dynamo.reset()
+    for a, b in zip(right, torch.compile(attack, fullgraph=True)(*arguments), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        attack(*arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = attack(*arguments)
+    graph.replay()
+    for a, b in zip(right, found, strict=True):
+        assert torch.equal(a, b)
