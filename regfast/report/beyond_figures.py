@@ -11,9 +11,9 @@ import numpy.typing as npt
 from regfast.report import style
 from regfast.report.drawing import Drawing, sentence
 from regfast.report.figures import curves, distributions, dots, matrix
-from regfast.report.paper_figures import columns, listed
+from regfast.report.paper_figures import columns
 from regfast.report.paper_results import Paper, where
-from regfast.report.tables import number
+from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
 PREDICTORS = {

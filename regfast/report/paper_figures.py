@@ -9,17 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from regfast.report import style
-from regfast.report.drawing import Drawing, sentence
+from regfast.report.drawing import Drawing
 from regfast.report.figures import fields, plane, radius, scaling, theorem1
 from regfast.report.paper_results import Paper, planes, where
-from regfast.report.tables import number
+from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
-
-
-def listed(values: Mapping[str, float], signed: bool = False) -> str:
-    """ "hard labels 0.61, label smoothing 0.52 and Mixup 0.59" from a figure per regularizer."""
-    return sentence([f"{style.in_sentence(n)} {number(v, signed)}" for n, v in values.items()])
 
 
 def columns(table: Mapping[str, Array]) -> dict[str, list[Any]]:

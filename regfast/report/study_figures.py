@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from regfast.report.drawing import Drawing, sentence, stack
 from regfast.report.figures import curves, distributions, representation, sweep
 from regfast.report.figures.bins import rates, shared_edges, thin
 from regfast.report.results import Study, attack_name
-from regfast.report.tables import number
+from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
 COLUMNS = 3  # attacks side by side
@@ -92,14 +93,27 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
         )
     drawn = min(representation.POINTS, columns[0].rms.size)
     look += f" {drawn} of {columns[0].rms.size} points drawn per panel, evenly picked, all seeds."
-    parts = [
-        f"{style.in_sentence(m.regularizer)} {number(float(np.median(m.rms)))} and {number(float(np.median(m.cosine)))}"
-        for m in columns
-    ]
-    found = f"Median RMS and median cosine: {sentence(parts)}."
+    rms_of = {m.regularizer: float(np.median(m.rms)) for m in columns}
+    cosine_of = {m.regularizer: float(np.median(m.cosine)) for m in columns}
+    found = f"Median RMS: {listed(rms_of)}. Median cosine: {listed(cosine_of)}."
+    if study.attacks:
+        found += asr_along_cosine(columns, study.attacks[-1])
     if not in_span:
-        found += " ECE: " + sentence([f"{style.in_sentence(m.regularizer)} {m.ece:.3f}" for m in columns]) + "."
+        found += f" ECE: {listed({m.regularizer: m.ece for m in columns})}."
     return Drawing(name, title, figure, look, found, _representation_data(study, columns, in_span))
+
+
+def asr_along_cosine(columns: Sequence[representation.Model], attack: Mapping[str, Any]) -> str:
+    """How the ASR of ``attack`` goes from the lowest to the highest bin of cosine that is drawn, per model."""
+    edges = shared_edges([m.cosine for m in columns], representation.COSINE_BINS)
+    parts = []
+    for m in columns:
+        correct = m.correct.astype(bool)
+        count, rate = rates(m.cosine[correct], m.success[attack["id"]][correct], edges)
+        drawn = rate[count >= representation.LEAST]
+        if len(drawn) > 1:
+            parts.append(f"{style.in_sentence(m.regularizer)} {number(float(drawn[0]))} to {number(float(drawn[-1]))}")
+    return f" ASR from the lowest to the highest bin, {attack_name(attack)}: {sentence(parts)}." if parts else ""
 
 
 def _representation_data(

@@ -12,6 +12,7 @@ from typing import Any
 
 from regfast.report import style
 from regfast.report.claims import Verdict
+from regfast.report.drawing import sentence
 from regfast.report.results import Study, attack_name
 
 # Names for readers, in the order of the table. ASR rows follow from the attacks of the study.
@@ -82,6 +83,11 @@ def number(value: float, signed: bool = False) -> str:
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("+-−")
+
+
+def listed(values: Mapping[str, float]) -> str:
+    """A figure per regularizer in a sentence: "hard labels 0.61, label smoothing 0.52 and Mixup 0.59"."""
+    return sentence([f"{style.in_sentence(name)} {number(value)}" for name, value in values.items()])
 
 
 def metrics_table(study: Study) -> Table:

@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 
 from regfast.calibration.bins import expected_calibration_error
+from regfast.report.figures.representation import Model
 from regfast.report.results import Study
-from regfast.report.study_figures import displacement_figure, drawings, models, radial_share, sweep_figures
+from regfast.report.study_figures import (
+    asr_along_cosine,
+    displacement_figure,
+    drawings,
+    models,
+    radial_share,
+    sweep_figures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +55,12 @@ def test_radial_share_against_the_plain_computation(study):
     radial, across = study.column("radial_pgd", "mixup")[correct], study.column("tangential_pgd", "mixup")[correct]
     assert radial_share(study, "pgd", "mixup") == pytest.approx((radial**2).sum() / (radial**2 + across**2).sum())
     assert "radial share of the squared displacement hard labels" in displacement_figure(study).found
+
+
+def test_the_caption_follows_the_asr_along_the_cosine(study):
+    rng = np.random.default_rng(0)
+    cosine = np.repeat([0.1, 0.9], 50)
+    flipped = np.r_[np.arange(50) < 40, np.arange(50) < 5]
+    one = Model("hard", rng.random(100), cosine, rng.random(100), np.ones(100, bool), {"pgd": flipped}, 0.1)
+    attack = {"id": "pgd", "attack": "pgd", "norm": "linf", "eps": 0.03}
+    assert asr_along_cosine([one], attack).endswith("hard labels 0.800 to 0.100.")
