@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from regfast.study import StudyConfig, Sweep, run_study, sized
 from regfast.study.config import differences
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import MEANS, adaptive_ece, classwise_ece, metrics
-from regfast.study.run import Silent
+from regfast.study.progress import Silent
+from regfast.study.workers import cores, run_all
 from regfast.training import Recipe
 
 RESULTS = ("metrics.json", "samples.parquet", "sweep.parquet", "curves.parquet")
@@ -106,14 +108,44 @@ def test_interrupted_anywhere_and_resumed_is_the_same_study(run_dir, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_two_workers_give_the_same_study(tmp_path):
+    config, threads, count = tiny(recipe=Recipe(epochs=1), limit=20), torch.get_num_threads(), Count()
+    torch.set_num_threads(max(1, cores() // 2))  # as many as each worker has
+    try:
+        run_study(config, tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    run_study(config, tmp_path / "two", workers=2, progress=count)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert count.done == count.total
+
+
+def _fail(piece, progress):
+    if piece == "bad":
+        raise ValueError("a bad piece")
+    if piece == "dead":
+        os._exit(7)
+
+
+def test_errors_of_workers():
+    with pytest.raises(ValueError, match="a bad piece") as caught:
+        run_all(_fail, ["good", "bad"], 2, Silent())
+    assert caught.value.__cause__.origin == __name__ and "_fail" in str(caught.value.__cause__)
+    with pytest.raises(RuntimeError, match=r"exit status.*7"):
+        run_all(_fail, ["good", "dead"], 2, Silent())
+    with pytest.raises(ValueError, match="workers"):
+        run_all(_fail, ["good"], 0, Silent())
+
+
+class Count(Silent):
+    def start(self, total, done):
+        self.total, self.done = total, done
+
+    def advance(self, steps=1):
+        self.done += steps
+
+
 def test_progress_adds_up(tmp_path):
-    class Count(Silent):
-        def start(self, total, done):
-            self.total, self.done = total, done
-
-        def advance(self, steps=1):
-            self.done += steps
-
     config = tiny(regularizers={"hard": {}})
     with pytest.raises(KeyboardInterrupt):
         run_study(config, tmp_path, progress=StopAfter(4))

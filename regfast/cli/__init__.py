@@ -61,7 +61,8 @@ def _raised_by_regfast(error: BaseException) -> bool:
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if not frames or (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("regfast")):
         return False
-    return frames[-1].startswith("regfast.")
+    origin = getattr(error.__cause__, "origin", frames[-1])  # in a worker process, it is where the worker raised it
+    return str(origin).startswith("regfast.")
 
 
 def _complain(message: str, status: int) -> int:

@@ -36,6 +36,9 @@ def study(
         Path | None, typer.Option(help="Folder of the run; by default runs/DATASET-SIZE. An unfinished one goes on.")
     ] = None,
     threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")
+    ] = None,
     page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
@@ -63,7 +66,7 @@ def study(
 
     The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes.
     """
-    from regfast.study import run_study, sized
+    from regfast.study import default_workers, run_study, sized
 
     use_threads(threads)
     chosen = _changed(
@@ -84,7 +87,14 @@ def study(
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
     with Bar() as bar:
-        did = run_study(chosen, folder, download=download, command=command, progress=bar)
+        did = run_study(
+            chosen,
+            folder,
+            download=download,
+            workers=workers or default_workers(dataset),
+            command=command,
+            progress=bar,
+        )
     written = folder / "report.html"
     if not page:
         console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")

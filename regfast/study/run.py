@@ -7,9 +7,10 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,36 +22,9 @@ from regfast.study.config import StudyConfig, differences
 from regfast.study.files import read_arrays, read_columns, read_json, write_arrays, write_json, write_table
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import metrics
+from regfast.study.progress import Progress, Silent
+from regfast.study.workers import run_all
 from regfast.training import Epoch, Regularizer, train
-
-
-class Progress(Protocol):
-    """Who is told how far a study is. `total` counts steps; every finished one is an `advance`."""
-
-    def start(self, total: int, done: int) -> None:
-        """Work begins: `done` of `total` steps are there already."""
-        ...
-
-    def advance(self, steps: int = 1) -> None:
-        """`steps` more are done."""
-        ...
-
-    def say(self, doing: str) -> None:
-        """What is being done now."""
-        ...
-
-
-class Silent:
-    """A `Progress` that says nothing."""
-
-    def start(self, total: int, done: int) -> None:
-        """Nothing."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Nothing."""
-
-    def say(self, doing: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +60,17 @@ def run_study(
     run_dir: str | Path,
     *,
     download: bool = False,
+    workers: int = 1,
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
     """Train, attack and measure every regularizer and seed of `config`; write the result files to `run_dir`.
 
     What a former run in `run_dir` finished is kept: models that are trained, units that are measured. Interrupting
-    (Ctrl-C, a crash) loses at most the piece in work. Returns False when there was nothing left to do.
+    (Ctrl-C, a crash) loses at most the pieces in work. Returns False when there was nothing left to do.
+
+    `download` lets torchvision fetch a data set. `workers`: processes that share the units; more than one needs the
+    caller's main module to be importable (`if __name__ == "__main__":`). `command` is noted in `config.json`.
 
     Raises:
         ValueError: `run_dir` holds a study with other options (all differences are named), or damaged files.
@@ -106,7 +84,7 @@ def run_study(
     units = [Unit(name, seed, folder) for name in config.regularizers for seed in config.seeds]
     if (folder / "metrics.json").is_file() and all(unit.measured.is_file() for unit in units):
         return False
-    splits = load_splits(config.dataset, config.data_root, download=download)
+    load_splits(config.dataset, config.data_root, download=download)  # says now what is missing
     if not stored_at.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(stored_at, {**resolved, "command": command, "environment": environment()})
@@ -114,9 +92,8 @@ def run_study(
     trained = sum(unit.checkpoint.is_file() for unit in units)
     measured = sum(unit.measured.is_file() for unit in units)
     progress.start(len(units) * (epochs + pieces), trained * epochs + measured * pieces)
-    for unit in units:
-        if not unit.measured.is_file():
-            _run_unit(unit, config, splits, progress)
+    left = [unit for unit in units if not unit.measured.is_file()]
+    run_all(partial(_run_unit, config), left, workers, progress)
     progress.say("tables")
     _assemble(folder, config, units)
     return True
@@ -151,7 +128,8 @@ def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pa
         raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
 
 
-def _run_unit(unit: Unit, config: StudyConfig, splits: Splits, progress: Progress) -> None:
+def _run_unit(config: StudyConfig, unit: Unit, progress: Progress) -> None:
+    splits = load_splits(config.dataset, config.data_root)
     channels = splits.image_shape[0]
     model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed)
     unit.part("").mkdir(parents=True, exist_ok=True)
