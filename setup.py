@@ -75,4 +75,6 @@ class Build(cpp_extension.BuildExtension):
         print(message, file=sys.stderr)
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)})
+setup(
+    ext_modules=[extension()], cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)}
+)

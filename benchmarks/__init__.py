@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` prints every table; README.md says what is measured and how."""

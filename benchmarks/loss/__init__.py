@@ -1,0 +1,1 @@
+"""Losses against what people use today, forward and backward."""

@@ -1,0 +1,33 @@
+"""The same cases under pytest-benchmark: `pytest benchmarks/loss/bench_soft_cross_entropy.py --benchmark-group-by=group`.
+
+It times one contender after the other; `python -m benchmarks` takes them in turns and is what the published table is from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.loss import cases
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def contenders() -> Iterator[object]:
+    for case in cases.loss_cases(DEVICE) + cases.stats_cases(DEVICE):
+        for name, run in case.contenders.items():
+            yield pytest.param(case, run, id=f"{case.name}: {name}")
+
+
+@pytest.mark.parametrize(("case", "run"), contenders())
+def test_forward_and_backward(benchmark, case, run):
+    benchmark.group = case.name
+
+    def wait() -> None:
+        run()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark(wait)
