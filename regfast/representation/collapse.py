@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.span import check_weight, row_space
+from regfast.representation.span import check_weight, pseudoinverse, row_space
 
 
 class Collapse(NamedTuple):
@@ -66,14 +66,11 @@ def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, label
         raise ValueError(f"every class needs a sample, got none of {empty.nonzero()[:, 0].tolist()[:10]}")
     v, head = features.detach().double(), weight.detach().double()
     spokes = means - means.mean(dim=0)
-    _, values, axes = torch.linalg.svd(spokes, full_matrices=False)
-    rank = int((values > max(spokes.shape) * torch.finfo(torch.float64).eps * values[0]).sum())
-    if rank == 0 or float(values[0]) == 0:
+    if float(spokes.abs().max()) == 0:
         raise ValueError("all class means are equal: the measures divide by the spread between them")
     residual = v - means[labels]
-    # tr(Σ_W Σ_B⁺): in Σ_B's own axes its inverse is K/σ², so the trace is a weighted sum of squared coordinates.
-    within = (residual @ axes[:rank].T).pow(2).mean(dim=0)
-    nc1 = float((within * num_classes / values[:rank] ** 2).sum() / num_classes)
+    # With S the spokes Σ_B = SᵀS/K, so Σ_B⁺ = K S⁺S⁺ᵀ and tr(Σ_W Σ_B⁺)/K is the mean over samples of ‖S⁺ᵀ(v - μ_y)‖².
+    nc1 = float((residual @ pseudoinverse(means)[0]).pow(2).sum() / len(v))
     length = spokes.norm(dim=1)
     unit = spokes / length[:, None]
     pair = torch.triu_indices(num_classes, num_classes, 1)

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from regfast.representation.span import centred, check_weight, row_space
+from regfast.representation.span import centred, check_weight, pseudoinverse, row_space
 
 # Hessian entries held at once: bounds a chunk of rows to some 128 MB.
 _CHUNK = 1 << 24
@@ -37,7 +37,7 @@ def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tenso
         ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimiser` then), a probability of 0.
     """
     _check_target(weight, bias, target)
-    inverse = pseudoinverse(weight)
+    inverse = full_rank_inverse(weight)
     q = target.to(inverse)
     if not bool((q > 0).all()):
         raise ValueError("target must be positive everywhere: a probability of 0 puts the minimiser at infinity")
@@ -45,13 +45,12 @@ def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tenso
     return shifted @ inverse.T
 
 
-def pseudoinverse(weight: Tensor) -> Tensor:
+def full_rank_inverse(weight: Tensor) -> Tensor:
     """C⁺ (d, K) float64 of the centred weights C; ValueError where C's rank is below K - 1."""
-    rank = len(row_space(weight))
+    inverse, rank = pseudoinverse(weight)
     if rank < len(weight) - 1:
         raise ValueError(f"the centred weight has rank {rank}, below K - 1 = {len(weight) - 1}: use soft_minimiser")
-    # Cut where row_space cuts: the rounding left in the direction common to all classes must not be inverted.
-    return torch.linalg.pinv(centred(weight), rtol=max(weight.shape) * torch.finfo(torch.float64).eps)
+    return inverse
 
 
 def soft_minimiser(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.soft_minimiser import pseudoinverse, smoothed_targets, soft_minimiser
+from regfast.representation.soft_minimiser import full_rank_inverse, smoothed_targets, soft_minimiser
 from regfast.representation.span import centred, check_weight
 
 
@@ -97,7 +97,7 @@ def turning_smoothing(weight: Tensor, bias: Tensor | None) -> Tensor:
         ValueError: a lower rank, shapes that do not fit.
     """
     check_weight(weight, bias)
-    inverse = pseudoinverse(weight)
+    inverse = full_rank_inverse(weight)
     shift = torch.zeros(len(inverse)).to(inverse) if bias is None else inverse @ bias.detach().to(inverse)
     turn = (inverse.T @ shift) / (inverse * inverse).sum(dim=0)
     return len(weight) / (len(weight) + torch.expm1(turn.clamp(min=0)))

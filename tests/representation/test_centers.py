@@ -126,6 +126,17 @@ def test_points_do_not_change_with_what_the_softmax_cannot_see():
     assert float(outside.abs().max()) < 1e-12
 
 
+def test_rotations_turn_the_points_and_scales_scale_the_radius():
+    weight, bias = random_head(6, 4, seed=8)
+    points = class_centers(weight, bias, radius=3.0, tolerance=1e-10).points
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    turned = class_centers(weight @ turn, bias, radius=3.0, tolerance=1e-10).points
+    torch.testing.assert_close(turned, points @ turn, atol=1e-4, rtol=0)
+    # z = (s w)·(v/s): the same logits, so the same centers in other units.
+    scaled = class_centers(20 * weight, bias, radius=3.0 / 20, tolerance=1e-10).points
+    torch.testing.assert_close(20 * scaled, points, atol=1e-4, rtol=0)
+
+
 def test_where_cross_entropy_underflows_the_objective_does_not():
     weight = simplex(10, 10, scale=1.7).float()
     centers = class_centers(weight, radius=400.0)

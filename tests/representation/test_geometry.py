@@ -3,6 +3,7 @@ import torch
 from closed_forms import random_head, simplex, unit
 
 from regfast.representation import class_centers, default_radius, feature_geometry, row_space
+from regfast.representation.span import pseudoinverse
 
 
 def test_raw_figures_match_their_definitions():
@@ -58,6 +59,21 @@ def test_row_space_has_the_rank_of_the_head():
     assert row_space(flat.double()).shape[0] <= 9
     basis = row_space(random_head(8, 30)[0])
     torch.testing.assert_close(basis @ basis.T, torch.eye(7).double())
+
+
+@pytest.mark.parametrize(("num_classes", "dim"), [(8, 30), (8, 7), (8, 3), (2, 1), (1, 4)])
+def test_pseudoinverse_and_rank(num_classes, dim):
+    weight, _ = random_head(num_classes, dim)
+    centred = weight - weight.mean(0)
+    inverse, rank = pseudoinverse(weight)
+    torch.testing.assert_close(inverse, torch.linalg.pinv(centred, rtol=1e-12))
+    assert rank == len(row_space(weight)) == min(num_classes - 1, dim)
+    # Two classes that share their weights: one dimension less, and nothing is inverted that is not there.
+    if num_classes == 8:
+        weight[1] = weight[0]
+        inverse, rank = pseudoinverse(weight)
+        assert rank == len(row_space(weight)) == min(6, dim)
+        torch.testing.assert_close(inverse, torch.linalg.pinv(weight - weight.mean(0), rtol=1e-12))
 
 
 def test_a_feature_without_direction_has_no_cosine():
