@@ -12,7 +12,7 @@ from regfast.report.drawing import Drawing
 from regfast.report.page import Page, Section, VerdictGroup
 from regfast.report.paper_results import Paper
 from regfast.report.results import Study
-from regfast.report.study_page import chance_note, environment, settings, study_name
+from regfast.report.study_page import chance_note, environment, settings, study_name, words
 from regfast.report.tables import Cell, Table, estimate, metrics_table
 
 WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
@@ -143,11 +143,7 @@ def across(studies: Sequence[Study]) -> Table:
 def paper_settings(paper: Paper) -> list[tuple[str, str, bool]]:
     """The run's own settings, then those of every study."""
     known = {"kind", "version", "command", "environment", "studies"}
-    rows = [
-        (key, ", ".join(f"{k} = {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value), True)
-        for key, value in paper.config.items()
-        if key not in known
-    ]
+    rows = [(key, words(value), True) for key, value in paper.config.items() if key not in known and value is not None]
     for study in paper.studies:
         prefix = f"{study_name(study)}: " if len(paper.studies) > 1 else ""
         rows += [(prefix + name, value, ours) for name, value, ours in settings(study.config)]

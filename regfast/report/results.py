@@ -133,7 +133,7 @@ class Study:
 def attack_name(attack: Mapping[str, Any]) -> str:
     """An attack of config.json in words: name, steps, norm and size, setting."""
     name = str(attack["attack"])
-    name = name.upper() if len(name) <= 4 else name
+    name = name.upper() if len(name) <= 4 else name.replace("autoattack", "AutoAttack")
     steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
     norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
     eps = f" ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""

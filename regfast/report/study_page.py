@@ -110,8 +110,15 @@ def settings(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         "version",
         "command",
     }
-    rows += [(str(key), str(value), True) for key, value in config.items() if key not in shown]
+    rows += [(str(key), words(value), True) for key, value in config.items() if key not in shown and value is not None]
     return rows
+
+
+def words(value: Any) -> str:
+    """A value of config.json for readers: mappings as "key = value", lists joined."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} = {words(v)}" for k, v in value.items())
+    return ", ".join(map(words, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def environment(config: Mapping[str, Any]) -> list[tuple[str, str]]:

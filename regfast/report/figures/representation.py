@@ -58,7 +58,7 @@ class AttackStyle:
 
 def attack_style(attack: Mapping[str, Any]) -> AttackStyle:
     """The style of an attack of config.json: the marker says which attack and norm, a filled one that it is strong."""
-    kind = (str(attack["attack"]).lower(), str(attack.get("norm")))
+    kind = (str(attack["attack"]).lower().partition("-")[0], str(attack.get("norm")))
     return AttackStyle(attack["id"], attack_name(attack), MARKERS.get(kind, "v"), attack.get("setting") != "weak")
 
 
