@@ -23,6 +23,8 @@ from regfast.attacks.lanes import Answer, Lanes, per_lane
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
 
+LAG = {False: 0, True: 1}  # steps that the host sees late: on a CPU, on a GPU
+
 
 @dataclass
 class Book:
@@ -104,7 +106,8 @@ class Engine:
         self.images, self.labels, self.sample_ids, self.targets = images, labels, sample_ids, targets
         self.runs = attack.runs if targets is None else targets.shape[1]
         self.reach, self.keep_clean, self.seed, self.stage, self.width = reach, keep_clean, seed, stage, width
-        self.lag = 0 if model.device.type == "cpu" else 1
+        self.on_gpu = model.device.type == "cuda"
+        self.lag = LAG[self.on_gpu]
         self.queue: deque[int] = deque()
         self.slots: list[Slot | None] = []
 
@@ -127,7 +130,7 @@ class Engine:
             self.width = max(min(self.width, len(self.slots)) // 2, 1)
             del self.lanes, self.state
             self.flags.clear()
-            if self.model.device.type == "cuda":
+            if self.on_gpu:
                 torch.cuda.empty_cache()
 
     def _drive(self, width: int) -> None:
@@ -137,10 +140,9 @@ class Engine:
         self.state = self.attack.state(self.lanes)
         self._refill()
         while any(self.slots):
-            answer = self._ask()
-            self._judge(answer)
-            if self.lag:
-                self._advance(answer)
+            gradient = self._wants_gradient()
+            answer = self._step(gradient)
+            self._tick(gradient)
             again = self._host_turn()
             answer = self._narrow(answer)
             if not self.lag and self.slots:
@@ -148,16 +150,35 @@ class Engine:
             self._begin(again)
             self._refill()
 
-    def _ask(self) -> Answer:
+    def _wants_gradient(self) -> bool:
+        """The last answer of a run leads to no move: if all lanes are there, nobody needs the gradient."""
+        attack = self.attack
+        return attack.asks != "forward" and any(slot and slot.answers < attack.steps for slot in self.slots)
+
+    def _step(self, wants_gradient: bool) -> Answer:
+        """What happens on the device alone: nothing here waits for it or looks at values."""
+        answer = self._ask(wants_gradient)
+        self._judge(answer)
+        if self.lag:
+            self._advance(answer)
+        return answer
+
+    def _tick(self, wants_gradient: bool) -> None:
+        """Count the step on the samples it was spent on."""
+        gradients = self.gradients * wants_gradient
+        for slot in self.slots:
+            if slot is not None:
+                slot.answers += 1
+                slot.queries += self.attack.samples
+                slot.gradients += gradients
+
+    def _ask(self, wants_gradient: bool) -> Answer:
         """One evaluation of the model at the lanes' points."""
         attack, lanes = self.attack, self.lanes
-        busy = [slot for slot in self.slots if slot is not None]
-        # The last answer of a run leads to no move: nobody needs its gradient.
-        last = all(slot.answers >= attack.steps for slot in busy)
-        gradients = 0 if attack.asks == "forward" or last else 1
+        self.gradients = attack.samples  # of one sample in one step
         gradient = lanes.point.new_empty(len(lanes), 0)
         for _ in range(attack.samples):
-            if not gradients:
+            if not wants_gradient:
                 logits = self.model.search(lanes.point)
                 objective = attack.objective(lanes, self.state, logits.float())
                 continue
@@ -171,22 +192,16 @@ class Engine:
                 )
             objective = attack.objective(lanes, self.state, logits.detach().float())
             if attack.asks == "jacobian":
-                gradients = logits.shape[1]
-                each = (
-                    torch.eye(gradients, dtype=logits.dtype, device=logits.device)
-                    .unsqueeze(1)
-                    .expand_as(logits.expand(gradients, -1, -1))
-                )
+                classes = logits.shape[1]
+                self.gradients = attack.samples * classes
+                units = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+                each = [unit.expand_as(logits) for unit in units]
                 slope = torch.stack([torch.autograd.grad(logits, point, one, retain_graph=True)[0] for one in each], 1)
             else:
                 (slope,) = torch.autograd.grad(logits, point, objective.gradient.to(logits.dtype))
             gradient = gradient + slope if gradient.numel() else slope
         if attack.samples > 1:
             gradient = gradient / attack.samples
-        for slot in busy:
-            slot.answers += 1
-            slot.queries += attack.samples
-            slot.gradients += gradients * attack.samples
         lanes.loss = objective.loss
         return Answer(logits.detach().float(), objective.prediction, objective.loss, gradient.contiguous())
 
@@ -217,9 +232,11 @@ class Engine:
         lanes.hit = lanes.hit | hit
 
     def _advance(self, answer: Answer) -> None:
-        if answer.gradient.numel() or self.attack.asks == "forward":
-            self.attack.advance(self.lanes, self.state, answer)
-        self.lanes.step = self.lanes.step + 1
+        attack, lanes, step = self.attack, self.lanes, self.lanes.step
+        if answer.gradient.numel() or attack.asks == "forward":
+            lanes.step = step.clamp(max=attack.steps)  # a lane that waits for the host stays at its last move
+            attack.advance(lanes, self.state, answer)
+        lanes.step = (step + 1).clamp(max=attack.steps + 1)
 
     def _host_turn(self) -> list[Slot]:
         """Let decided samples leave; returns the slots that begin their next run."""
@@ -241,6 +258,8 @@ class Engine:
     def _send(self, slots: list[tuple[Slot, int, int]]) -> Flags:
         if not self.lag:
             return Flags(slots, self.lanes.hit, None)
+        if not self.on_gpu:
+            return Flags(slots, self.lanes.hit.clone(), None)
         hit = torch.empty(len(slots), dtype=torch.bool, pin_memory=True)
         hit.copy_(self.lanes.hit, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -378,14 +397,14 @@ class Engine:
 
     def _index(self, values: list[int]) -> Tensor:
         index = torch.tensor(values, dtype=torch.int64)
-        return index.pin_memory().to(self.model.device, non_blocking=True) if self.lag else index
+        return index.pin_memory().to(self.model.device, non_blocking=True) if self.on_gpu else index
 
     def _fetch(self, source: Tensor, items: Tensor) -> Tensor:
         """Rows of a tensor on the images' device, on their way to the model's."""
         rows = source[items]
         if rows.device == self.model.device:
             return rows
-        return rows.pin_memory().to(self.model.device, non_blocking=True) if self.lag else rows.to(self.model.device)
+        return rows.pin_memory().to(self.model.device, non_blocking=True) if self.on_gpu else rows.to(self.model.device)
 
     def _blank(self, width: int) -> Lanes:
         at, closest = self.model.device, self.attack.closest

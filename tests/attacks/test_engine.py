@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from regfast.attacks import APGD, PGD
+from regfast.attacks import APGD, DDN, FAB, FMN, PGD, Square, engine
 from tests.attacks.problems import Linear, curved, linear
 
 ATTACK = PGD(eps=0.02, steps=6, restarts=3)
@@ -36,6 +36,40 @@ def test_the_result_does_not_depend_on_lanes_order_or_split(attack):
     assert torch.equal(torch.cat([part.images for part in split]), whole.images)
     other = attack.run(model, images, labels, seed=4)
     assert not torch.equal(other.images, whole.images)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ATTACK,
+        PGD(eps=0.02, steps=6, momentum=0.5),
+        APGD("l2", 0.15, 12),
+        APGD("linf", 0.02, 8, loss="dlr", targets=4),
+        APGD("l1", 3.0, 12),
+        FAB("linf", 0.03, 12, targets=3),
+        FAB("l2", None, 12),
+        Square("linf", 0.06, 40),
+        FMN("l2", steps=12),
+        DDN(steps=12),
+    ],
+    ids=str,
+)
+def test_a_host_one_step_behind_finds_the_same(attack, monkeypatch):
+    # On a GPU the host reads flags one step late; the same bookkeeping on a CPU must not change any outcome.
+    model, images, labels = curved()
+    exact = attack.run(model, images, labels, lanes=5)
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    late = attack.run(model, images, labels, lanes=5)
+    if isinstance(attack, FAB | FMN):
+        # They steer by the nearest point so far, which they too learn one step late: other paths, as good.
+        assert torch.equal(exact.success, late.success)
+        found = exact.success
+        torch.testing.assert_close(late.distance[found], exact.distance[found], rtol=0.1, atol=0)
+    else:
+        same(exact, late)
+    spent, needed = late.queries.sum().item(), exact.queries.sum().item()
+    runs = 1 + 4 * len(images)
+    assert needed <= spent <= needed + 2 * runs
 
 
 class Counting(nn.Module):
