@@ -59,10 +59,12 @@ _LAZY = frozenset(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        return importlib.import_module("regfast.evaluation").evaluate
     if name in _LAZY:
         return importlib.import_module(f"regfast.{name}")
     raise AttributeError(f"module 'regfast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "evaluate"})
