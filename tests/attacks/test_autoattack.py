@@ -35,7 +35,7 @@ def test_stages_get_survivors_only_and_say_who_broke_what():
     class Short(AutoAttack):
         def stages(self):
             return [
-                APGD("linf", self.eps, 1),
+                APGD("linf", self.eps / 3, 2),  # weak: leaves some to the next
                 APGD("linf", self.eps, 15, loss="dlr", targets=4),
                 FAB("linf", self.eps, 10, targets=4),
                 Square("linf", self.eps, 30),
