@@ -15,9 +15,10 @@ from regfast.representation.sensitivity import (
     radius_sensitivity,
     small_radius_direction,
 )
+from regfast.representation.snapshot import snapshot
 from regfast.representation.soft_minimiser import free_minimiser, smoothed_targets, soft_minimiser
 from regfast.representation.span import row_space
-from regfast.representation.theorem1 import Theorem1, etf_minimiser_norm, theorem1, turning_smoothing
+from regfast.representation.theorem1 import Theorem1, etf_minimiser_norm, simplex_etf, theorem1, turning_smoothing
 
 __all__ = [
     "BoundaryDistance",
@@ -51,8 +52,10 @@ __all__ = [
     "predictor_scores",
     "radius_sensitivity",
     "row_space",
+    "simplex_etf",
     "small_radius_direction",
     "smoothed_targets",
+    "snapshot",
     "soft_minimiser",
     "swap_norms",
     "theorem1",

@@ -57,6 +57,34 @@ def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *,
     )
 
 
+def simplex_etf(num_classes: int, dim: int | None = None, *, weight_norm: float = 1.0) -> Tensor:
+    """Rows of a simplex equiangular tight frame, (K, d) float64: equal norms, pairwise cosines -1/(K-1), sum 0.
+
+    Args:
+        num_classes: K >= 2.
+        dim: d >= K - 1, default K - 1; further dimensions are 0.
+        weight_norm: > 0, of every row.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    dim = num_classes - 1 if dim is None else dim
+    if num_classes < 2 or dim < num_classes - 1 or not (weight_norm > 0 and math.isfinite(weight_norm)):
+        raise ValueError(
+            f"needs num_classes >= 2, dim >= num_classes - 1, weight_norm > 0, got {num_classes}, {dim}, {weight_norm}"
+        )
+    # Row c of the triangle has the c-th axis and what it shares with the rows before: a Cholesky factor of the Gram
+    # matrix, written out. Row k below axis j is -1/(K-1-j) of that axis's height.
+    rows = torch.zeros(num_classes, dim, dtype=torch.float64)
+    left = 1.0
+    for axis in range(num_classes - 1):
+        height = math.sqrt(left)
+        rows[axis, axis] = height
+        rows[axis + 1 :, axis] = -height / (num_classes - 1 - axis)
+        left -= (height / (num_classes - 1 - axis)) ** 2
+    return weight_norm * rows
+
+
 def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, ridge: float = 0.0) -> float:
     """Closed form of ‖v*‖ for a simplex ETF of weight norm ω with b = 0.
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 from closed_forms import random_head, simplex, unit
 
-from regfast.representation import etf_minimiser_norm, free_minimiser, smoothed_targets, theorem1, turning_smoothing
+from regfast.representation import (
+    etf_minimiser_norm,
+    free_minimiser,
+    simplex_etf,
+    smoothed_targets,
+    theorem1,
+    turning_smoothing,
+)
 
 LEVELS = [0.0, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0]
 
@@ -21,6 +28,17 @@ def test_simplex_etf_matches_its_closed_form(num_classes, omega, ridge):
     # Theorem 1: b = 0 and equal norms, so that every step toward softer labels shortens the feature.
     assert not bool(result.norm_rises().any())
     assert bool((result.norm[1:] < result.norm[:-1]).all())
+
+
+@pytest.mark.parametrize(("num_classes", "dim"), [(2, None), (3, 5), (10, None), (100, 100)])
+def test_simplex_etf_has_its_gram_matrix(num_classes, dim):
+    rows = simplex_etf(num_classes, dim, weight_norm=1.7)
+    gram = (torch.eye(num_classes, dtype=torch.float64) * num_classes - 1) / (num_classes - 1)
+    assert rows.shape == (num_classes, dim or num_classes - 1)
+    torch.testing.assert_close(rows @ rows.T, 1.7**2 * gram, atol=1e-12, rtol=0)
+    torch.testing.assert_close(rows.sum(dim=0), torch.zeros(rows.shape[1]).double(), atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="dim"):
+        simplex_etf(num_classes, num_classes - 2)
 
 
 def test_closed_form_without_ridge():
