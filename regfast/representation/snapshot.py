@@ -20,10 +20,10 @@ def snapshot(
 
     Args:
         features: (B, d), weight: (K, d), bias: (K,) or None, labels: (B,) int64, every class present.
-        radius: of the class centers; default `default_radius`, or the median norm of all features where none is correct.
+        radius: of the class centers; default `default_radius`, or all features' median norm where none is correct.
 
     Returns:
-        ``accuracy``, ``radius``; means over the samples of ``rms, rms_in_span, cosine, cosine_predicted, cosine_in_span,
+        ``accuracy``, ``radius``; means over samples of ``rms, rms_in_span, cosine, cosine_predicted, cosine_in_span,
         share_in_span``; medians over the correct samples of ``distance`` and ``gradient_distance`` to the boundary (NaN
         where none is correct); ``nc1, nc2_norm, nc2_angle, nc3, nc4, within_in_span``.
 
