@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from regfast.report import style
 
 Array = npt.NDArray[Any]
+COLUMNS = 4  # heads side by side
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,23 @@ class Minimisers:
 
 @style.styled
 def draw(smoothing: Array, heads: Mapping[str, Minimisers]) -> Figure:
-    """Per head a column: norm of the minimiser over smoothing above, its component along w_c - mean(w) below.
+    """Per head two panels: norm of the minimiser over smoothing, and under it its component along w_c - mean(w).
 
     Each line is a class, relative to its value at the least smoothing; a norm that rises is drawn in vermilion. The
     ETF's closed form is dashed. The lower row can never rise (convexity); the upper one can, when biases are large.
     """
-    figure = Figure(figsize=(max(style.WIDTH, 1.8 * len(heads)), 3.6))
-    grid = figure.subplots(2, len(heads), sharex=True, sharey="row", squeeze=False)
-    for column, (name, head) in enumerate(heads.items()):
-        for axes, values in zip(grid[:, column], (head.norm, head.projection), strict=True):
+    columns = min(COLUMNS, len(heads))
+    blocks = -(-len(heads) // columns)
+    figure = Figure(figsize=(style.WIDTH, 3.3 * blocks + 0.2))
+    grid = figure.subplots(2 * blocks, columns, sharex=True, squeeze=False)
+    for place in range(blocks * columns):
+        upper, lower = (grid[2 * (place // columns) + k, place % columns] for k in (0, 1))
+        if place >= len(heads):
+            upper.set_axis_off()
+            lower.set_axis_off()
+            continue
+        name, head = list(heads.items())[place]
+        for axes, values, zero in ((upper, head.norm, 1), (lower, head.projection, 0)):
             scale = np.abs(values[:, :1])
             relative = np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
             for line in relative:
@@ -45,13 +54,20 @@ def draw(smoothing: Array, heads: Mapping[str, Minimisers]) -> Figure:
                 axes.plot(
                     smoothing, line, color="#d55e00" if rises else "#0072b2", lw=1.4 if rises else 0.9, alpha=0.85
                 )
-            axes.axhline(0 if axes is grid[1, column] else 1, color=style.MUTED, lw=0.6, ls=":")
+            axes.axhline(zero, color=style.MUTED, lw=0.6, ls=":")
         if head.closed_form is not None:
-            grid[0, column].plot(smoothing, head.closed_form / head.closed_form[0], color=style.INK, ls="--", lw=1.2)
-        grid[0, column].set_title(name, fontsize=8)
-        grid[1, column].set_xlabel("smoothing")
-    grid[0, 0].set_ylabel("‖v*‖, relative")
-    grid[1, 0].set_ylabel("⟨v*, w_c − w̄⟩, relative")
+            upper.plot(smoothing, head.closed_form / head.closed_form[0], color=style.INK, ls="--", lw=1.2)
+        upper.set_title(name, fontsize=8)
+        lower.set_xlabel("smoothing")
+        lower.tick_params(labelbottom=True)
+        if place % columns == 0:
+            upper.set_ylabel("‖v*‖, relative")
+            lower.set_ylabel("⟨v*, w_c − w̄⟩, relative")
+    for first in (0, 1):  # the same axis for all norms, and for all projections
+        panels = [axes for axes in grid[first::2].flat if axes.axison]
+        low, high = (extreme(axes.get_ylim()[k] for axes in panels) for k, extreme in ((0, min), (1, max)))
+        for axes in panels:
+            axes.set_ylim(low, high)
     figure.align_ylabels(list(grid[:, 0]))
     return figure
 
