@@ -79,6 +79,10 @@ else
 fi
 rm -f "$OUT"/sanitizer-*.tmp
 
+if [ -f benchmarks/attacks/gpu.py ]; then
+  stage attacks 60 "$PYTHON" -m benchmarks.attacks.gpu --out "$OUT"
+fi
+
 if ((${#failed[@]})); then
   echo "FAILED: ${failed[*]}" | tee -a "$log"
   exit 1

@@ -58,7 +58,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     "soft_cross_entropy": (
         Rule("cpu", "cpu", _FLOATS),
         Rule("cuda", "cuda", _HALVES, most=32),
-        Rule("triton", "cuda", _HALVES, most=16384, multiple=8),
+        Rule("triton", "cuda", _HALVES, most=8192, multiple=8),
         Rule("cuda", "cuda", _HALVES),
         Rule("triton", "cuda", _HALVES),
     ),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # One-shot kernels keep whole rows in registers; beyond this many columns they would spill.
-ONE_SHOT_LIMIT = 16384
+ONE_SHOT_LIMIT = 8192
 
 
 def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
@@ -29,7 +29,7 @@ def row_shape(columns: int) -> dict[str, int]:
     if columns > ONE_SHOT_LIMIT:
         return {"ROWS": 1, "BLOCK": 2048, "num_warps": 8}
     block = triton.next_power_of_2(max(columns, 1))
-    rows = max(1, 1024 // block)
+    rows = max(1, 512 // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // 512))}
 
 
