@@ -204,7 +204,9 @@ def head_title(name: str) -> str:
     regularizer, _, seed = name.rpartition("-seed")
     if regularizer:
         return f"{style.label(regularizer)}, seed {seed}"
-    return f"Simplex ETF, K = {name[4:]}" if name.startswith("etf-") else name.capitalize()
+    if name.startswith("etf-"):
+        return f"Simplex ETF, K = {name[4:]}"
+    return "Random, with bias" if name == "random" else name[:1].upper() + name[1:]
 
 
 def scaling_figures(paper: Paper) -> list[Drawing]:

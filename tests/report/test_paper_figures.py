@@ -20,7 +20,7 @@ def test_the_plane_says_how_many_centers_lie_outside(paper):
 
 def test_theorem_1_says_where_the_norm_rises(paper):
     (drawing,) = paper_figures.theorem_figures(paper)
-    assert "Random: 1 of 4" in drawing.found and "Label smoothing, seed 0: 0 of 4" in drawing.found
+    assert "Random, with bias: 1 of 4" in drawing.found and "Label smoothing, seed 0: 0 of 4" in drawing.found
     assert "Projections that rise: 0." in drawing.found
     assert "0.001, ours" in drawing.settings
 
@@ -39,7 +39,7 @@ def test_scaling_reads_the_optimum_off_the_curve(paper):
 def test_heads_are_named_for_readers():
     assert paper_figures.head_title("etf-10") == "Simplex ETF, K = 10"
     assert paper_figures.head_title("mixup-seed2") == "Mixup, seed 2"
-    assert paper_figures.head_title("random") == "Random"
+    assert paper_figures.head_title("random, no bias") == "Random, no bias"
 
 
 def test_boundary_gives_the_ratio_of_the_two_ways_out(paper):
@@ -83,4 +83,4 @@ def test_only_the_first_seed_of_each_head_is_drawn_but_all_are_counted(paper):
     (drawing,) = paper_figures.theorem_figures(dataclasses.replace(paper, tables={"theorem1": more}))
     assert "Hard labels, seed 1: 1 of 4" in drawing.found
     titles = [axes.get_title() for axes in drawing.figure.axes[:4]]
-    assert titles == ["Simplex ETF, K = 4", "Random", "Hard labels, seed 0", "Label smoothing, seed 0"]
+    assert titles == ["Simplex ETF, K = 4", "Random, with bias", "Hard labels, seed 0", "Label smoothing, seed 0"]
