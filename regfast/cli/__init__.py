@@ -1,4 +1,4 @@
-"""The command line: `regfast study|train|attack|evaluate|compare|report|show-config`; one file a command.
+"""The command line: `regfast study|paper|train|attack|evaluate|compare|report|show-config`; one file a command.
 
 Commands read options, call one function and print. What a user can get wrong is answered by one line and status 2.
 """
@@ -12,6 +12,7 @@ import typer
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
 from regfast.cli.evaluate import evaluate
+from regfast.cli.paper import paper
 from regfast.cli.report import report
 from regfast.cli.show_config import show_config
 from regfast.cli.study import study
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (study, train, attack, evaluate, compare, report, show_config):
+for _command in (study, paper, train, attack, evaluate, compare, report, show_config):
     app.command()(_command)
 
 _INTERRUPTED = 130

@@ -8,27 +8,32 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from regfast.attacks import FGSM, PGD, Attack
+from regfast.attacks import FGSM, PGD, AutoAttack
+from regfast.attacks.base import Runnable
 from regfast.data import DATASETS
 from regfast.training import DEFAULTS, Recipe, Regularizer
 
+ATTACKS = ("fgsm", "pgd", "autoattack", "autoattack-fast")
 VERSION = 1  # of the result files; a run of another version is not continued
 
 
 @dataclass(frozen=True)
 class AttackSetting:
-    """One attack at one strength. `eps` in units of images in [0, 1]; `setting` is weak or strong."""
+    """One attack at one strength. `eps` in units of images in [0, 1]; `setting` is weak or strong.
+
+    AutoAttack ("autoattack", "autoattack-fast") has its own `steps` and `restarts`: None.
+    """
 
     attack: str
     norm: str
     eps: float
-    steps: int
-    restarts: int
+    steps: int | None
+    restarts: int | None
     setting: str
 
     def __post_init__(self) -> None:
-        if self.attack not in ("fgsm", "pgd"):
-            raise ValueError(f"attack must be fgsm or pgd, got {self.attack!r}")
+        if self.attack not in ATTACKS:
+            raise ValueError(f"attack must be one of {', '.join(ATTACKS)}, got {self.attack!r}")
         if self.setting not in ("weak", "strong"):
             raise ValueError(f"setting must be weak or strong, got {self.setting!r}")
         self.build()  # its own checks of norm, eps, steps and restarts
@@ -38,10 +43,14 @@ class AttackSetting:
         """Name of the attack in column names."""
         return f"{self.attack}_{self.norm}_{self.setting}"
 
-    def build(self) -> Attack:
+    def build(self) -> Runnable:
         """The attack itself."""
         if self.attack == "fgsm":
             return FGSM(self.norm, self.eps)
+        if self.attack.startswith("autoattack"):
+            return AutoAttack(self.norm, self.eps, self.attack.partition("-")[2] or "standard")
+        if self.steps is None or self.restarts is None:
+            raise ValueError(f"pgd needs steps and restarts, got {self.steps} and {self.restarts}")
         return PGD(self.norm, self.eps, self.steps, self.restarts)
 
 

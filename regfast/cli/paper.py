@@ -1,0 +1,91 @@
+"""`regfast paper`: every figure and table of the paper, and what goes beyond them, on one page."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regfast.cli._console import Bar, console
+from regfast.cli._options import DataRoot, Download, Threads, use_threads, whole_numbers
+
+_DATA = "Data and model"
+
+
+def paper(
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="noisy-digits, digits, cifar10, cifar100, imagefolder or npz; may be repeated, the first is the "
+            "main one. By default noisy-digits, then digits.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME; may be repeated, every one on every data set.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="full (3 seeds), small, or smoke, which only shows that everything works.")
+    ] = "full",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default runs/paper-SIZE. An unfinished one goes on.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    regularizers: Annotated[
+        str | None, typer.Option(help="Some of hard,smoothing,mixup,cutmix; all by default.")
+    ] = None,
+    label: Annotated[int, typer.Option(min=0, help="Class whose loss and gradients are drawn (Fig. 2 and 5).")] = 3,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure on the first so many test images; by default all digits, 1,000 photographs."),
+    ] = None,
+    threads: Threads = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")
+    ] = None,
+    page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
+) -> None:
+    """Make every figure and table of the paper, and what goes beyond them, and put them on one page.
+
+    The default trains and attacks on three pairs of data and model. Ctrl-C leaves a run that the same command finishes.
+    """
+    from regfast.paper import paper_config, run_paper
+
+    use_threads(threads)
+    config = paper_config(
+        size,
+        dataset,
+        model,
+        data_root=None if data_root is None else str(data_root),
+        label=label,
+        epochs=epochs,
+        seeds=None if seeds is None else whole_numbers(seeds, "--seeds"),
+        regularizers=None if regularizers is None else [name.strip() for name in regularizers.split(",")],
+        limit=limit,
+    )
+    folder = out or Path("runs") / f"paper-{size}"
+    small = all(study.dataset in ("digits", "noisy-digits") for study in config.studies)
+    processes = workers or ((os.cpu_count() or 1) if small else 1)
+    command = shlex.join(["regfast", *sys.argv[1:]])
+    with Bar() as bar:
+        did = run_paper(config, folder, download=download, workers=processes, command=command, progress=bar)
+    written = folder / "report.html"
+    if not page:
+        console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
+    elif did or not written.is_file():
+        from regfast.report import write_report
+
+        console.print(f"page: {write_report(folder)}")
+    else:
+        console.print(f"already finished, nothing to do; page: {written}")

@@ -1,0 +1,6 @@
+"""Every figure and table of the paper: its studies, and the result files of what goes beyond them (docs/design.md)."""
+
+from regfast.paper.config import PaperConfig, paper_config
+from regfast.paper.run import run_paper
+
+__all__ = ["PaperConfig", "paper_config", "run_paper"]

@@ -1,0 +1,169 @@
+"""What a paper run does: its studies and the settings of every part, as `config.json` and the page list them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from regfast.study import AttackSetting, StudyConfig, sized
+
+VERSION = 1  # of the result files; a run of another version is not continued
+
+DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
+_LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
+
+
+@dataclass(frozen=True)
+class _Size:
+    images: int  # in a plane
+    steps: int  # of the attacks beside the studies
+    scales: int
+    radii: int
+
+
+_SIZES = {
+    "full": _Size(448, 40, 41, 13),
+    "small": _Size(256, 20, 41, 13),
+    "smoke": _Size(96, 5, 9, 5),
+}
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """The studies of a paper run, the main one first, and per part its settings, all of them ours.
+
+    `parts` has the keys planes, theorem1, scaling, radius, predictors, boundary, counterfactual, transfer, objectives
+    and collapse. Raises ValueError for no study, two in the same folder, or a class for the planes that is not there.
+    """
+
+    studies: tuple[StudyConfig, ...]
+    parts: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not self.studies:
+            raise ValueError("a paper run needs at least one study")
+        folders = [study_folder(study) for study in self.studies]
+        if len(set(folders)) != len(folders):
+            raise ValueError(f"two studies would share a folder: {', '.join(folders)}")
+        if self.parts["planes"]["label"] < 0:
+            raise ValueError(f"label must be at least 0, got {self.parts['planes']['label']}")
+
+    @property
+    def main(self) -> StudyConfig:
+        """The study that the parts are about."""
+        return self.studies[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `config.json` says (docs/design.md, "Result files of a paper run")."""
+        listed = [
+            {"folder": study_folder(study), "dataset": study.dataset, "model": study.model} for study in self.studies
+        ]
+        parts = {name: dict(settings) for name, settings in self.parts.items()}
+        return {"kind": "paper", "version": VERSION, "studies": listed, **parts}
+
+
+def study_folder(study: StudyConfig) -> str:
+    """Where a study lies inside the run: `studies/noisy-digits-small-cnn`."""
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in study.model)
+    return f"studies/{study.dataset}-{name}"
+
+
+def paper_config(
+    size: str = "full",
+    datasets: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    *,
+    data_root: str | None = None,
+    label: int = 3,
+    epochs: int | None = None,
+    seeds: Sequence[int] | None = None,
+    regularizers: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> PaperConfig:
+    """The paper run of one of the studies' sizes on every data set with every model; the first of each is the main one.
+
+    Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
+    (smoke: the first two). `label`: the class whose loss and gradients are drawn. The other options replace the
+    studies' own. Photographs are measured on their first 1,000 test images unless `limit` says otherwise.
+
+    Raises ValueError for names, sizes and values that do not exist or fit.
+    """
+    if datasets is None and models is None:
+        pairs: list[tuple[str, str | None]] = [*DIGITS[: 2 if size == "smoke" else 3]]
+    else:
+        suited: Sequence[str | None] = models or [None]
+        pairs = [(dataset, model) for dataset in datasets or ["noisy-digits"] for model in suited]
+    studies = []
+    for dataset, model in pairs:
+        options: dict[str, Any] = {"data_root": data_root if dataset not in ("digits", "noisy-digits") else None}
+        options |= {} if model is None else {"model": model}
+        options |= {} if seeds is None else {"seeds": tuple(seeds)}
+        options |= {} if regularizers is None else {"regularizers": {name: {} for name in regularizers}}
+        study = sized(size, dataset, **options)
+        if dataset not in ("digits", "noisy-digits") and study.limit is None:
+            study = replace(study, limit=_LIMIT)
+        study = replace(study, attacks=_attacks(study), limit=limit or study.limit)
+        if epochs is not None:
+            study = replace(study, recipe=replace(study.recipe, epochs=epochs))
+        studies.append(study)
+    return PaperConfig(tuple(studies), _parts(studies[0], _SIZES[size], label))
+
+
+def _attacks(study: StudyConfig) -> tuple[AttackSetting, ...]:
+    """The attacks of Fig. 3: FGSM, PGD weak and strong, AutoAttack weak and strong, all linf."""
+    kept = {attack.id: attack for attack in study.attacks}
+    weak, strong = (kept[f"pgd_linf_{setting}"] for setting in ("weak", "strong"))
+    ensembles = (
+        AttackSetting("autoattack-fast", "linf", each.eps, None, None, each.setting) for each in (weak, strong)
+    )
+    return (kept["fgsm_linf_weak"], weak, strong, *ensembles)
+
+
+def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, Any]]:
+    weak, strong = (next(a for a in main.attacks if a.attack == "pgd" and a.setting == s) for s in ("weak", "strong"))
+    attack = {"norm": strong.norm, "steps": size.steps}
+    return {
+        "planes": {
+            "label": label,
+            "epochs": main.recipe.epochs,
+            "seed": main.seeds[0],
+            "images": size.images,
+            "attack": f"PGD-{size.steps}",
+            "eps": strong.eps,
+            **attack,
+        },
+        "theorem1": {
+            "ridge": 1e-3,
+            "smoothing": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9],
+            "random_dimensions": 64,
+            "seed": 0,
+        },
+        "scaling": {"scales": _geometric(0.1, 10, size.scales), "bins": 15},
+        "radius": {"radii": _geometric(1 / 16, 16, size.radii), "unit": "median norm of the correct features"},
+        "predictors": {
+            "attack": f"autoattack-fast_{strong.norm}_weak",
+            "interval": "95 % bootstrap over test images, mean over seeds",
+        },
+        "boundary": {"samples": "test images that are classified correctly"},
+        "counterfactual": {
+            "eps": "median distance to the nearest boundary of the first regularizer's correct features, per seed",
+            "steps": 20,
+        },
+        "transfer": {
+            "eps": [weak.eps, strong.eps],
+            **attack,
+            "samples": "test images that source and target both classify correctly",
+        },
+        "objectives": {"attack": "APGD", "eps": weak.eps, **attack, "targets": 3},
+        "collapse": {"seed": main.seeds[0], "images": 5000, "features": "of the training images as they are"},
+    }
+
+
+def _geometric(low: float, high: float, count: int) -> list[float]:
+    """`count` (odd) factors around 1, each a fixed factor from the last; the middle one is 1 exactly."""
+    values = np.geomspace(low, high, count)
+    values[count // 2] = 1.0
+    return [float(f"{value:.6g}") for value in values]

@@ -1,0 +1,143 @@
+"""What one trained model of the main study is measured for beside the study itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regfast.attacks import APGD
+from regfast.calibration import scaling_curves
+from regfast.data import ImageSet
+from regfast.paper.outputs import Outputs
+from regfast.representation import (
+    boundary_distance,
+    class_centers,
+    class_means,
+    default_radius,
+    predictor_power,
+    predictor_scores,
+    radius_sensitivity,
+)
+from regfast.representation.geometry import cosine
+from regfast.statistics import partial_correlation
+from regfast.training import predict
+
+Array = NDArray[Any]
+Rows = list[dict[str, Any]]
+HELD = ("norm", "margin", "confidence")  # what a partial correlation holds fixed
+_LEAST = 10  # correct samples that a correlation given three others needs
+
+
+def usual_radius(outputs: Outputs) -> float:
+    """The study's radius of v_opt: the median norm of the correct features (of all where none is correct)."""
+    correct = outputs.correct
+    return default_radius(outputs.features, correct if bool(correct.any()) else torch.ones_like(correct))
+
+
+def scaling_rows(outputs: Outputs, scales: list[float], bins: int) -> Rows:
+    """Rows of scaling.parquet: ECE over the scale of logits and of features."""
+    found = scaling_curves(outputs.features, outputs.weight, outputs.bias, outputs.labels, scales, bins=bins)
+    return [
+        {"kind": kind, "scale": float(s), "ece": float(ece), "nll": float(nll), "changed": float(changed)}
+        for kind, curve in found._asdict().items()
+        for s, ece, nll, changed in zip(curve.scale, curve.ece, curve.nll, curve.changed, strict=True)
+    ]
+
+
+def radius_rows(outputs: Outputs, radii: list[float]) -> Rows:
+    """Rows of radius.parquet: how v_opt turns with its radius, and what that does to the cosine."""
+    usual = usual_radius(outputs)
+    found = radius_sensitivity(outputs.weight, outputs.bias, [factor * usual for factor in radii])
+    correct, labels = outputs.correct, outputs.labels
+    rows = []
+    for place, factor in enumerate(radii):
+        own = cosine(outputs.features.double(), found.points[place][labels])
+        for label in range(len(outputs.weight)):
+            mine = own[correct & (labels == label)]
+            rows.append(
+                {
+                    "label": label,
+                    "radius": float(factor),
+                    "angle": float(found.angle[place, label]),
+                    "angle_limit": float(found.angle_limit[label]),
+                    "cosine": float(mine.mean()) if len(mine) else float("nan"),
+                }
+            )
+    return rows
+
+
+def boundary_columns(outputs: Outputs) -> dict[str, Array]:
+    """Columns of boundary.parquet: exact distance to the nearest boundary, and along the gradient."""
+    way = boundary_distance(outputs.features, outputs.weight, outputs.bias, outputs.labels)
+    return {
+        "sample": np.arange(len(outputs.labels)),
+        "label": outputs.labels.numpy(),
+        "correct": outputs.correct.numpy(),
+        "norm": outputs.features.double().norm(dim=1).numpy(),
+        "distance": way.distance.numpy(),
+        "gradient_distance": way.gradient_distance.numpy(),
+    }
+
+
+def predictor_rows(outputs: Outputs, train: ImageSet, success: Mapping[str, Array]) -> Rows:
+    """Rows of predictors.parquet for this model: which clean measure foretells surviving each attack.
+
+    `success`: per attack id whether it flipped each test image. `partial` correlates a measure's rank with surviving,
+    given norm, margin and confidence (those of them that it is not itself).
+    """
+    train_features, _, train_labels = predict(outputs.model, train)
+    means = class_means(train_features, train_labels, len(outputs.weight))
+    centers = class_centers(outputs.weight, outputs.bias, radius=usual_radius(outputs))
+    keep = outputs.correct
+    scores = predictor_scores(
+        outputs.features[keep], outputs.weight, outputs.bias, outputs.labels[keep], centers, means
+    )
+    names = scores._fields
+    rows: Rows = []
+    for attack, flipped in success.items():
+        survived = ~flipped[keep.numpy()]
+        if len(survived) < _LEAST:
+            nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
+            rows += [
+                {"attack": attack, "predictor": name, "measure": measure, **nothing}
+                for measure in ("auc", "partial")
+                for name in names
+            ]
+            continue
+        power = predictor_power(scores, survived)
+        for name in names:
+            given = np.stack([getattr(scores, other) for other in HELD if other != name], axis=1)
+            left = partial_correlation(getattr(scores, name), survived, given, resamples=1000)
+            for measure, found in (("auc", power[name].auc), ("partial", left)):
+                rows.append(
+                    {
+                        "attack": attack,
+                        "predictor": name,
+                        "measure": measure,
+                        "value": float(found.estimate),
+                        "low": float(found.low),
+                        "high": float(found.high),
+                    }
+                )
+    return rows
+
+
+def objective_rows(
+    outputs: Outputs, images: Tensor, *, norm: str, eps: float, steps: int, targets: int, seed: int
+) -> Rows:
+    """Rows of objectives.parquet: APGD with cross-entropy, DLR, and targeted DLR at the same radius and step count."""
+    attacks = {
+        "cross-entropy": APGD(norm, eps, steps),
+        "dlr": APGD(norm, eps, steps, loss="dlr"),
+        "targeted": APGD(norm, eps, steps, loss="dlr", targets=targets),
+    }
+    labels = outputs.labels.to(images.device)
+    return [
+        {"objective": name, "asr": attack.run(outputs.model, images, labels, seed=seed).success_rate}
+        for name, attack in attacks.items()
+    ]

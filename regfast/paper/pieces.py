@@ -1,0 +1,196 @@
+"""The pieces of a paper run: each is computed alone, in any process, and kept when it is whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regfast.data import Subset
+from regfast.models import load_model
+from regfast.paper.config import PaperConfig, study_folder
+from regfast.paper.one_model import boundary_columns, objective_rows, predictor_rows, radius_rows, scaling_rows
+from regfast.paper.outputs import outputs_of, splits_of, unit_of
+from regfast.paper.pairs import counterfactual_rows, transfer_rows
+from regfast.paper.planes import bottleneck_model, plane
+from regfast.paper.theorem import head_rows, known_heads
+from regfast.representation import neural_collapse
+from regfast.study import Progress
+from regfast.study.files import read_columns, write_table
+from regfast.training import Epoch, Regularizer, predict, train
+
+Columns = dict[str, NDArray[Any]]
+Tables = dict[str, Columns]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece: what `kind` of work, for which regularizer, seed and bias; `steps` of the progress bar it takes."""
+
+    kind: str
+    steps: int
+    regularizer: str = ""
+    seed: int = 0
+    bias: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its folder under `parts/`: `plane-hard-bias`, `model-hard-seed0`."""
+        if self.kind == "plane":
+            return f"plane-{self.regularizer}-{'bias' if self.bias else 'no-bias'}"
+        return "-".join(filter(None, (self.kind, self.regularizer, f"seed{self.seed}")))
+
+
+def pieces_of(config: PaperConfig) -> list[Piece]:
+    """Every piece of a run, in the order of its rows."""
+    main, first = config.main, config.main.seeds[0]
+    names = list(main.regularizers)
+    return [
+        Piece("heads", 1),
+        *(
+            Piece("plane", config.parts["planes"]["epochs"] + 2, name, config.parts["planes"]["seed"], bias)
+            for name in names
+            for bias in (False, True)
+        ),
+        *(Piece("collapse", main.recipe.epochs, name, first) for name in names),
+        *(Piece("model", 5, name, seed) for name in names for seed in main.seeds),
+        *(Piece("pairs", 5, seed=seed) for seed in main.seeds),
+    ]
+
+
+def piece_folder(run_dir: Path, piece: Piece) -> Path:
+    """Where a piece lies; it is whole when the folder is there."""
+    return run_dir / "parts" / piece.name
+
+
+def read_piece(run_dir: Path, piece: Piece) -> Tables:
+    """The tables of a finished piece."""
+    return {path.stem: read_columns(path) for path in sorted(piece_folder(run_dir, piece).glob("*.parquet"))}
+
+
+def run_piece(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> None:
+    """Compute a piece and write its tables to a folder that is renamed at the end."""
+    progress.say(piece.name.replace("-", " "))
+    kinds = {"heads": _heads, "plane": _plane, "collapse": _collapse, "model": _model, "pairs": _pairs}
+    tables = kinds[piece.kind](config, run_dir, piece, progress)
+    folder = piece_folder(run_dir, piece)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, columns in tables.items():
+        write_table(temporary / f"{name}.parquet", columns)
+    temporary.rename(folder)
+
+
+def _heads(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+    settings = config.parts["theorem1"]
+    rows = known_heads(
+        splits_of(config.main).num_classes,
+        settings["smoothing"],
+        settings["ridge"],
+        settings["random_dimensions"],
+        settings["seed"],
+    )
+    progress.advance()
+    return {"theorem1": _columns(rows)}
+
+
+def _plane(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+    settings, study = config.parts["planes"], config.main
+    splits = splits_of(study)
+    if settings["label"] >= splits.num_classes:
+        raise ValueError(f"label must be below {splits.num_classes}, the classes of the data, got {settings['label']}")
+    model = bottleneck_model(study.model, splits.num_classes, splits.image_shape[0], bias=piece.bias, seed=piece.seed)
+    rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
+    train(
+        model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=lambda _: progress.advance()
+    )
+    found = plane(model, splits, **{name: settings[name] for name in ("images", "norm", "eps", "steps")})
+    progress.advance(2)
+    return {"planes": _named(found, regularizer=piece.regularizer, seed=piece.seed, bias=piece.bias)}
+
+
+def _collapse(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+    """The main study's training of this seed once more, measured after every epoch."""
+    study = config.main
+    splits = splits_of(study)
+    model = load_model(study.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=piece.seed)
+    watched = Subset(splits.train, torch.arange(min(len(splits.train), config.parts["collapse"]["images"])))
+    rows = []
+
+    def measure(epoch: Epoch) -> None:
+        features, _, labels = predict(model, watched)
+        found = neural_collapse(features, model.head.weight.detach().cpu(), _cpu(model.head.bias), labels)
+        rows.append({"epoch": epoch.epoch, **found._asdict()})
+        progress.advance()
+
+    rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
+    train(model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=measure)
+    return {"collapse": _named(_columns(rows), regularizer=piece.regularizer, seed=piece.seed)}
+
+
+def _model(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+    parts, splits = config.parts, splits_of(config.main)
+    unit = unit_of(run_dir / study_folder(config.main), piece.regularizer, piece.seed)
+    outputs = outputs_of(config.main, splits, unit)
+    samples = read_columns(unit.measured)
+    success = {attack.id: samples[f"success_{attack.id}"].astype(bool) for attack in config.main.attacks}
+    settings = parts["theorem1"]
+    heads = head_rows(unit.name, outputs.weight, outputs.bias, settings["smoothing"], settings["ridge"])
+    progress.advance()
+    tables: Mapping[str, Columns] = {
+        "scaling": _columns(scaling_rows(outputs, parts["scaling"]["scales"], parts["scaling"]["bins"])),
+        "radius": _columns(radius_rows(outputs, parts["radius"]["radii"])),
+        "boundary": boundary_columns(outputs),
+    }
+    progress.advance()
+    tables = {**tables, "predictors": _columns(predictor_rows(outputs, splits.train, success))}
+    progress.advance(2)
+    settings = {name: parts["objectives"][name] for name in ("norm", "eps", "steps", "targets")}
+    objectives = objective_rows(outputs, outputs.images(), seed=piece.seed, **settings)
+    progress.advance()
+    tables = {**tables, "objectives": _columns(objectives)}
+    named = {name: _named(table, regularizer=piece.regularizer, seed=piece.seed) for name, table in tables.items()}
+    return {"theorem1": _columns(heads), **named}
+
+
+def _pairs(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+    splits, folder = splits_of(config.main), run_dir / study_folder(config.main)
+    models = {
+        name: outputs_of(config.main, splits, unit_of(folder, name, piece.seed)) for name in config.main.regularizers
+    }
+    swaps = counterfactual_rows(models, config.parts["counterfactual"]["steps"])
+    progress.advance()
+    settings = config.parts["transfer"]
+    rows = []
+    for eps in settings["eps"]:
+        name = f"PGD-{settings['steps']}, eps {eps:.3g}"
+        rows += transfer_rows(
+            models, norm=settings["norm"], eps=eps, steps=settings["steps"], name=name, seed=piece.seed
+        )
+        progress.advance(2)
+    return {
+        "counterfactual": _named(_columns(swaps), seed=piece.seed),
+        "transfer": _named(_columns(rows), seed=piece.seed),
+    }
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
+    listed = list(rows)
+    return {name: np.array([row[name] for row in listed]) for name in listed[0]}
+
+
+def _named(columns: Columns, **names: Any) -> Columns:
+    """The columns after constant ones that say what they belong to."""
+    count = len(next(iter(columns.values())))
+    return {**{name: np.full(count, value) for name, value in names.items()}, **columns}
+
+
+def _cpu(bias: torch.Tensor | None) -> torch.Tensor | None:
+    return None if bias is None else bias.detach().cpu()
