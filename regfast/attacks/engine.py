@@ -13,59 +13,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from regfast.attacks.base import Attack
-from regfast.attacks.lanes import Answer, Lanes, per_lane
+from regfast.attacks.graphs import GraphedStep, Recorder, cuda_graph
+from regfast.attacks.lanes import Answer, blank, per_lane
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
+from regfast.attacks.slots import Book, Flags, Slot
 
 LAG = {False: 0, True: 1}  # steps that the host sees late: on a CPU, on a GPU
-
-
-@dataclass
-class Book:
-    """What is known of all N samples; tensors on the images' device, written as lanes are decided."""
-
-    images: Tensor  # (N, C, H, W) clean, replaced by what the attack hands back
-    broken: Tensor  # (N,) bool
-    prediction: Tensor  # (N,) int64
-    gradients: Tensor  # (N,) int64
-    queries: Tensor  # (N,) int64
-    distance: Tensor  # (N,) float32
-    loss: Tensor  # (N,) float32
-
-
-@dataclass(eq=False)
-class Slot:
-    """The host's side of a busy lane."""
-
-    item: int  # row of the sample in the book
-    lane: int
-    run: int = 0
-    answers: int = 0  # in this run
-    gradients: int = 0  # for this sample, in this attack
-    queries: int = 0
-    gone: bool = False
-
-
-@dataclass
-class Flags:
-    """Which lanes held a point that counts, on its way to the host."""
-
-    slots: list[tuple[Slot, int, int]]  # with the run and the answers that the flags are about
-    hit: Tensor  # (S,) bool in host memory
-    arrived: torch.cuda.Event | None
-
-    def read(self) -> list[tuple[Slot, int, bool]]:
-        """(slot, answers, hit) of every slot still in the run that the flags are about."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        hits = self.hit.tolist()
-        return [(s, n, hits[lane]) for lane, (s, run, n) in enumerate(self.slots) if not s.gone and s.run == run]
+RECORDERS: dict[bool, Recorder] = {True: cuda_graph}  # likewise: what records a step
+NO_ANSWER = Answer(*(torch.empty(0) for _ in range(4)))
 
 
 class Engine:
@@ -108,6 +69,8 @@ class Engine:
         self.reach, self.keep_clean, self.seed, self.stage, self.width = reach, keep_clean, seed, stage, width
         self.on_gpu = model.device.type == "cuda"
         self.lag = LAG[self.on_gpu]
+        self.record = RECORDERS.get(self.on_gpu) if model.cuda_graphs and self.lag else None
+        self.asks_gradient = attack.asks != "forward"
         self.queue: deque[int] = deque()
         self.slots: list[Slot | None] = []
 
@@ -136,12 +99,16 @@ class Engine:
     def _drive(self, width: int) -> None:
         self.flags: deque[Flags] = deque()
         self.slots = [None] * width
-        self.lanes = self._blank(width)
+        self.lanes = blank(
+            self.images, width, self.model.device, closest=self.attack.closest, late=self.lag > 0, seed=self.seed,
+            stage=self.stage, targeted=self.targets is not None, reach=self.reach,
+        )  # fmt: skip
         self.state = self.attack.state(self.lanes)
+        self.graph: GraphedStep | None = None
         self._refill()
         while any(self.slots):
             gradient = self._wants_gradient()
-            answer = self._step(gradient)
+            answer = self._graphed_step() if self.record and gradient == self.asks_gradient else self._step(gradient)
             self._tick(gradient)
             again = self._host_turn()
             answer = self._narrow(answer)
@@ -153,7 +120,7 @@ class Engine:
     def _wants_gradient(self) -> bool:
         """The last answer of a run leads to no move: if all lanes are there, nobody needs the gradient."""
         attack = self.attack
-        return attack.asks != "forward" and any(slot and slot.answers < attack.steps for slot in self.slots)
+        return self.asks_gradient and any(slot and slot.answers < attack.steps for slot in self.slots)
 
     def _step(self, wants_gradient: bool) -> Answer:
         """What happens on the device alone: nothing here waits for it or looks at values."""
@@ -162,6 +129,15 @@ class Engine:
         if self.lag:
             self._advance(answer)
         return answer
+
+    def _graphed_step(self) -> Answer:
+        """`_step` recorded once per width and replayed; nobody on the host reads its answer (the host is late)."""
+        if self.graph is None:
+            rows = (self.lanes, self.state)
+            assert self.record is not None
+            self.graph = GraphedStep(lambda: self._step(self.asks_gradient), rows, self.record)
+        self.graph()
+        return NO_ANSWER
 
     def _tick(self, wants_gradient: bool) -> None:
         """Count the step on the samples it was spent on."""
@@ -353,8 +329,8 @@ class Engine:
         self.slots = [*busy, *[None] * (width - len(busy))]
         for lane, slot in enumerate(busy):
             slot.lane = lane
-        self.lanes, self.state = self.lanes.take(rows), self.state.take(rows)
-        return answer.take(rows)
+        self.lanes, self.state, self.graph = self.lanes.take(rows), self.state.take(rows), None
+        return answer if self.lag else answer.take(rows)
 
     def _begin(self, slots: list[Slot]) -> None:
         """The next run of samples that stay in their lanes."""
@@ -405,32 +381,3 @@ class Engine:
         if rows.device == self.model.device:
             return rows
         return rows.pin_memory().to(self.model.device, non_blocking=True) if self.on_gpu else rows.to(self.model.device)
-
-    def _blank(self, width: int) -> Lanes:
-        at, closest = self.model.device, self.attack.closest
-        images = self.images.new_zeros(width, *self.images.shape[1:], device=at)
-        integers = torch.zeros(width, dtype=torch.int64, device=at)
-        floats = torch.zeros(width, device=at)
-        return Lanes(
-            image=images,
-            point=images.clone(),
-            label=integers,
-            target=integers - 1,
-            sample=integers.clone(),
-            run=integers.clone(),
-            step=integers.clone(),
-            best=images.clone() if closest else images[:, :0],
-            distance=torch.full_like(floats, torch.inf),
-            best_loss=floats.clone(),
-            best_prediction=integers.clone(),
-            found=images.clone() if self.lag else images[:, :0],
-            hit=torch.zeros(width, dtype=torch.bool, device=at),
-            found_distance=floats.clone(),
-            found_loss=floats.clone(),
-            found_prediction=integers.clone(),
-            loss=floats.clone(),
-            seed=self.seed,
-            stage=self.stage,
-            targeted=self.targets is not None,
-            reach=self.reach,
-        )

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from regfast.attacks.base import Attack, AttackResult, Model
-from regfast.attacks.engine import Book, Engine
+from regfast.attacks.engine import Engine
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepare import frozen
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import bar
+from regfast.attacks.slots import Book
 
 
 def evaluate(

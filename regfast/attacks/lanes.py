@@ -102,6 +102,45 @@ class Nothing(Rows):
     """The state of an attack that keeps none."""
 
 
+def blank(
+    images: Tensor, width: int, device: torch.device, *, closest: bool, late: bool, seed: int, stage: int,
+    targeted: bool, reach: bool,
+) -> Lanes:  # fmt: skip
+    """`width` empty lanes on `device` for images like `images` (N, C, H, W).
+
+    Args:
+        closest: with room for the nearest adversarial points.
+        late: with room for points that wait for a host one step behind.
+        seed, stage, targeted, reach: see `Lanes`.
+    """
+    image = images.new_zeros(width, *images.shape[1:], device=device)
+    integers = torch.zeros(width, dtype=torch.int64, device=device)
+    floats = torch.zeros(width, device=device)
+    return Lanes(
+        image=image,
+        point=image.clone(),
+        label=integers,
+        target=integers - 1,
+        sample=integers.clone(),
+        run=integers.clone(),
+        step=integers.clone(),
+        best=image.clone() if closest else image[:, :0],
+        distance=torch.full_like(floats, torch.inf),
+        best_loss=floats.clone(),
+        best_prediction=integers.clone(),
+        found=image.clone() if late else image[:, :0],
+        hit=torch.zeros(width, dtype=torch.bool, device=device),
+        found_distance=floats.clone(),
+        found_loss=floats.clone(),
+        found_prediction=integers.clone(),
+        loss=floats.clone(),
+        seed=seed,
+        stage=stage,
+        targeted=targeted,
+        reach=reach,
+    )
+
+
 def per_lane(values: Tensor, like: Tensor) -> Tensor:
     """(S,) values shaped (S, 1, 1, 1) to go with lanes of images."""
     return values.view(-1, *[1] * (like.ndim - 1))

@@ -25,6 +25,8 @@ class PreparedModel:
         precision: "float32", or "bf16": search in bfloat16, every success confirmed in float32.
         channels_last: let the search model compute channels last.
         compile: pass the search model through `torch.compile`.
+        cuda_graphs: on a GPU, record whole steps (model, objective, move) as CUDA graphs, once per width of the lanes;
+            for models that can be recorded.
 
     Attributes:
         given: the model as given: clean logits, and confirmation of every point that counts.
@@ -42,6 +44,7 @@ class PreparedModel:
         precision: str = "float32",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        cuda_graphs: bool = False,
     ):
         if precision not in ("float32", "bf16"):
             raise ValueError(f"precision must be 'float32' or 'bf16', got {precision!r}")
@@ -55,7 +58,8 @@ class PreparedModel:
                     model, self._example.clone(), precision=precision, channels_last=channels_last, compile=compile
                 )
         self.confirm = None if self.search is model else model
-        self.fixed_widths = compile
+        self.cuda_graphs = cuda_graphs
+        self.fixed_widths = compile or cuda_graphs
         self._lanes: int | None = None
         self._checked: set[tuple[bool, frozenset[str]]] = set()
 

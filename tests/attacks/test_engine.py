@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from regfast.attacks import APGD, DDN, FAB, FMN, PGD, Square, engine
+from regfast.attacks import APGD, DDN, FAB, FMN, PGD, PreparedModel, Square, engine
 from tests.attacks.problems import Linear, curved, linear
 
 ATTACK = PGD(eps=0.02, steps=6, restarts=3)
@@ -38,28 +38,21 @@ def test_the_result_does_not_depend_on_lanes_order_or_split(attack):
     assert not torch.equal(other.images, whole.images)
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        ATTACK,
-        PGD(eps=0.02, steps=6, momentum=0.5),
-        APGD("l2", 0.15, 12),
-        APGD("linf", 0.02, 8, loss="dlr", targets=4),
-        APGD("l1", 3.0, 12),
-        FAB("linf", 0.03, 12, targets=3),
-        FAB("l2", None, 12),
-        Square("linf", 0.06, 40),
-        FMN("l2", steps=12),
-        DDN(steps=12),
-    ],
-    ids=str,
-)
-def test_a_host_one_step_behind_finds_the_same(attack, monkeypatch):
-    # On a GPU the host reads flags one step late; the same bookkeeping on a CPU must not change any outcome.
-    model, images, labels = curved()
-    exact = attack.run(model, images, labels, lanes=5)
-    monkeypatch.setattr(engine, "LAG", {False: 1})
-    late = attack.run(model, images, labels, lanes=5)
+ALL = [
+    ATTACK,
+    PGD(eps=0.02, steps=6, momentum=0.5),
+    APGD("l2", 0.15, 12),
+    APGD("linf", 0.02, 8, loss="dlr", targets=4),
+    APGD("l1", 3.0, 12),
+    FAB("linf", 0.03, 12, targets=3),
+    FAB("l2", None, 12),
+    Square("linf", 0.06, 40),
+    FMN("l2", steps=12),
+    DDN(steps=12),
+]
+
+
+def check_late(attack, exact, late) -> None:
     if isinstance(attack, FAB | FMN):
         # They steer by the nearest point so far, which they too learn one step late: other paths, as good.
         assert torch.equal(exact.success, late.success)
@@ -68,8 +61,46 @@ def test_a_host_one_step_behind_finds_the_same(attack, monkeypatch):
     else:
         same(exact, late)
     spent, needed = late.queries.sum().item(), exact.queries.sum().item()
-    runs = 1 + 4 * len(images)
+    runs = 1 + 4 * len(exact.images)
     assert needed <= spent <= needed + 2 * runs
+
+
+@pytest.mark.parametrize("attack", ALL, ids=str)
+def test_a_host_one_step_behind_finds_the_same(attack, monkeypatch):
+    # On a GPU the host reads flags one step late; the same bookkeeping on a CPU must not change any outcome.
+    model, images, labels = curved()
+    exact = attack.run(model, images, labels, lanes=5)
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    late = attack.run(model, images, labels, lanes=5)
+    check_late(attack, exact, late)
+
+
+@pytest.mark.parametrize("attack", ALL, ids=str)
+def test_recorded_steps_find_the_same(attack, monkeypatch):
+    # A CUDA graph works in fixed memory. Here a step is "recorded" by running it, and replayed by running it again.
+    widths = []
+
+    def record(step):
+        step()
+        return step
+
+    class Watched(engine.GraphedStep):
+        def __init__(self, step, rows, record):
+            widths.append(len(rows[0]))
+            super().__init__(step, rows, record)
+            memory = [tensor.data_ptr() for row in rows for _, tensor in row.tensors()]
+            assert len({place for place in memory if place}) == len([place for place in memory if place])
+
+    model, images, labels = curved()
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    late = attack.run(model, images, labels, lanes=8)
+    monkeypatch.setattr(engine, "RECORDERS", {False: record})
+    monkeypatch.setattr(engine, "GraphedStep", Watched)
+    recorded = attack.run(PreparedModel(model, images, cuda_graphs=True), images, labels, lanes=8)
+    same(late, recorded)
+    assert widths
+    assert widths[0] == 8
+    assert set(widths) <= {8, 4, 2, 1}
 
 
 class Counting(nn.Module):
