@@ -9,7 +9,7 @@ import torch
 
 from regfast.attacks import PGD
 from regfast.calibration import adaptive_calibration_error, classwise_calibration_error
-from regfast.data import load_splits
+from regfast.data import Subset, load_splits
 from regfast.models import load_model
 from regfast.study import StudyConfig, Sweep, run_study, sized
 from regfast.study.config import differences
@@ -49,7 +49,7 @@ def test_result_files_follow_the_schema(run_dir):
     samples = pq.read_table(run_dir / "samples.parquet").to_pandas()
     assert config["regularizers"] == {"hard": {}, "mixup": {"alpha": 0.5}} and config["seeds"] == [0, 3]
     assert config["command"] == "regfast study …"
-    assert set(config["environment"]) == {"python", "torch", "regfast", "machine", "threads", "backend"}
+    assert set(config["environment"]) == {"python", "torch", "regfast", "machine", "threads", "device", "backend"}
     assert len(samples) == 2 * 2 * 50 == len(samples.drop_duplicates(["regularizer", "seed", "sample"]))
     ids = [attack["id"] for attack in config["attacks"]]
     for id_ in ids:
@@ -223,22 +223,20 @@ def measured(run_dir):
 
 
 def test_sweep_carries_what_fell(measured):
-    model, splits = measured
-    images, labels = splits.test.batch(torch.arange(60)), splits.test.labels[:60]
+    model, test = measured[0], Subset(measured[1].test, torch.arange(60))
     steps = []
-    rows = measure_sweep(model, images, labels, Sweep("linf", (0.01, 0.05, 0.5), 4), 0, lambda: steps.append(1))
-    alone = PGD("linf", 0.01, 4).run(model, images, labels, seed=0)
+    rows = measure_sweep(model, test, Sweep("linf", (0.01, 0.05, 0.5), 4), 0, lambda: steps.append(1))
+    alone = PGD("linf", 0.01, 4).run(model, test.batch(torch.arange(60)), test.labels, seed=0)
     assert rows[0]["success"] == int(alone.success.sum()) and rows[0]["correct"] == int(alone.clean.sum())
     rates = [row["asr"] for row in rows]
     assert rates == sorted(rates) and rates[-1] > 0.9 and len(steps) == 3
 
 
-def test_attack_columns(measured):
-    model, splits = measured
-    images, labels = splits.test.batch(torch.arange(60)), splits.test.labels[:60]
-    setting = tiny().attacks[3]
-    columns = measure_attack(model, images, labels, setting, 0)
-    result = setting.build().run(model, images, labels, seed=0)
+def test_attack_columns(measured, monkeypatch):
+    model, test = measured[0], Subset(measured[1].test, torch.arange(60))
+    setting, images = tiny().attacks[3], test.batch(torch.arange(60))
+    columns = measure_attack(model, test, setting, 0)
+    result = setting.build().run(model, images, test.labels, seed=0)
     clean = result.clean.numpy()
     assert np.array_equal(columns[f"success_{setting.id}"], result.success.numpy())
     for name in ("toward_origin", "radial", "tangential"):
@@ -247,6 +245,11 @@ def test_attack_columns(measured):
         moved = (model.features(result.images) - model.features(images)).norm(dim=1).numpy()
     length = np.hypot(columns[f"radial_{setting.id}"], columns[f"tangential_{setting.id}"])
     np.testing.assert_allclose(length[clean], moved[clean], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("regfast.study.measure._CHUNK", 17)  # in pieces: the same draws, the same answers
+    pieces = measure_attack(model, test, setting, 0)
+    assert np.array_equal(pieces[f"success_{setting.id}"], columns[f"success_{setting.id}"])
+    rows = measure_sweep(model, test, Sweep("linf", (0.01, 0.05), 4), 0, lambda: None)
+    assert [row["eps"] for row in rows] == [0.01, 0.05]
 
 
 def test_clean_columns(measured):

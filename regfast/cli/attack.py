@@ -11,7 +11,7 @@ from rich.table import Table
 
 from regfast.cli._attacks import build_attack
 from regfast.cli._console import console
-from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, numbers, use_threads
+from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Threads, numbers, pick_device, use_threads
 
 
 def attack(
@@ -39,6 +39,7 @@ def attack(
     limit: Annotated[int | None, typer.Option(min=1, help="Attack the first so many images.")] = None,
     lanes: Annotated[int | None, typer.Option(min=1, help="Samples attacked at once; by default what fits.")] = None,
     seed: Seed = 0,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Attack a model and print clean and robust accuracy, attack success rate and what it cost."""
@@ -60,6 +61,7 @@ def attack(
     else:
         data = load_images(dataset, data_root, download=download)
         network = load_model(model, checkpoint, weights=weights, in_channels=len(data[0][0]))
+    network = network.to(pick_device(device))
     chosen = torch.arange(len(data) if limit is None else min(limit, len(data)))
     images, labels = data.batch(chosen), data.labels[chosen]
     if network.num_classes < len(data.classes):

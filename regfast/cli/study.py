@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regfast.cli._console import Bar, console
-from regfast.cli._options import DataRoot, Dataset, Download, Threads, number, use_threads, whole_numbers
+from regfast.cli._options import (
+    DataRoot,
+    Dataset,
+    Device,
+    Download,
+    Threads,
+    number,
+    use_threads,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from regfast.study import StudyConfig
@@ -35,6 +44,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/DATASET-SIZE. An unfinished one goes on.")
     ] = None,
+    device: Device = None,
     threads: Threads = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")

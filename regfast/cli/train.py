@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from regfast.cli._console import Bar, console
-from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, use_threads
+from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Threads, pick_device, use_threads
 
 
 def train(
@@ -28,6 +28,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
     seed: Seed = 0,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Train one model with one regularizer and save it; `regfast attack --checkpoint` takes it from there."""
@@ -48,7 +49,7 @@ def train(
     splits = load_splits(dataset, data_root, download=download)
     network = load_model(
         model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
-    )
+    ).to(pick_device(device))
     with Bar() as bar:
         bar.start(recipe.epochs, 0)
 

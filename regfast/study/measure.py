@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regfast.attacks import PGD
 from regfast.calibration import brier_scores, fit_temperature
-from regfast.data import ImageSet
+from regfast.data import ImageArray, ImageSet
 from regfast.functional import soft_cross_entropy_stats
 from regfast.models import SplitClassifier
 from regfast.representation import class_centers, default_radius, feature_displacement, feature_geometry
@@ -21,6 +21,7 @@ from regfast.training import predict
 
 Columns = dict[str, NDArray[Any]]
 Advance = Callable[[], None]
+_CHUNK = 4096  # images held in memory at once
 
 
 def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> tuple[Columns, Columns]:
@@ -60,38 +61,35 @@ def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> 
     return {name: column.numpy() for name, column in columns.items()}, rest
 
 
-def measure_attack(
-    model: SplitClassifier, images: Tensor, labels: Tensor, setting: AttackSetting, seed: int
-) -> Columns:
+def measure_attack(model: SplitClassifier, test: ImageSet, setting: AttackSetting, seed: int) -> Columns:
     """Columns of one attack: success, and how it moved the features of the images that were classified correctly.
 
     For those that were not, `success` is False and the other columns are NaN.
     """
-    result = setting.build().run(model, images, labels, seed=seed)
-    with torch.no_grad():
-        moved = feature_displacement(model.features(images), model.features(result.images))
-    columns: Columns = {f"success_{setting.id}": result.success.cpu().numpy()}
-    for name in ("toward_origin", "radial", "tangential"):
-        value = getattr(moved, name).float().masked_fill(~result.clean, torch.nan)
-        columns[f"{name}_{setting.id}"] = value.cpu().numpy()
-    return columns
+    parts: dict[str, list[Tensor]] = {}
+    for indices, images, labels in _chunks(test):
+        result = setting.build().run(model, images, labels, seed=seed, sample_ids=indices)
+        before, after = (_features(model, batch, labels, test) for batch in (images, result.images))
+        moved = feature_displacement(before, after)
+        parts.setdefault(f"success_{setting.id}", []).append(result.success.cpu())
+        for name in ("toward_origin", "radial", "tangential"):
+            value = getattr(moved, name).float().masked_fill(~result.clean.cpu(), torch.nan)
+            parts.setdefault(f"{name}_{setting.id}", []).append(value)
+    return {name: torch.cat(pieces).numpy() for name, pieces in parts.items()}
 
 
 def measure_sweep(
-    model: SplitClassifier, images: Tensor, labels: Tensor, sweep: Sweep, seed: int, advance: Advance
+    model: SplitClassifier, test: ImageSet, sweep: Sweep, seed: int, advance: Advance
 ) -> list[dict[str, Any]]:
     """Rows of sweep.parquet. An image that falls at one eps has fallen at all larger ones: only survivors go on."""
-    with torch.no_grad():
-        standing = model(images).argmax(1) == labels
+    _, logits, labels = predict(model, test)
+    standing = logits.argmax(1) == labels
     correct = int(standing.sum())
-    identity = torch.arange(len(labels))
     rows = []
     for eps in sweep.eps:
-        alive = standing.nonzero().flatten()
-        if len(alive):
-            attack = PGD(sweep.norm, eps, sweep.steps)
-            result = attack.run(model, images[alive], labels[alive], seed=seed, sample_ids=identity[alive.cpu()])
-            standing[alive] = result.robust
+        attack = PGD(sweep.norm, eps, sweep.steps)
+        for chunk in standing.nonzero().flatten().split(_CHUNK):
+            standing[chunk] = attack.run(model, test.batch(chunk), labels[chunk], seed=seed, sample_ids=chunk).robust
         success = correct - int(standing.sum())
         rate = success / correct if correct else float("nan")
         rows.append(
@@ -99,3 +97,13 @@ def measure_sweep(
         )
         advance()
     return rows
+
+
+def _chunks(test: ImageSet) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Indices, images and labels, as many at a time as fit in memory whatever their size."""
+    for indices in torch.arange(len(test)).split(_CHUNK):
+        yield indices, test.batch(indices), test.labels[indices]
+
+
+def _features(model: SplitClassifier, images: Tensor, labels: Tensor, test: ImageSet) -> Tensor:
+    return predict(model, ImageArray(images, labels, test.classes))[0]

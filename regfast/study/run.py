@@ -61,6 +61,7 @@ def run_study(
     *,
     download: bool = False,
     workers: int = 1,
+    device: str | torch.device = "cpu",
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
@@ -70,7 +71,8 @@ def run_study(
     (Ctrl-C, a crash) loses at most the pieces in work. Returns False when there was nothing left to do.
 
     `download` lets torchvision fetch a data set. `workers`: processes that share the units; more than one needs the
-    caller's main module to be importable (`if __name__ == "__main__":`). `command` is noted in `config.json`.
+    caller's main module to be importable (`if __name__ == "__main__":`). Models are trained and attacked on `device`.
+    `command` is noted in `config.json`.
 
     Raises:
         ValueError: `run_dir` holds a study with other options (all differences are named), or damaged files.
@@ -87,37 +89,34 @@ def run_study(
     load_splits(config.dataset, config.data_root, download=download)  # says now what is missing
     if not stored_at.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored_at, {**resolved, "command": command, "environment": environment()})
+        write_json(stored_at, {**resolved, "command": command, "environment": environment(device)})
     epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
     trained = sum(unit.checkpoint.is_file() for unit in units)
     measured = sum(unit.measured.is_file() for unit in units)
     progress.start(len(units) * (epochs + pieces), trained * epochs + measured * pieces)
     left = [unit for unit in units if not unit.measured.is_file()]
-    run_all(partial(_run_unit, config), left, workers, progress)
+    run_all(partial(_run_unit, config, torch.device(device)), left, workers, progress)
     progress.say("tables")
     _assemble(folder, config, units)
     return True
 
 
-def environment() -> dict[str, Any]:
-    """What made a result: versions, machine, threads and the loss's backend."""
+def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What makes a result: versions, machine, threads, device and the backend that serves the loss there."""
     try:
         own = version("regfast")
     except PackageNotFoundError:
         own = "not installed"
+    serves = find("soft_cross_entropy", "soft_cross_entropy", torch.empty(1, 1, device=device)).__module__
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "regfast": own,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {sys.platform}",
         "threads": torch.get_num_threads(),
-        "backend": _backend(),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
+        "backend": serves.split(".")[2],
     }
-
-
-def _backend() -> str:
-    """Which backend serves the loss on float32 tensors of this machine's CPU."""
-    return find("soft_cross_entropy", "soft_cross_entropy", torch.empty(1, 1)).__module__.split(".")[2]
 
 
 def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
@@ -128,10 +127,10 @@ def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pa
         raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
 
 
-def _run_unit(config: StudyConfig, unit: Unit, progress: Progress) -> None:
+def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: Progress) -> None:
     splits = load_splits(config.dataset, config.data_root)
     channels = splits.image_shape[0]
-    model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed)
+    model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed).to(device)
     unit.part("").mkdir(parents=True, exist_ok=True)
     if unit.checkpoint.is_file():
         model.load_network_state(read_checkpoint(unit.checkpoint), unit.checkpoint)
@@ -156,17 +155,16 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
 def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
     test = splits.test if config.limit is None else _first(splits.test, config.limit)
     columns, rest = measure_clean(model, test, splits.holdout)
-    images, labels = test.batch(torch.arange(len(test))), test.labels
     for setting in config.attacks:
         progress.say(f"{unit.name}: {setting.id}")
-        columns |= measure_attack(model, images, labels, setting, unit.seed)
+        columns |= measure_attack(model, test, setting, unit.seed)
         progress.advance()
     progress.say(f"{unit.name}: sweep over eps")
-    rows = measure_sweep(model, images, labels, config.sweep, unit.seed, progress.advance)
+    rows = measure_sweep(model, test, config.sweep, unit.seed, progress.advance)
     identity = {"regularizer": unit.regularizer, "seed": unit.seed}
     write_table(unit.part("sweep.parquet"), [{**identity, **row} for row in rows])
     write_arrays(unit.part("model.npz"), rest)
-    count = len(labels)
+    count = len(test)
     head = {"regularizer": np.full(count, unit.regularizer), "seed": np.full(count, unit.seed)}
     write_table(unit.measured, {**head, **columns})
 

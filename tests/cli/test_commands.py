@@ -56,6 +56,7 @@ def test_help_is_short_of_torch():
         (["study", "--seeds", "a"], "--seeds"),
         (["study", "--eps-linf", "0.1"], "WEAK,STRONG"),
         (["study", "--eps-l2", "0.1,x"], "8/255"),
+        (["study", "--device", "abacus"], "--device abacus"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--out", "x.safetensors", "--regularizer", "hard", "--alpha", "1"], "no parameter alpha"),
         (["train"], "--out"),
