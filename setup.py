@@ -68,7 +68,7 @@ class Build(cpp_extension.BuildExtension):
             raise error
         self.extensions = self.distribution.ext_modules = []
         message = (
-            f"regfast is installed WITHOUT its native kernels, as they could not be built ({type(error).__name__}: {error}). "
+            f"regfast is installed WITHOUT its native kernels: building them failed ({type(error).__name__}: {error}). "
             "Everything works, the losses several times slower. REGFAST_REQUIRE_NATIVE=1 turns this into an error."
         )
         warnings.warn(message)

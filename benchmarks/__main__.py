@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the losses against their peers on this machine, print the table, write JSON and plot."""
+"""`python -m benchmarks`: measure the losses against their peers on this machine; a table, a JSON file and a plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a result file: `python -m benchmarks.plot benchmarks/results/cpu-loss.json` writes a PNG and an SVG beside it."""
+"""Draws a result file: `python -m benchmarks.plot benchmarks/results/cpu-loss.json` writes PNG and SVG beside it."""
 
 from __future__ import annotations
 

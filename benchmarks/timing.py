@@ -1,7 +1,7 @@
 """Timing of functions that do the same thing, in turns, so that a machine's drift meets all of them alike.
 
-On a CPU a sample is wall time of some calls in a row. On a GPU it is CUDA events around a call, and the case's function may
-rotate its buffers (`Rotation`), so that what a call reads is not in the L2 cache.
+On a CPU a sample is wall time of some calls in a row. On a GPU it is CUDA events around a call, and the case's function
+may rotate its buffers (`Rotation`), so that what a call reads is not in the L2 cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Spread:
 
 
 class Rotation(Generic[T]):
-    """Copies of a case's buffers, taken in turns: together larger than the cache, so that each call finds its own cold."""
+    """Copies of a case's buffers, taken in turns: larger than the cache together, so that a call finds its own cold."""
 
     def __init__(self, make: Callable[[], T], size: int, cache: int):
         self._copies = itertools.cycle([make() for _ in range(max(1, -(-2 * cache // size)))])

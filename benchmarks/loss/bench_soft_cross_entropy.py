@@ -1,6 +1,6 @@
-"""The same cases under pytest-benchmark: `pytest benchmarks/loss/bench_soft_cross_entropy.py --benchmark-group-by=group`.
+"""The same cases under pytest-benchmark: `pytest benchmarks/loss/bench_*.py --benchmark-group-by=group`.
 
-It times one contender after the other; `python -m benchmarks` takes them in turns and is what the published table is from.
+It times one contender after the other; `python -m benchmarks` takes them in turns and makes the published table.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ Step = Callable[[], Tensor]
 
 @dataclass
 class Case:
-    """A task at a shape. Each contender runs one step and returns the loss; the first is ours, the second plain PyTorch."""
+    """A task at a shape. A contender runs one step and returns the loss; the first is ours, the second PyTorch's."""
 
     task: str
     rows: int
@@ -33,9 +33,7 @@ class Case:
     bytes: int  # each input read once, each output written once
     contenders: dict[str, Step]
     width: int | None = None
-    compiled: dict[str, Callable[[], Step]] = field(
-        default_factory=dict
-    )  # made when asked for: compiling takes a while
+    compiled: dict[str, Callable[[], Step]] = field(default_factory=dict)  # made when asked for
 
     @property
     def name(self) -> str:

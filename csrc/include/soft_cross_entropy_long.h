@@ -146,8 +146,8 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row) {
     sums.add(exponentials<Dense, Weighted, Stats>(z + begin, Dense ? q + begin : q, Weighted ? w + begin : w, m, keep,
                                                   A(uniform), e + begin, n));
   }
-  const double log_sum = std::log1p(sums.below + (sums.largest - 1));
-  const double sum = sums.below + sums.largest;
+  const double rest = sums.below + (sums.largest - 1), sum = 1 + rest;
+  const double log_sum = std::log1p(rest);
 
   double mass = sums.mass, dot = sums.dot;
   if (!Dense) {
@@ -173,16 +173,18 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row) {
 
   const double scale = sample * double(call.grad_scale[row * call.grad_scale_stride]);
   const double coefficient = mass * scale / sum;
-  const double at_first = e[target.first] * coefficient, at_second = e[target.second] * coefficient;
   gradients<Dense, Weighted>(e, q, w, A(coefficient), A(keep * scale), A(uniform * scale), grad, classes);
   if (Dense) return;
-  // The target's classes in float64: there p - q may cancel.
-  const double base_first = uniform * (Weighted ? double(w[target.first]) : 1.0);
-  const double base_second = uniform * (Weighted ? double(w[target.second]) : 1.0);
-  const double both = target.first == target.second ? target.share_first + target.share_second : target.share_first;
-  grad[target.first] = store<T>(A(at_first - (base_first + both) * scale));
-  if (target.first != target.second) {
-    grad[target.second] = store<T>(A(at_second - (base_second + target.share_second) * scale));
+  // The target's classes in float64, as (Q e - q - q (S - 1)) / S: there p - q may cancel.
+  const auto own = [&](int64_t k, double share) __attribute__((always_inline)) {
+    const double q_k = uniform * (Weighted ? double(w[k]) : 1.0) + share;
+    grad[k] = store<T>(A(((mass * e[k] - q_k) - q_k * rest) / sum * scale));
+  };
+  if (target.first == target.second) {
+    own(target.first, target.share_first + target.share_second);
+  } else {
+    own(target.first, target.share_first);
+    own(target.second, target.share_second);
   }
 }
 

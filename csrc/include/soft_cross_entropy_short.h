@@ -124,13 +124,14 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   if (call.grad == nullptr) return;
 
   if (!Dense) {
-    // The target's classes in float64: there p - q may cancel. Kept until the uniform share is taken off all classes.
+    // The target's classes in float64, as (Q e - q - q (S - 1)) / S: there p - q may cancel.
     double at_first[L], at_second[L];
     for (int r = 0; r < L; r++) {
-      const double factor = exact_mass[r] / (double(below[r]) + double(largest[r]));
+      const double rest = double(below[r]) + (double(largest[r]) - 1), sum = 1 + rest;
       const double both = first[r] == second[r] ? share_first[r] + share_second[r] : share_first[r];
-      at_first[r] = (e[first[r]][r] * factor - exact_uniform * w[first[r]] - both) * scale[r];
-      at_second[r] = (e[second[r]][r] * factor - exact_uniform * w[second[r]] - share_second[r]) * scale[r];
+      const double q_first = exact_uniform * w[first[r]] + both, q_second = exact_uniform * w[second[r]] + share_second[r];
+      at_first[r] = ((exact_mass[r] * e[first[r]][r] - q_first) - q_first * rest) / sum * scale[r];
+      at_second[r] = ((exact_mass[r] * e[second[r]][r] - q_second) - q_second * rest) / sum * scale[r];
     }
     for (int k = 0; k < classes; k++) {
       const A share = uniform * w[k];

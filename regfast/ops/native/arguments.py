@@ -1,4 +1,4 @@
-"""How the native ops take a value that is a number or a tensor, and other codes of their schemas (csrc/registration.cpp)."""
+"""How the native ops' schemas (csrc/registration.cpp) take numbers that may be tensors, and what they encode."""
 
 from __future__ import annotations
 

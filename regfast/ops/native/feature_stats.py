@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,5 +17,5 @@ def feature_stats(
     features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None, *, ignore_index: int
 ) -> FeatureStats:
     """See `regfast.ops.feature_stats.feature_stats`."""
-    rows = _geometry(features, centers, labels, predictions, ignore_index).unbind()
-    return FeatureStats(rows[0], rows[1], rows[2] if predictions is not None else None)
+    rows: list[Any] = [*_geometry(features, centers, labels, predictions, ignore_index).unbind(), None]
+    return FeatureStats(*rows[:3])

@@ -28,7 +28,7 @@ def linear_soft_cross_entropy(
     index_target: bool,
 ) -> Tensor:
     """See `regfast.ops.linear_soft_cross_entropy.linear_soft_cross_entropy`."""
-    return _loss(  # type: ignore[no-any-return]
+    return _loss(
         features,
         linear_weight,
         linear_bias,

@@ -32,7 +32,7 @@ def perturb_step(
 ) -> Tensor:
     """See `regfast.ops.perturbation.perturb_step`."""
     with torch.no_grad():
-        return _step(  # type: ignore[no-any-return]
+        return _step(
             point,
             gradient,
             clean,
@@ -64,7 +64,7 @@ def random_start(
     """See `regfast.ops.perturbation.random_start`."""
     restart, step = (v if isinstance(v, Tensor) else torch.full_like(sample, v) for v in (restart, step))
     with torch.no_grad():
-        return _start(  # type: ignore[no-any-return]
+        return _start(
             clean,
             *split(eps),
             code(_NORMS, "norm", norm),
@@ -82,4 +82,4 @@ def random_start(
 def l1_box_projection(clean: Tensor, delta: Tensor, eps: float | Tensor, *, lower: float, upper: float) -> Tensor:
     """See `regfast.ops.perturbation.l1_box_projection`."""
     with torch.no_grad():
-        return _l1_projection(clean, delta, *split(eps), lower, upper)  # type: ignore[no-any-return]
+        return _l1_projection(clean, delta, *split(eps), lower, upper)

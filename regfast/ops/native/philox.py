@@ -13,12 +13,12 @@ _normal = torch.ops.regfast.philox_normal.default
 
 def uniform(seed: int, sample: Tensor, stage: int, restart: Tensor, step: Tensor, count: int) -> Tensor:
     """See `regfast.ops.philox.uniform`."""
-    return _uniform(signed(seed), sample, stage, restart, step, count)  # type: ignore[no-any-return]
+    return _uniform(signed(seed), sample, stage, restart, step, count)
 
 
 def normal(seed: int, sample: Tensor, stage: int, restart: Tensor, step: Tensor, count: int) -> Tensor:
     """See `regfast.ops.philox.normal`."""
-    return _normal(signed(seed), sample, stage, restart, step, count)  # type: ignore[no-any-return]
+    return _normal(signed(seed), sample, stage, restart, step, count)
 
 
 def signed(seed: int) -> int:

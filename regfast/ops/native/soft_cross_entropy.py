@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def soft_cross_entropy(
     backward: str,
 ) -> Tensor:
     """See `regfast.ops.soft_cross_entropy.soft_cross_entropy`."""
-    return _loss(  # type: ignore[no-any-return]
+    return _loss(
         logits,
         first,
         second,
@@ -85,7 +87,9 @@ def soft_cross_entropy_stats(
         feature_grad,
     )
     loss, log_partition, confidence, entropy, margin = scalars.unbind()
-    rms = cosine = cosine_predicted = None
+    rms: Any = None
+    cosine: Any = None
+    cosine_predicted: Any = None
     if features is not None:
         if centers is not None:
             rms, cosine, cosine_predicted = geometry.unbind()
