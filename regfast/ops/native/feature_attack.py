@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
-
 _attack = torch.ops.regfast.feature_attack.default
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
 from regfast.ops.feature_stats import FeatureStats
 
 _geometry = torch.ops.regfast.feature_stats.default

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
 from regfast.ops.native.arguments import REDUCTIONS, code, split
 
 _loss = torch.ops.regfast.linear_soft_cross_entropy.default

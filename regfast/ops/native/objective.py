@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
 from regfast.ops.objective import Objective
 
 _objective = torch.ops.regfast.objective.default

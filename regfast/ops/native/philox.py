@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
-
 _uniform = torch.ops.regfast.philox_uniform.default
 _normal = torch.ops.regfast.philox_normal.default
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import regfast._native  # noqa: F401 - registers torch.ops.regfast
 from regfast.ops.native.arguments import BACKWARDS, REDUCTIONS, code, split
 from regfast.ops.soft_cross_entropy import SampleStats
 
