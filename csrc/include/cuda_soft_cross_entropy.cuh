@@ -274,7 +274,7 @@ __host__ __device__ constexpr int slots_for(int columns) {
 }
 
 template <typename T, typename D, bool DENSE>
-__global__ void __launch_bounds__(256, 3) long_rows_kernel(const LossArguments arguments, int slice_columns, int team_size,
+__global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const LossArguments arguments, int slice_columns, int team_size,
                                                         bool resident) {
   constexpr int N = kPerVector<T>;
   extern __shared__ __align__(16) unsigned char memory[];
