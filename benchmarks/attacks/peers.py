@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.attacks.setting import Counted, Outcome
-from regfast.attacks.base import AttackResult, Runnable
+from regfast.attacks.base import Runnable
 from regfast.models import _torchvision  # noqa: F401 (peers import torchvision)
 
 Peer = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -40,34 +41,30 @@ def available(module: str) -> bool:
 
 def ours(who: str, attack: Runnable, model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> Outcome:
     """regfast's attack; it counts for itself, as it works on a copy of the model."""
-    result, seconds = timed(lambda: attack.run(model, images, labels, **options))
-    return outcome(who, result, seconds)
-
-
-def outcome(who: str, result: AttackResult, seconds: float) -> Outcome:
-    """Totals of a result."""
-    return Outcome(who, result.robust_accuracy, int(result.queries.sum()), int(result.gradients.sum()), 0, seconds)
+    result, clock = timed(lambda: attack.run(model, images, labels, **options))
+    return Outcome(who, result.robust_accuracy, int(result.queries.sum()), int(result.gradients.sum()), 0, *clock)
 
 
 def theirs(who: str, peer: Peer, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
     """A peer's attack on all images in batches, as users call it; robust accuracy is of the images it returns."""
-    counted = Counted(model)
+    counted = Counted(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)  # as a loaded model has it
-    adversarial, seconds = timed(
+    adversarial, clock = timed(
         lambda: torch.cat([peer(counted, x, y) for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)])
     )
     with torch.no_grad():
         right = torch.cat([model(x).argmax(1) for x in adversarial.split(BATCH)]) == labels
         right &= torch.cat([model(x).argmax(1) for x in images.split(BATCH)]) == labels
-    return Outcome(who, right.double().mean().item(), counted.queries, counted.gradients, counted.weights, seconds)
+    accuracy = right.double().mean().item()
+    return Outcome(who, accuracy, counted.queries, counted.gradients, counted.weights, *clock)
 
 
-def timed(call: Callable[[], object]) -> tuple[object, float]:
-    """What `call` gives, and its seconds."""
-    start = time.perf_counter()
+def timed(call: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """What `call` gives, and its seconds: of the wall and of the processor."""
+    start, cpu = time.perf_counter(), time.process_time()
     value = call()
-    return value, time.perf_counter() - start
+    return value, (time.perf_counter() - start, time.process_time() - cpu)
 
 
 def pgd(eps: float, steps: int, size: float) -> dict[str, Peer]:
@@ -98,7 +95,7 @@ def apgd(eps: float, steps: int) -> dict[str, Peer]:
         peers["reference"] = lambda m, x, y: APGDAttack(
             m, n_iter=steps, norm="Linf", eps=eps, loss="ce", device="cpu", seed=0
         ).perturb(x, y)
-    if available("adv_lib"):
+    if available("adv_lib.attacks.auto_pgd"):
         from adv_lib.attacks.auto_pgd import apgd as run
 
         peers["adv-lib"] = lambda m, x, y: run(m, x, y, eps=eps, norm=float("inf"), n_iter=steps, loss_function="ce")

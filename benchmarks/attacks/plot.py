@@ -11,7 +11,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 COLOURS = {"regfast": "#0072b2", "torchattacks": "#d55e00", "foolbox": "#009e73"}
-PANELS = {"budgets": (100, "adversarially trained, 4/255"), "budgets-ordinary": (100, "ordinary, 1/255")}
+PANELS = {"budgets": "adversarially trained, 4/255", "budgets-ordinary": "ordinary, 1/255"}
+BUDGET_IMAGES = 50
 
 
 def plot(results: dict[str, Any], stem: Path) -> None:
@@ -21,10 +22,10 @@ def plot(results: dict[str, Any], stem: Path) -> None:
         return
     plt.rcParams["svg.hashsalt"] = "regfast"
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
-    for axis, (case, (count, title)) in zip(axes[0], panels.items(), strict=True):
+    for axis, (case, title) in zip(axes[0], panels.items(), strict=True):
         rows = results["cases"][case]["rows"]
         for who, colour in COLOURS.items():
-            line = [(row["units"] / count, row["robust_accuracy"]) for row in rows if row["who"] == who]
+            line = [(row["units"] / BUDGET_IMAGES, row["robust_accuracy"]) for row in rows if row["who"] == who]
             if line:
                 axis.plot(*zip(*line, strict=True), "o-", color=colour, label=f"{who} PGD", markersize=4)
         axis.set(xscale="log", xlabel="forward passes and gradients per image", title=f"ResNet-20, {title}")

@@ -65,6 +65,7 @@ class Outcome:
     gradients: int
     weight_gradients: int
     seconds: float
+    cpu_seconds: float  # of the whole process: what a loaded machine disturbs less
 
     @property
     def units(self) -> int:
