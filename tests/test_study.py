@@ -161,6 +161,17 @@ def test_other_options_are_refused_by_name(run_dir):
         run_study(other, run_dir)
 
 
+def test_an_unfinished_study_is_not_continued_by_another_torch(tmp_path):
+    config = tiny(regularizers={"hard": {}})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path, progress=StopAfter(1))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["environment"]["torch"] = "1.0"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r'another study \(torch: "1.0" there'):
+        run_study(config, tmp_path)
+
+
 def test_damaged_files_are_named(tmp_path):
     config = tiny(regularizers={"hard": {}})
     run_study(config, tmp_path)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from regfast.data import ImageSet, Splits, load_splits
+from regfast.data import Splits, Subset, load_splits
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.study.config import StudyConfig, differences
@@ -25,6 +25,9 @@ from regfast.study.metrics import metrics
 from regfast.study.progress import Progress, Silent
 from regfast.study.workers import run_all
 from regfast.training import Epoch, Regularizer, train
+
+# Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
+_DECISIVE = ("torch", "regfast", "device")
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,20 @@ def run_study(
     progress, folder = progress or Silent(), Path(run_dir)
     resolved = config.as_dict()
     stored_at = folder / "config.json"
-    if stored_at.is_file():
-        _check_same(read_json(stored_at), resolved, folder)
+    stored = read_json(stored_at) if stored_at.is_file() else None
+    if stored is not None:
+        _refuse(differences(_experiment(stored), _experiment(resolved)), folder)
     units = [Unit(name, seed, folder) for name in config.regularizers for seed in config.seeds]
     if (folder / "metrics.json").is_file() and all(unit.measured.is_file() for unit in units):
         return False
     load_splits(config.dataset, config.data_root, download=download)  # says now what is missing
-    if not stored_at.is_file():
+    here = environment(device)
+    if stored is not None:
+        there = stored.get("environment", {})
+        _refuse(differences({key: there.get(key) for key in _DECISIVE}, {key: here[key] for key in _DECISIVE}), folder)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored_at, {**resolved, "command": command, "environment": environment(device)})
+        write_json(stored_at, {**resolved, "command": command, "environment": here})
     epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
     trained = sum(unit.checkpoint.is_file() for unit in units)
     measured = sum(unit.measured.is_file() for unit in units)
@@ -119,10 +127,12 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     }
 
 
-def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    aside = ("command", "environment", "epochs")  # epochs: a copy of recipe.epochs, for readers
-    ours, theirs = ({k: v for k, v in side.items() if k not in aside} for side in (stored, wanted))
-    different = differences(ours, theirs)
+def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the results: epochs is left out, a copy of recipe.epochs for readers."""
+    return {key: value for key, value in config.items() if key not in ("command", "environment", "epochs")}
+
+
+def _refuse(different: list[str], folder: Path) -> None:
     if different:
         raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
 
@@ -153,7 +163,8 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
 
 
 def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
-    test = splits.test if config.limit is None else _first(splits.test, config.limit)
+    whole = splits.test
+    test = whole if config.limit is None else Subset(whole, torch.arange(min(config.limit, len(whole))))
     columns, rest = measure_clean(model, test, splits.holdout)
     for setting in config.attacks:
         progress.say(f"{unit.name}: {setting.id}")
@@ -167,12 +178,6 @@ def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Sp
     count = len(test)
     head = {"regularizer": np.full(count, unit.regularizer), "seed": np.full(count, unit.seed)}
     write_table(unit.measured, {**head, **columns})
-
-
-def _first(test: ImageSet, limit: int) -> ImageSet:
-    from regfast.data import Subset
-
-    return Subset(test, torch.arange(min(limit, len(test))))
 
 
 def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
