@@ -1,5 +1,7 @@
 """What the engine promises whatever the attack: same answers for any lanes, no wasted evaluation, a clean exit."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -286,6 +288,25 @@ def test_users_targets_must_be_reached():
     one = small.run(model, images, labels, targets=several[:, :1])
     assert (either.success >= one.success).all()
     assert either.success.sum() > one.success.sum()
+
+
+def test_a_prepared_model_is_prepared_and_checked_once(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).train()
+    _, images, _ = curved()
+    labels = model.eval()(images).argmax(1)
+    expected = ATTACK.run(model, images, labels)
+    prepared = PreparedModel(model.train(), images)
+    with pytest.warns(UserWarning, match="train mode"):
+        first = ATTACK.run(prepared, images, labels)
+    monkeypatch.setattr("regfast.attacks.prepared.prepare", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = ATTACK.run(prepared, images[:9], labels[:9])
+    assert torch.equal(first.success, expected.success)
+    assert torch.equal(second.images, first.images[:9])
+    assert model.training
+    with pytest.raises(ValueError, match="precision"):
+        PreparedModel(model, images, precision="fp8")
 
 
 def test_no_images():
