@@ -27,9 +27,9 @@ def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **optio
 def row_shape(columns: int) -> dict[str, int]:
     """ROWS, BLOCK and num_warps for rows of so many columns; a BLOCK of fewer columns than that means two passes."""
     if columns > ONE_SHOT_LIMIT:
-        return {"ROWS": 1, "BLOCK": 2048, "num_warps": 16}
+        return {"ROWS": 1, "BLOCK": 1024, "num_warps": 8}
     block = triton.next_power_of_2(max(columns, 1))
-    rows = max(1, 512 // block)
+    rows = max(1, 256 // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // 512))}
 
 
