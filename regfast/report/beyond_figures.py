@@ -13,6 +13,7 @@ from regfast.report.drawing import Drawing, sentence
 from regfast.report.figures import curves, distributions, dots, matrix
 from regfast.report.paper_figures import columns
 from regfast.report.paper_results import Paper, where
+from regfast.report.results import attack_name
 from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
@@ -25,12 +26,12 @@ PREDICTORS = {
     "confidence": "confidence",
 }
 MEASURES = {
-    "nc1": "NC1: spread within classes",
-    "nc2_norm": "NC2: unequal lengths",
-    "nc2_angle": "NC2: unequal angles",
-    "nc3": "NC3: head against means",
-    "nc4": "NC4: head against nearest mean",
-    "within_in_span": "within-class, in-span",
+    "nc1": "NC1",
+    "nc2_norm": "NC2, lengths",
+    "nc2_angle": "NC2, angles",
+    "nc3": "NC3",
+    "nc4": "NC4",
+    "within_in_span": "in-span share",
 }
 
 
@@ -38,7 +39,9 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
     """Which measure tells the samples that survive from those that fall, and what is left of it given the others."""
     table = paper.tables["predictors"]
     names = paper.regularizers(table)
+    titles = {a["id"]: attack_name(a) for a in paper.main.attacks}
     attack = str(paper.config.get("predictors", {}).get("attack", table["attack"].astype(str)[-1]))
+    attack = titles.get(attack, attack)
     drawings = []
     for measure, title, xlabel, middle, look in (
         (
@@ -64,7 +67,7 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
             rows = where(table, measure=measure, attack=kind)
             if not len(rows["value"]):
                 continue
-            panels[kind] = {
+            panels[titles.get(kind, kind)] = {
                 n: {
                     PREDICTORS.get(str(p), str(p)): (float(v) - middle, float(lo) - middle, float(hi) - middle)
                     for p, v, lo, hi in zip(
@@ -85,7 +88,7 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
             Drawing(
                 f"predictors-{measure}",
                 title,
-                dots.draw(dict(list(panels.items())[-3:]), xlabel, order),
+                dots.draw({k.replace(" (", "\n("): v for k, v in list(panels.items())[-3:]}, xlabel, order),
                 look,
                 f"Largest, {attack if attack in panels else next(iter(panels))}: {sentence(found)}.",
                 {"predictors": columns(where(table, measure=measure))},
@@ -146,8 +149,8 @@ def counterfactual_figures(paper: Paper) -> list[Drawing]:
             norms = {n: float(values[hard, k]) for k, n in enumerate(names) if n != "hard"}
             directions = {n: float(values[k, hard]) for k, n in enumerate(names) if n != "hard"}
             found.append(
-                f"{title[0].upper()}{title[1:]}: hard labels have {number(values[hard, hard])}; with the others' norms "
-                f"{listed(norms)}; with the others' directions and head {listed(directions)}."
+                f"{title[0].upper()}{title[1:]}: hard labels have {number(values[hard, hard])}; with the others' "
+                f"norms {listed(norms)}; with the others' directions and head {listed(directions)}."
             )
     return [
         Drawing(
@@ -191,7 +194,7 @@ def transfer_figures(paper: Paper) -> list[Drawing]:
             "Attack success rate of the examples made on the row's model, on the column's. A model whose column is "
             "brighter off the framed diagonal than on it has a gradient that misleads, not a boundary that is "
             "further away.",
-            f"{sentence(found)}.".capitalize()
+            f"{found[0][0].upper()}{sentence(found)[1:]}."
             if found
             else "No model falls more to another model's examples than to its own.",
             {"transfer": columns(table)},
@@ -245,9 +248,9 @@ def collapse_figures(paper: Paper) -> list[Drawing]:
             "collapse",
             "Neural collapse while training",
             curves.draw(epochs, lines),
-            "Every measure is 0 at full collapse: no spread within classes (NC1), class means of equal length at "
-            "equal angles (NC2), the head aligned with them (NC3), and the head's decision that of the nearest mean "
-            "(NC4).",
+            "NC1 to NC4 are 0 at full collapse: no spread within classes (NC1), class means of equal length at equal "
+            "angles (NC2), the head aligned with them (NC3), and the head's decision that of the nearest mean (NC4). "
+            "The last panel says how much of the spread within classes the softmax sees.",
             f"At the last epoch: {'; '.join(found)}.",
             {"collapse": columns(table)},
             settings="NC1 is tr(Σ_W Σ_B⁺)/K; NC2 lengths: standard deviation over mean; NC2 angles: mean absolute "

@@ -55,6 +55,7 @@ def plane_figures(paper: Paper) -> list[Drawing]:
             "its own class's region, because in two dimensions ten classes cannot all be told apart at once.",
             text,
             {"points": columns(paper.tables["planes"])},
+            settings=f"Ours: {plane_settings(paper)}",
         )
     ]
     if uneven([p for _, row in rows for p in row]):

@@ -55,7 +55,7 @@ def test_transfer_names_the_models_that_fall_more_to_others(paper):
     assert drawing.found == "No model falls more to another model's examples than to its own."
     table["asr"][(table["source"] == "hard") & (table["target"] == "mixup")] = 0.95
     (drawing,) = beyond_figures.transfer_figures(dataclasses.replace(paper, tables={"transfer": table}))
-    assert drawing.found.startswith("Mixup (pgd) falls more")
+    assert drawing.found == "Mixup (pgd) falls more to another model's examples than to its own."
 
 
 def test_swaps_are_told_from_the_hard_model(paper):

@@ -25,6 +25,7 @@ def draw(values: Mapping[str, Mapping[str, Array]], edges: Array, xlabel: str, o
     figure = Figure(figsize=(width, 0.75 + 0.55 * len(names)))
     panels = figure.subplots(len(names), len(values), sharex=True, sharey="col", squeeze=False)
     for column, (title, table) in enumerate(values.items()):
+        tallest = 0.0
         for axes, name in zip(panels[:, column], names, strict=True):
             tone = style.colour(name, names)
             finite = table[name][np.isfinite(table[name])]
@@ -34,6 +35,7 @@ def draw(values: Mapping[str, Mapping[str, Array]], edges: Array, xlabel: str, o
             if len(finite):
                 mean = float(finite.mean())
                 share = np.histogram(np.clip(finite, edges[0], edges[-1]), edges)[0] / len(finite)
+                tallest = max(tallest, float(share.max()))
                 axes.stairs(share, edges, color=tone, alpha=0.7, fill=True)
                 axes.axvline(float(np.clip(mean, edges[0], edges[-1])), color=tone, lw=1.6)
                 left = mean > (edges[0] + edges[-1]) / 2  # the side where the bars are not
@@ -49,6 +51,7 @@ def draw(values: Mapping[str, Mapping[str, Array]], edges: Array, xlabel: str, o
             if column == 0:
                 axes.set_ylabel(style.label(name), color=tone, rotation=0, ha="right", va="center", fontweight="bold")
         panels[0, column].set_title(title, fontsize=7.5)
+        panels[0, column].set_ylim(0, 1.5 * tallest or 1)  # room for the mean in words above the bars
         panels[-1, column].set(xlim=(edges[0], edges[-1]))
         panels[-1, column].locator_params(axis="x", nbins=4)
         panels[-1, column].xaxis.set_major_formatter("{x:g}")

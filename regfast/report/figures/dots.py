@@ -43,8 +43,8 @@ def draw(panels: Mapping[str, Mapping[str, Estimates]], xlabel: str, rows: Seque
         for place in range(1, len(rows)):
             axes.axhline(place - 0.5, color=style.GRID, lw=0.5)
         axes.grid(False, axis="y")
-        axes.set_title(title, fontsize=8)
-        axes.set_xlabel(xlabel)
+        axes.set_title(title, fontsize=7.5)
+    figure.supxlabel(xlabel, fontsize=8)
     axes_row[0].set_yticks(range(len(rows)), rows)
     axes_row[0].set_ylim(len(rows) - 0.5, -0.5)
     handles = [

@@ -148,8 +148,8 @@ def _loss_field(
 
 def _levels(values: Array) -> Array:
     """Seven levels of loss, spread evenly over its range's logarithm and rounded to one digit."""
-    top = float(np.percentile(values, 98))
-    raw = np.array([0.0, *np.geomspace(max(top / 1000, 1e-3), max(top, 1e-2), 7)])
+    least, top = (float(v) for v in np.percentile(values, [2, 98]))
+    raw = np.array([0.0, *np.geomspace(max(least, top / 1000, 1e-3), max(top, 1e-2), 7)])
     digits = 10.0 ** np.floor(np.log10(np.where(raw > 0, raw, 1)))
     return np.unique(np.round(raw / digits) * digits)
 
