@@ -133,8 +133,8 @@ def objective_rows(
     """Rows of objectives.parquet: APGD with cross-entropy, DLR, and targeted DLR at the same radius and step count."""
     attacks = {
         "cross-entropy": APGD(norm, eps, steps),
-        "dlr": APGD(norm, eps, steps, loss="dlr"),
-        "targeted": APGD(norm, eps, steps, loss="dlr", targets=targets),
+        "DLR": APGD(norm, eps, steps, loss="dlr"),
+        "targeted DLR": APGD(norm, eps, steps, loss="dlr", targets=targets),
     }
     labels = outputs.labels.to(images.device)
     return [

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regfast.data import Subset
+from regfast.data import Subset, load_splits
 from regfast.models import load_model
 from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.one_model import boundary_columns, objective_rows, predictor_rows, radius_rows, scaling_rows
@@ -103,10 +103,12 @@ def _heads(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress)
 
 def _plane(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
     settings, study = config.parts["planes"], config.main
-    splits = splits_of(study)
+    splits = load_splits(settings["dataset"], study.data_root)
     if settings["label"] >= splits.num_classes:
         raise ValueError(f"label must be below {splits.num_classes}, the classes of the data, got {settings['label']}")
-    model = bottleneck_model(study.model, splits.num_classes, splits.image_shape[0], bias=piece.bias, seed=piece.seed)
+    model = bottleneck_model(
+        settings["model"], splits.num_classes, splits.image_shape[0], bias=piece.bias, seed=piece.seed
+    )
     rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
     train(
         model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=lambda _: progress.advance()
