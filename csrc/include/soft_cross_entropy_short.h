@@ -9,7 +9,7 @@
 namespace regfast {
 namespace short_rows {
 
-constexpr int kMostClasses = 32;
+constexpr int kMostClasses = 64;
 
 template <class A>
 constexpr int kLanes = 64 / sizeof(A);
@@ -62,25 +62,41 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       }
     }
   }
+  // Each statement a loop of its own where a condition would keep the compiler from vectorising them together.
   for (int k = 0; k < classes; k++) {
     const A wk = w[k];
+    alignas(64) A x[L], y[L];
 #pragma omp simd
     for (int r = 0; r < L; r++) {
-      const A x = z[k][r] - m[r];
-      const A y = exp_nonpositive(x);
-      e[k][r] = y;
-      const bool top = x >= 0;
-      below[r] += top ? A(0) : y;
-      largest[r] += top ? A(1) : A(0);
-      if (Dense) {
+      x[r] = z[k][r] - m[r];
+      y[r] = exp_nonpositive(x[r]);
+    }
+#pragma omp simd
+    for (int r = 0; r < L; r++) {
+      const A one = x[r] >= 0 ? A(1) : A(0);  // then y is 1 too
+      largest[r] += one;
+      below[r] += y[r] - one;
+      e[k][r] = y[r];
+    }
+    if (Dense) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) {
         const A share = (q[k][r] * keep + uniform) * wk;
+        const A term = share * x[r];
         q[k][r] = share;
         mass[r] += share;
-        dot[r] += share != 0 ? share * x : A(0);
-      } else {
-        dot[r] += wk != 0 ? wk * x : A(0);
+        dot[r] += share != 0 ? term : A(0);
       }
-      if (Stats) moment[r] += y != 0 ? y * x : A(0);
+    } else if (wk != 0 && uniform != 0) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) dot[r] += wk * x[r];
+    }
+    if (Stats) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) {
+        const A term = y[r] * x[r];
+        moment[r] += y[r] != 0 ? term : A(0);
+      }
     }
   }
   alignas(64) A log_sum[L], coefficient[L];
@@ -130,8 +146,9 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       const double rest = double(below[r]) + (double(largest[r]) - 1), sum = 1 + rest;
       const double both = first[r] == second[r] ? share_first[r] + share_second[r] : share_first[r];
       const double q_first = exact_uniform * w[first[r]] + both, q_second = exact_uniform * w[second[r]] + share_second[r];
-      at_first[r] = ((exact_mass[r] * e[first[r]][r] - q_first) - q_first * rest) / sum * scale[r];
-      at_second[r] = ((exact_mass[r] * e[second[r]][r] - q_second) - q_second * rest) / sum * scale[r];
+      const double factor = scale[r] / sum;
+      at_first[r] = ((exact_mass[r] * e[first[r]][r] - q_first) - q_first * rest) * factor;
+      at_second[r] = ((exact_mass[r] * e[second[r]][r] - q_second) - q_second * rest) * factor;
     }
     for (int k = 0; k < classes; k++) {
       const A share = uniform * w[k];
