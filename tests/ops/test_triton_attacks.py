@@ -27,7 +27,7 @@ SHAPES = [(3, 2, 3, 5), (2, 1), (1, 5000), (0, 4), (2, 0)]
 @pytest.fixture(params=["one shot", "many passes"])
 def passes(request, monkeypatch):
     if request.param == "many passes":
-        monkeypatch.setattr(objective, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 4, "num_warps": 4})
+        monkeypatch.setattr(objective, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
         monkeypatch.setattr(perturbation, "_SINGLE_LIMIT", 8)
 
 
@@ -45,9 +45,9 @@ def compare(z, first, kind, targets):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_objectives(passes, kind):
-    for classes in (1, 2, 4, 11, 130):
+    for classes in (1, 2, 4, 19):
         if classes >= KINDS[kind]:
-            compare(logits(9, classes), labels(9, classes), kind, labels(9, classes, 1))
+            compare(logits(3, classes), labels(3, classes), kind, labels(3, classes, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,17 +93,16 @@ def points(shape):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_steps(passes, shape, norm):
     clean, point, previous, gradient = points(shape)
-    for eps in (0.03, torch.rand(shape[0]) * 0.1):
-        for before in (None, previous):
-            eps = eps if norm == "linf" else eps * 5
-            arguments = {"previous": before, "momentum": 0.75, "sparsity": torch.rand(shape[0]) * 0.9 + 0.05}
-            size = torch.rand(shape[0]) * 0.05
-            found = perturbation.perturb_step(point, gradient, clean, eps, size, norm, **arguments)
-            right = reference.perturb_step(point, gradient, clean, eps, size, norm, **arguments)
-            if norm == "linf":
-                assert torch.equal(found, right)
-            else:
-                torch.testing.assert_close(found, right, rtol=1e-5, atol=2e-6)
+    for eps, before in ((0.03, None), (torch.rand(shape[0]) * 0.1, previous)):
+        eps = eps if norm == "linf" else eps * 5
+        arguments = {"previous": before, "momentum": 0.75, "sparsity": torch.rand(shape[0]) * 0.9 + 0.05}
+        size = torch.rand(shape[0]) * 0.05
+        found = perturbation.perturb_step(point, gradient, clean, eps, size, norm, **arguments)
+        right = reference.perturb_step(point, gradient, clean, eps, size, norm, **arguments)
+        if norm == "linf":
+            assert torch.equal(found, right)
+        else:
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=2e-6)
 
 
 def test_steps_with_half_gradients_and_no_gradient():

@@ -28,7 +28,7 @@ STATS = ("log_partition", "confidence", "entropy", "margin", "rms", "cosine", "c
 @pytest.fixture(params=["one shot", "two passes"])
 def passes(request, monkeypatch):
     if request.param == "two passes":
-        monkeypatch.setattr(soft_cross_entropy, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 4, "num_warps": 4})
+        monkeypatch.setattr(soft_cross_entropy, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
     return request.param
 
 
