@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -167,7 +168,8 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for case in options.cases or CASES:
         about, rows = " ".join((CASES[case].__doc__ or f"the reference's {case} at 4/255").split()), CASES[case]()
-        results["cases"][case] = {"about": about, "rows": [row.row() for row in rows]}
+        load = round(os.getloadavg()[0], 1)  # above the number of threads: compare cpu_seconds, not seconds
+        results["cases"][case] = {"about": about, "load": load, "rows": [row.row() for row in rows]}
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         print(f"\n{case}: {about}")
         for row in rows:

@@ -29,6 +29,7 @@ def plot(results: dict[str, Any], stem: Path) -> None:
             if line:
                 axis.plot(*zip(*line, strict=True), "o-", color=colour, label=f"{who} PGD", markersize=4)
         axis.set(xscale="log", xlabel="forward passes and gradients per image", title=f"ResNet-20, {title}")
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("robust accuracy")
     axes[0, 0].legend(frameon=False)
