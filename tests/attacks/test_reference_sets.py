@@ -65,7 +65,8 @@ def test_apgd_ce_breaks_what_the_reference_breaks(shared_data, file):
 
 
 @pytest.mark.parametrize(
-    "file", [FILES[0], *(pytest.param(file, marks=[pytest.mark.exhaustive, pytest.mark.timeout(900)]) for file in FILES[1:])]
+    "file",
+    [FILES[0], *(pytest.param(file, marks=[pytest.mark.exhaustive, pytest.mark.timeout(900)]) for file in FILES[1:])],
 )
 def test_standard_leaves_the_robust_set_of_the_reference(shared_data, file):
     reference, model, images, labels = case(shared_data, file)
