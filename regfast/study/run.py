@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import regfast
 from regfast.data import Splits, Subset, load_splits
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
@@ -111,15 +111,11 @@ def run_study(
 
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What makes a result: versions, machine, threads, device and the backend that serves the loss there."""
-    try:
-        own = version("regfast")
-    except PackageNotFoundError:
-        own = "not installed"
     serves = find("soft_cross_entropy", "soft_cross_entropy", torch.empty(1, 1, device=device)).__module__
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "regfast": own,
+        "regfast": regfast.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {sys.platform}",
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.representation import boundary_distance
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def right_features(weight, bias, n=200, seed=0):

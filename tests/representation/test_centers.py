@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 from scipy.optimize import minimize
 
 from regfast.representation import class_centers
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def objective(weight, bias, label, v):

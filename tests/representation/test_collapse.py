@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex
 
 from regfast.representation import class_means, neural_collapse, row_space
+from tests.representation.closed_forms import random_head, simplex
 
 
 def test_full_collapse_is_all_zeros():

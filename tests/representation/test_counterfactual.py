@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.calibration import expected_calibration_error
 from regfast.representation import boundary_distance, counterfactual, swap_norms
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def test_swap_takes_rms_from_one_and_directions_from_the_other():

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.representation import boundary_distance, feature_attack, row_space
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def right_features(weight, bias, n=100, seed=0):

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.representation import class_centers, default_radius, feature_geometry, row_space
 from regfast.representation.span import pseudoinverse
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def test_raw_figures_match_their_definitions():

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head
 
 from regfast.representation import confidence_contours, gradient_field
+from tests.representation.closed_forms import random_head
 
 X, Y = torch.linspace(-3, 3, 13), torch.linspace(-2, 2, 7)
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from closed_forms import random_head, simplex
 
 from regfast.representation import Predictors, boundary_distance, class_centers, predictor_power, predictor_scores
+from tests.representation.closed_forms import random_head, simplex
 
 
 def test_scores_are_what_they_are_called():

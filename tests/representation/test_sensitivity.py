@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.representation import max_margin_direction, radius_sensitivity, small_radius_direction
 from regfast.representation.sensitivity import angle
+from tests.representation.closed_forms import random_head, simplex, unit
 
 
 def test_simplex_etf_has_one_direction_at_every_radius():

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, unit
 
 from regfast.representation import (
     boundary_distance,
@@ -13,6 +12,7 @@ from regfast.representation import (
     simplex_etf,
     snapshot,
 )
+from tests.representation.closed_forms import random_head, unit
 
 
 def test_every_number_is_its_measures():

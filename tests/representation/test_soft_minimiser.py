@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex
 
 from regfast.representation import free_minimiser, row_space, smoothed_targets, soft_minimiser
+from tests.representation.closed_forms import random_head, simplex
 
 
 def slope(weight, bias, target, v, ridge):

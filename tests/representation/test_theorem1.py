@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from closed_forms import random_head, simplex, unit
 
 from regfast.representation import (
     etf_minimiser_norm,
@@ -12,6 +11,7 @@ from regfast.representation import (
     theorem1,
     turning_smoothing,
 )
+from tests.representation.closed_forms import random_head, simplex, unit
 
 LEVELS = [0.0, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0]
 
