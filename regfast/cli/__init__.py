@@ -3,8 +3,8 @@
 Commands read options, call one function and print. What a user can get wrong is answered by one line and status 2.
 """
 
+import dis
 import sys
-import traceback
 from typing import Any
 
 import typer
@@ -58,12 +58,18 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _raised_by_regfast(error: BaseException) -> bool:
-    """Whether it is an answer to the user's input: raised by our own code, not by a library that we called wrongly."""
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not frames or (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("regfast")):
+    """Whether it answers the user's input: a `raise` of our own code, and no slip in it or in a library."""
+    origin = getattr(error.__cause__, "origin", None)  # of an error in a worker process, the module that raised it
+    if origin is not None:
+        return str(origin).startswith("regfast.")
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
         return False
-    origin = getattr(error.__cause__, "origin", frames[-1])  # in a worker process, it is where the worker raised it
-    return str(origin).startswith("regfast.")
+    code = place.tb_frame.f_code.co_code
+    deliberate = code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return deliberate and str(place.tb_frame.f_globals.get("__name__")).startswith("regfast.")
 
 
 def _complain(message: str, status: int) -> int:

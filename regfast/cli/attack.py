@@ -66,8 +66,9 @@ def attack(
     images, labels = data.batch(chosen), data.labels[chosen]
     if network.num_classes < len(data.classes):
         raise ValueError(f"{model} has {network.num_classes} classes, {dataset} has {len(data.classes)}")
-    table = Table(title=f"{method} {norm} on {model}, {len(labels)} images of {dataset}")
-    for heading in ("eps", "clean", "robust", "95 %", "ASR", "gradients/image", "forwards/image", "seconds"):
+    title = f"{method} {norm} on {model}, {len(labels)} images of {dataset}"
+    table = Table(title=title, caption="gradients and forwards: evaluations spent per image")
+    for heading in ("eps", "clean", "robust", "95 %", "ASR", "gradients", "forwards", "seconds"):
         table.add_column(heading, justify="right")
     for each in attacks:
         start = time.perf_counter()
@@ -78,7 +79,7 @@ def attack(
             f"{each.eps:.4g}",
             f"{float(result.clean.double().mean()):.4f}",
             f"{result.robust_accuracy:.4f}",
-            f"{float(robust.low):.3f}–{float(robust.high):.3f}",
+            f"{float(robust.low):.2f}–{float(robust.high):.2f}",
             f"{result.success_rate:.4f}",
             f"{float(result.gradients.double().mean()):.1f}",
             f"{float(result.queries.double().mean()):.1f}",

@@ -17,6 +17,7 @@ from regfast.cli._options import (
     Download,
     Threads,
     number,
+    pick_device,
     use_threads,
     whole_numbers,
 )
@@ -47,7 +48,8 @@ def study(
     device: Device = None,
     threads: Threads = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")
+        int | None,
+        typer.Option(min=1, help="Processes; by default one a core for digits (without --threads), else one."),
     ] = None,
     page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
     seeds: Annotated[
@@ -79,10 +81,9 @@ def study(
     from regfast.study import default_workers, run_study, sized
 
     use_threads(threads)
+    place = pick_device(device)
     chosen = _changed(
-        sized(
-            size, dataset, **_given(model=model, limit=limit), data_root=None if data_root is None else str(data_root)
-        ),
+        sized(size, dataset, **_given(model=model, limit=limit, data_root=data_root and str(data_root))),
         regularizers=regularizers,
         params={
             "smoothing": {"smoothing": smoothing},
@@ -96,12 +97,14 @@ def study(
     )
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
+    usual = default_workers(dataset) if place.type == "cpu" and threads is None else 1
     with Bar() as bar:
         did = run_study(
             chosen,
             folder,
             download=download,
-            workers=workers or default_workers(dataset),
+            workers=workers or usual,
+            device=place,
             command=command,
             progress=bar,
         )

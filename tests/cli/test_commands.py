@@ -56,7 +56,7 @@ def test_help_is_short_of_torch():
         (["study", "--seeds", "a"], "--seeds"),
         (["study", "--eps-linf", "0.1"], "WEAK,STRONG"),
         (["study", "--eps-l2", "0.1,x"], "8/255"),
-        (["study", "--device", "abacus"], "--device abacus"),
+        (["study", "--size", "smoke", "--device", "abacus"], "--device abacus"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--out", "x.safetensors", "--regularizer", "hard", "--alpha", "1"], "no parameter alpha"),
         (["train"], "--out"),
@@ -75,8 +75,14 @@ def test_wrong_input_gets_one_line(arguments, message, capsys, tmp_path, monkeyp
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
+    def no_such_argument(nothing):
+        """Called without its argument: a TypeError in a frame of ours, but nobody's `raise`."""
+
     monkeypatch.setattr("regfast.show_config", lambda: int("a bug"))
     with pytest.raises(ValueError, match="a bug"):
+        run(["show-config"])
+    monkeypatch.setattr("regfast.show_config", no_such_argument)
+    with pytest.raises(TypeError, match="nothing"):
         run(["show-config"])
 
 
