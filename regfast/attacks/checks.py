@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection
 
@@ -43,7 +44,7 @@ class FewClassesWarning(AttackWarning):
 
 
 def warn_if_misleading(
-    model: Model, images: Tensor, labels: Tensor, *, gradients: bool, losses: Collection[str]
+    model: Model, images: Tensor, labels: Tensor, *, gradients: bool, losses: Collection[str], averages: bool = False
 ) -> None:
     """Warn (`AttackWarning`) about what makes attacks look weaker or models look stronger than they are.
 
@@ -55,6 +56,7 @@ def warn_if_misleading(
         labels: (N,) int64.
         gradients: the attack uses input gradients.
         losses: names of the attack's losses (losses.py).
+        averages: the attack averages over a model's random answers (EOT), so that they mislead nobody.
     """
     if len(images) == 0:
         return
@@ -84,7 +86,8 @@ def warn_if_misleading(
         second = logits.detach().float()
         if second.ndim != 2:
             raise ValueError(f"model must give logits of shape (B, K), got {tuple(second.shape)}")
-        _check_randomness(first, second)
+        if not averages:
+            _check_randomness(first, second)
         _check_probabilities(second)
         _check_classes(second.shape[1], losses)
         if gradients and logits.requires_grad:
@@ -134,4 +137,9 @@ def _check_gradient(gradient: Tensor, loss: str) -> None:
 
 
 def _warn(category: type[AttackWarning], text: str) -> None:
-    warnings.warn(text, category, stacklevel=5)
+    """Warn at the line that called regfast, however deep inside it we are."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

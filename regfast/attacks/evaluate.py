@@ -41,7 +41,7 @@ def evaluate(
     device = prepared.device
     prepared.check(
         images, labels, gradients=any(attack.asks != "forward" for attack in stages),
-        losses={attack.loss for attack in stages},
+        losses={attack.loss for attack in stages}, averages=all(attack.samples > 1 for attack in stages),
     )  # fmt: skip
     # Outside of any inference mode: lanes need gradients even if the caller does not.
     with torch.inference_mode(False), torch.no_grad(), frozen(prepared.given), bar(progress) as shown:

@@ -70,12 +70,14 @@ class PreparedModel:
             self._lanes = automatic_lanes(self.search, self._example)
         return self._lanes
 
-    def check(self, images: Tensor, labels: Tensor, *, gradients: bool, losses: Collection[str]) -> None:
+    def check(
+        self, images: Tensor, labels: Tensor, *, gradients: bool, losses: Collection[str], averages: bool = False
+    ) -> None:
         """Warn where results would mislead (checks.py), once for each kind of attack."""
         kind = (gradients, frozenset(losses))
         if kind not in self._checked:
             self._checked.add(kind)
-            warn_if_misleading(self.given, images, labels, gradients=gradients, losses=losses)
+            warn_if_misleading(self.given, images, labels, gradients=gradients, losses=losses, averages=averages)
 
 
 def _device(model: Model, images: Tensor) -> torch.device:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from regfast.attacks import checks
+from regfast.attacks import APGD, FGSM, checks
 from regfast.attacks.checks import warn_if_misleading
 
 IMAGES = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -84,3 +84,24 @@ def test_few_classes(classes, losses, expected):
 def test_logits_of_the_wrong_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(B, K\)"):
         caught(lambda x: x)
+
+
+def test_a_warning_points_at_the_users_line():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    with pytest.warns(checks.TrainModeWarning) as caught:
+        FGSM("linf", 0.1).run(model, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
+    assert caught[0].filename == __file__
+
+
+def test_an_attack_that_averages_expects_random_answers():
+    class Noisy(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :5] * 3 + 0.1 * torch.randn(len(images), 5)
+
+    model, images = Noisy().eval(), torch.rand(4, 3, 2, 2)
+    labels = images.flatten(1)[:, :5].argmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", checks.RandomizedOutputWarning)
+        APGD("linf", 0.1, steps=2, samples=2).run(model, images, labels)
+    with pytest.warns(checks.RandomizedOutputWarning):
+        APGD("linf", 0.1, steps=2).run(model, images, labels)
