@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from regfast.cli._console import Bar, console
-from regfast.cli._options import DataRoot, Download, Threads, use_threads, whole_numbers
+from regfast.cli._options import DataRoot, Device, Download, Threads, pick_device, use_threads, whole_numbers
 
 _DATA = "Data and model"
 
@@ -21,7 +21,7 @@ def paper(
         list[str] | None,
         typer.Option(
             help="noisy-digits, digits, cifar10, cifar100, imagefolder or npz; may be repeated, the first is the "
-            "main one. By default noisy-digits, then digits.",
+            "main one. By default noisy-digits and digits.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -50,6 +50,7 @@ def paper(
         int | None,
         typer.Option(min=1, help="Measure on the first so many test images; by default all digits, 1,000 photographs."),
     ] = None,
+    device: Device = None,
     threads: Threads = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")
@@ -75,11 +76,14 @@ def paper(
         limit=limit,
     )
     folder = out or Path("runs") / f"paper-{size}"
-    small = all(study.dataset in ("digits", "noisy-digits") for study in config.studies)
-    processes = workers or ((os.cpu_count() or 1) if small else 1)
+    place = pick_device(device)
+    small = place.type == "cpu" and all(study.dataset in ("digits", "noisy-digits") for study in config.studies)
+    processes = workers or ((os.cpu_count() or 1) if small and threads is None else 1)
     command = shlex.join(["regfast", *sys.argv[1:]])
     with Bar() as bar:
-        did = run_paper(config, folder, download=download, workers=processes, command=command, progress=bar)
+        did = run_paper(
+            config, folder, download=download, workers=processes, device=place, command=command, progress=bar
+        )
     written = folder / "report.html"
     if not page:
         console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")

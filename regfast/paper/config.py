@@ -86,8 +86,9 @@ def paper_config(
     """The paper run of one of the studies' sizes on every data set with every model; the first of each is the main one.
 
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
-    (smoke: the first two), at most two seeds each beside the main study. `label`: the class whose loss and gradients are drawn. The other options replace the
-    studies' own. Photographs are measured on their first 1,000 test images unless `limit` says otherwise.
+    (smoke: the first two), at most two seeds each beside the main study. `label`: the class whose loss and gradients
+    are drawn. The other options replace the studies' own. Photographs are measured on their first 1,000 test images
+    unless `limit` says otherwise.
 
     Raises ValueError for names, sizes and values that do not exist or fit.
     """
@@ -106,7 +107,7 @@ def paper_config(
         study = sized(size, dataset, **options)
         if dataset not in ("digits", "noisy-digits") and study.limit is None:
             study = replace(study, limit=_LIMIT)
-        study = replace(study, attacks=_attacks(study), limit=limit or study.limit)
+        study = replace(study, attacks=_attacks(study), limit=study.limit if limit is None else limit)
         if epochs is not None:
             study = replace(study, recipe=replace(study.recipe, epochs=epochs))
         if own and studies and seeds is None:

@@ -136,8 +136,7 @@ def objective_rows(
         "DLR": APGD(norm, eps, steps, loss="dlr"),
         "targeted DLR": APGD(norm, eps, steps, loss="dlr", targets=targets),
     }
-    labels = outputs.labels.to(images.device)
     return [
-        {"objective": name, "asr": attack.run(outputs.model, images, labels, seed=seed).success_rate}
+        {"objective": name, "asr": attack.run(outputs.model, images, outputs.labels, seed=seed).success_rate}
         for name, attack in attacks.items()
     ]

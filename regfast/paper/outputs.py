@@ -41,8 +41,8 @@ class Outputs:
         return self.logits.argmax(1) == self.labels
 
     def images(self) -> Tensor:
-        """All test images, on the model's device."""
-        return self.test.batch(torch.arange(len(self.test))).to(self.model.head.weight.device)
+        """All test images (N, C, H, W)."""
+        return self.test.batch(torch.arange(len(self.test)))
 
 
 def splits_of(study: StudyConfig) -> Splits:
@@ -54,9 +54,10 @@ def splits_of(study: StudyConfig) -> Splits:
     return Splits(splits.name, splits.train, splits.holdout, test)
 
 
-def outputs_of(study: StudyConfig, splits: Splits, unit: Unit) -> Outputs:
-    """A finished unit's model and what it says of the test images."""
+def outputs_of(study: StudyConfig, splits: Splits, unit: Unit, device: torch.device) -> Outputs:
+    """A finished unit's model on `device`, and what it says of the test images."""
     model = load_model(study.model, unit.checkpoint, num_classes=splits.num_classes, in_channels=splits.image_shape[0])
+    model.to(device)
     return Outputs(model, splits.test, *predict(model, splits.test))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from regfast.attacks import PGD
+from regfast.data import ImageArray
 from regfast.paper.outputs import Outputs
 from regfast.representation import boundary_distance, counterfactual
+from regfast.training import predict
 
 Rows = list[dict[str, Any]]
 
@@ -46,10 +46,10 @@ def transfer_rows(models: Mapping[str, Outputs], *, norm: str, eps: float, steps
     rows: Rows = []
     for source, outputs in models.items():
         images = outputs.images()
-        attacked = PGD(norm, eps, steps).run(outputs.model, images, outputs.labels.to(images.device), seed=seed).images
+        attacked = PGD(norm, eps, steps).run(outputs.model, images, outputs.labels, seed=seed).images
+        left = ImageArray(attacked, outputs.labels, outputs.test.classes)
         for target, other in models.items():
-            with torch.no_grad():
-                fooled = other.model(attacked).argmax(1).cpu() != other.labels
+            fooled = predict(other.model, left)[1].argmax(1) != other.labels
             both = outputs.correct & other.correct
             asr = float(fooled[both].double().mean()) if bool(both.any()) else float("nan")
             rows.append({"source": source, "target": target, "attack": name, "asr": asr})

@@ -74,11 +74,11 @@ def read_piece(run_dir: Path, piece: Piece) -> Tables:
     return {path.stem: read_columns(path) for path in sorted(piece_folder(run_dir, piece).glob("*.parquet"))}
 
 
-def run_piece(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> None:
+def run_piece(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> None:
     """Compute a piece and write its tables to a folder that is renamed at the end."""
     progress.say(piece.name.replace("-", " "))
     kinds = {"heads": _heads, "plane": _plane, "collapse": _collapse, "model": _model, "pairs": _pairs}
-    tables = kinds[piece.kind](config, run_dir, piece, progress)
+    tables = kinds[piece.kind](config, run_dir, device, piece, progress)
     folder = piece_folder(run_dir, piece)
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -88,7 +88,7 @@ def run_piece(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progre
     temporary.rename(folder)
 
 
-def _heads(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+def _heads(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     settings = config.parts["theorem1"]
     rows = known_heads(
         splits_of(config.main).num_classes,
@@ -101,7 +101,7 @@ def _heads(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress)
     return {"theorem1": _columns(rows)}
 
 
-def _plane(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+def _plane(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     settings, study = config.parts["planes"], config.main
     splits = load_splits(settings["dataset"], study.data_root)
     if settings["label"] >= splits.num_classes:
@@ -109,6 +109,7 @@ def _plane(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress)
     model = bottleneck_model(
         settings["model"], splits.num_classes, splits.image_shape[0], bias=piece.bias, seed=piece.seed
     )
+    model.to(device)
     rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
     train(
         model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=lambda _: progress.advance()
@@ -118,7 +119,7 @@ def _plane(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress)
     return {"planes": _named(found, regularizer=piece.regularizer, seed=piece.seed, bias=piece.bias)}
 
 
-def _collapse(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+def _collapse(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     """The main study's training of this seed once more, measured after every epoch."""
     study = config.main
     splits = splits_of(study)
@@ -132,15 +133,16 @@ def _collapse(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progre
         rows.append({"epoch": epoch.epoch, **found._asdict()})
         progress.advance()
 
+    model.to(device)
     rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
     train(model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=measure)
     return {"collapse": _named(_columns(rows), regularizer=piece.regularizer, seed=piece.seed)}
 
 
-def _model(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+def _model(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     parts, splits = config.parts, splits_of(config.main)
     unit = unit_of(run_dir / study_folder(config.main), piece.regularizer, piece.seed)
-    outputs = outputs_of(config.main, splits, unit)
+    outputs = outputs_of(config.main, splits, unit, device)
     samples = read_columns(unit.measured)
     success = {attack.id: samples[f"success_{attack.id}"].astype(bool) for attack in config.main.attacks}
     settings = parts["theorem1"]
@@ -162,10 +164,11 @@ def _model(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress)
     return {"theorem1": _columns(heads), **named}
 
 
-def _pairs(config: PaperConfig, run_dir: Path, piece: Piece, progress: Progress) -> Tables:
+def _pairs(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     splits, folder = splits_of(config.main), run_dir / study_folder(config.main)
     models = {
-        name: outputs_of(config.main, splits, unit_of(folder, name, piece.seed)) for name in config.main.regularizers
+        name: outputs_of(config.main, splits, unit_of(folder, name, piece.seed), device)
+        for name in config.main.regularizers
     }
     swaps = counterfactual_rows(models, config.parts["counterfactual"]["steps"])
     progress.advance()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regfast.attacks import PGD
-from regfast.data import Splits, Subset
+from regfast.data import ImageArray, Splits, Subset
 from regfast.models import SplitClassifier, load_model, seeded
 from regfast.representation import class_centers, class_means, default_radius
 from regfast.training import predict
@@ -44,13 +44,9 @@ def plane(model: SplitClassifier, splits: Splits, *, images: int, norm: str, eps
     means = class_means(features, labels, len(head.weight))
     count = min(images, len(labels))
     shown = Subset(splits.test, torch.arange(count))
-    device = head.weight.device
-    attacked = PGD(norm, eps, steps).run(
-        model, shown.batch(torch.arange(count)).to(device), shown.labels.to(device), seed=0
-    )
-    with torch.no_grad():
-        moved = model.features(attacked.images).cpu()
-    hit = attacked.clean.cpu().nonzero().flatten()
+    attacked = PGD(norm, eps, steps).run(model, shown.batch(torch.arange(count)), shown.labels, seed=0)
+    moved, _, _ = predict(model, ImageArray(attacked.images, shown.labels, shown.classes))
+    hit = attacked.clean.nonzero().flatten()
     classes, nobody = torch.arange(len(head.weight)), torch.full((len(head.weight),), -1)
     offset = torch.zeros(len(classes)) if head.bias is None else head.bias.detach().cpu()
     zeros = torch.zeros(len(classes))

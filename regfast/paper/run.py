@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from regfast.paper.config import PaperConfig, study_folder
@@ -39,6 +40,7 @@ def run_paper(
     *,
     download: bool = False,
     workers: int = 1,
+    device: str | torch.device = "cpu",
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
@@ -47,14 +49,14 @@ def run_paper(
     What a former run finished is kept: trained models, measured units, pieces. Interrupting loses at most what is in
     work. Returns False when there was nothing left to do. `regfast.report.write_report(run_dir)` then makes the page.
 
-    `download`, `workers` and `command` as in `regfast.study.run_study`.
+    `download`, `workers`, `device` and `command` as in `regfast.study.run_study`.
 
     Raises:
         ValueError: `run_dir` holds a run with other options (all differences are named), or damaged files.
         FileNotFoundError: a data set is not where `config` says.
     """
     folder, told = Path(run_dir), progress or Silent()
-    _keep_config(folder, config, command)
+    _keep_config(folder, config, command, device)
     pieces = pieces_of(config)
     left = [piece for piece in pieces if not piece_folder(folder, piece).is_dir()]
     total = sum(map(_study_steps, config.studies)) + sum(piece.steps for piece in pieces)
@@ -63,11 +65,11 @@ def run_paper(
     for study in config.studies:
         part = _Part(told, f"{study.dataset}, {study.model}: ")
         place = folder / study_folder(study)
-        ran = run_study(study, place, download=download, workers=workers, command=command, progress=part)
+        ran = run_study(study, place, download=download, workers=workers, device=device, command=command, progress=part)
         if not ran:
             told.advance(_study_steps(study))
         did |= ran
-    run_all(partial(run_piece, config, folder), left, workers, told)
+    run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
     if did or left or not all((folder / f"{name}.parquet").is_file() for name in TABLES):
         told.say("tables")
         _assemble(folder, [read_piece(folder, piece) for piece in pieces])
@@ -96,12 +98,12 @@ def _study_steps(study: StudyConfig) -> int:
     return units * (study.recipe.epochs + len(study.attacks) + len(study.sweep.eps))
 
 
-def _keep_config(folder: Path, config: PaperConfig, command: str) -> None:
+def _keep_config(folder: Path, config: PaperConfig, command: str, device: str | torch.device) -> None:
     """Write `config.json`, or check that the one that is there says the same."""
     resolved, stored_at = config.as_dict(), folder / "config.json"
     if not stored_at.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored_at, {**resolved, "command": command, "environment": environment()})
+        write_json(stored_at, {**resolved, "command": command, "environment": environment(device)})
         return
     stored = read_json(stored_at)
     different = differences(_comparable(stored), _comparable(resolved))
