@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -100,6 +102,7 @@ def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], wo
 
 def _serve(work: Work, tasks: Any, messages: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     while (piece := tasks.get()) is not None:
         try:
@@ -109,3 +112,11 @@ def _serve(work: Work, tasks: Any, messages: Any, threads: int) -> None:
             messages.put(("failed", (error, frames[-1].f_globals["__name__"], traceback.format_exc())))
             return
         messages.put(("done", None))
+
+
+def _end_with_parent() -> None:
+    """A first process that is killed outright cannot end its workers: they watch it themselves."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
