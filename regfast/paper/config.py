@@ -35,8 +35,8 @@ _SIZES = {
 class PaperConfig:
     """The studies of a paper run, the main one first, and per part its settings, all of them ours.
 
-    `parts` has the keys planes, theorem1, scaling, radius, predictors, boundary, counterfactual, transfer, objectives
-    and collapse. Raises ValueError for no study, two in the same folder, or a class for the planes that is not there.
+    `parts` has a key for each of the result files beside the studies, in `run.TABLES`. Raises ValueError for no study,
+    two in the same folder, or a negative class for the planes.
     """
 
     studies: tuple[StudyConfig, ...]
@@ -149,6 +149,7 @@ def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, An
             "seed": 0,
         },
         "scaling": {"scales": _geometric(0.1, 10, size.scales), "bins": 15},
+        "smooth": {"interval": "95 % bootstrap over test images"},
         "radius": {"radii": _geometric(1 / 16, 16, size.radii), "unit": "median norm of the correct features"},
         "predictors": {
             "attack": f"autoattack-fast_{strong.norm}_weak",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.attacks import APGD
-from regfast.calibration import scaling_curves
+from regfast.calibration import scaling_curves, smooth_ece_interval, smooth_reliability
 from regfast.data import ImageSet
 from regfast.paper.outputs import Outputs
 from regfast.representation import (
@@ -47,6 +47,18 @@ def scaling_rows(outputs: Outputs, scales: list[float], bins: int) -> Rows:
         for kind, curve in found._asdict().items()
         for s, ece, nll, changed in zip(curve.scale, curve.ece, curve.nll, curve.changed, strict=True)
     ]
+
+
+def smooth_columns(outputs: Outputs) -> dict[str, Array]:
+    """Columns of smooth.parquet: the smooth reliability diagram and smECE, with 95 % bootstrap intervals."""
+    confidence = outputs.logits.double().softmax(1).amax(1).clamp(max=1)
+    curve = smooth_reliability(confidence, outputs.correct)
+    error = smooth_ece_interval(confidence, outputs.correct)
+    names = ("confidence", "accuracy", "low", "high", "density")
+    columns = {name: getattr(curve, name)[1::4] for name in names}  # a quarter of the cells is more than a plot shows
+    count = len(columns["confidence"])
+    ends = {"error": error.estimate, "error_low": error.low, "error_high": error.high}
+    return {**columns, **{name: np.full(count, value) for name, value in ends.items()}}
 
 
 def radius_rows(outputs: Outputs, radii: list[float]) -> Rows:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from regfast.data import Subset, load_splits
 from regfast.models import load_model
 from regfast.paper.config import PaperConfig, study_folder
-from regfast.paper.one_model import boundary_columns, objective_rows, predictor_rows, radius_rows, scaling_rows
+from regfast.paper.one_model import (
+    boundary_columns,
+    objective_rows,
+    predictor_rows,
+    radius_rows,
+    scaling_rows,
+    smooth_columns,
+)
 from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.pairs import counterfactual_rows, transfer_rows
 from regfast.paper.planes import bottleneck_model, plane
@@ -151,6 +158,7 @@ def _model(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piec
     tables: Mapping[str, Columns] = {
         "scaling": _columns(scaling_rows(outputs, parts["scaling"]["scales"], parts["scaling"]["bins"])),
         "radius": _columns(radius_rows(outputs, parts["radius"]["radii"])),
+        "smooth": smooth_columns(outputs),
         "boundary": boundary_columns(outputs),
     }
     progress.advance()

@@ -24,6 +24,7 @@ TABLES = (
     "planes",
     "theorem1",
     "scaling",
+    "smooth",
     "radius",
     "predictors",
     "boundary",

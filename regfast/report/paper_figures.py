@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from regfast.report import style
-from regfast.report.drawing import Drawing
-from regfast.report.figures import fields, plane, radius, scaling, theorem1
+from regfast.report.drawing import Drawing, sentence
+from regfast.report.figures import fields, plane, radius, scaling, smooth, theorem1
 from regfast.report.paper_results import Paper, planes, where
 from regfast.report.tables import listed, number
 
@@ -246,6 +246,32 @@ def scaling_figures(paper: Paper) -> list[Drawing]:
     ]
 
 
+def smooth_figures(paper: Paper) -> list[Drawing]:
+    """Calibration without bins: smECE and the smooth reliability diagram."""
+    table = paper.tables["smooth"]
+    models, found = {}, []
+    for name in paper.regularizers(table):
+        rows = where(table, regularizer=name)
+        rows = where(rows, seed=rows["seed"].min())
+        order = np.argsort(rows["confidence"], kind="stable")
+        error, low, high = (float(rows[key][0]) for key in ("error", "error_low", "error_high"))
+        curves = {key: rows[key][order] for key in ("confidence", "accuracy", "low", "high", "density")}
+        models[name] = smooth.Smooth(**curves, error=(error, low, high))
+        found.append(f"{style.in_sentence(name)} {number(error)} [{number(low)}, {number(high)}]")
+    return [
+        Drawing(
+            "smooth",
+            "Calibration without bins",
+            smooth.draw(models),
+            "Accuracy over confidence by kernel regression, at the bandwidth that the data fix (Błasiok and Nakkiran "
+            "2023), with a 95 % bootstrap band; below, how often each confidence occurs. Below the diagonal is "
+            "over-confidence. Does the sign agree with the binned diagram's, and is the diagonal inside the band?",
+            f"Smooth calibration error with its 95 % interval, first seed: {sentence(found)}.",
+            {"smooth": columns(table)},
+        )
+    ]
+
+
 def radius_figures(paper: Paper) -> list[Drawing]:
     """How every cosine depends on the radius of v_opt."""
     table = paper.tables["radius"]
@@ -282,5 +308,6 @@ PARTS: dict[str, Callable[[Paper], list[Drawing]]] = {
     "fields": field_figures,
     "theorem1": theorem_figures,
     "scaling": scaling_figures,
+    "smooth": smooth_figures,
     "radius": radius_figures,
 }

@@ -86,7 +86,7 @@ def sections(paper: Paper, drawn: Mapping[str, Sequence[Drawing]]) -> list[Secti
         Section(
             "scaling-section",
             "Feature scaling and temperature scaling",
-            drawings=part("scaling", paper_figures.PARTS),
+            drawings=part("scaling", paper_figures.PARTS) + part("smooth", paper_figures.PARTS),
             formulas=("scaling",),
         ),
         Section("measures", "Tables", tables=tables(paper)),

@@ -80,6 +80,8 @@ def test_parts_agree_with_the_study_and_with_each_other(run_dir):
     assert (scaling[scaling.kind == "temperature"].changed == 0).all()
     at_one = scaling[scaling.scale == 1].groupby("regularizer").ece.agg(["min", "max"])
     assert np.allclose(at_one["min"], at_one["max"])
+    smooth = frame(run_dir, "smooth")
+    assert ((smooth.error_low <= smooth.error_high) & (smooth.error <= 1)).all()
     radius = frame(run_dir, "radius")
     assert (radius.groupby(["regularizer", "label"]).angle.first() < 0.1).all()  # near r → 0 it hardly turns
     transfer = frame(run_dir, "transfer")

@@ -257,6 +257,26 @@ def write_paper(folder: Path, random: int = 0) -> Path:
         ],
     )
     table(
+        "smooth",
+        [
+            {
+                "regularizer": n,
+                "seed": s,
+                "confidence": float(c),
+                "accuracy": float(c) - 0.1 if c > 0.3 else np.nan,
+                "low": float(c) - 0.2 if c > 0.3 else np.nan,
+                "high": float(c) if c > 0.3 else np.nan,
+                "density": 1.0,
+                "error": 0.1 + s,
+                "error_low": 0.08,
+                "error_high": 0.13,
+            }
+            for n in names
+            for s in (0, 1)
+            for c in np.linspace(0.05, 0.95, 20)
+        ],
+    )
+    table(
         "radius",
         [
             {

@@ -127,6 +127,7 @@ def test_the_page_of_a_paper_run_has_every_part(paper):
         "gradient-field",
         "theorem1",
         "scaling",
+        "smooth",
         "radius",
         "predictors-auc",
         "boundary",

@@ -36,6 +36,14 @@ def test_scaling_reads_the_optimum_off_the_curve(paper):
     assert "hard labels 0.020 at s = 1 by temperature" in drawing.found
 
 
+def test_smooth_calibration_is_of_the_first_seed_with_its_interval(paper):
+    (drawing,) = paper_figures.smooth_figures(paper)
+    assert "first seed: hard labels 0.100 [0.080, 0.130]" in drawing.found
+    panels = [axes for axes in drawing.figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["smECE 0.100"] * 4
+    assert np.isnan(panels[0].get_lines()[1].get_ydata()).sum() > 0
+
+
 def test_heads_are_named_for_readers():
     assert paper_figures.head_title("etf-10") == "Simplex ETF, K = 10"
     assert paper_figures.head_title("mixup-seed2") == "Mixup, seed 2"
