@@ -11,7 +11,10 @@ from setuptools import setup
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent
-CPU_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", "-fopenmp-simd", "-fvisibility=hidden", "-g0"]
+# at::parallel_for is a template that runs serially where _OPENMP is not defined, so Linux compiles with OpenMP; it does not
+# link with it: the symbols must come from the runtime that torch has loaded, not from a second pool of threads.
+OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
+CPU_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", OPENMP, "-fvisibility=hidden", "-g0"]
 CUDA_ARCHS = "8.0;9.0;10.0"
 
 
@@ -50,6 +53,11 @@ def extension() -> object:
 
 class Build(cpp_extension.BuildExtension):
     """Ninja rebuilds what changed; a failed build leaves a pure-Python package behind, and says so."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # An editable install builds in a temporary folder of its own: nothing would be left to build upon.
+        self.build_temp = str(ROOT / "build" / "native")
 
     def run(self) -> None:
         try:

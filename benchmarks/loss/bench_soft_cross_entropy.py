@@ -21,7 +21,7 @@ def contenders() -> Iterator[object]:
             yield pytest.param(case, run, id=f"{case.name}: {name}")
 
 
-@pytest.mark.parametrize(("case", "run"), contenders())
+@pytest.mark.parametrize(("case", "run"), list(contenders()))
 def test_forward_and_backward(benchmark, case, run):
     benchmark.group = case.name
 
