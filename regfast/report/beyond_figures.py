@@ -11,7 +11,7 @@ import numpy.typing as npt
 from regfast.report import style
 from regfast.report.drawing import Drawing, sentence
 from regfast.report.figures import curves, distributions, dots, matrix
-from regfast.report.paper_figures import columns
+from regfast.report.paper_figures import columns, ours
 from regfast.report.paper_results import Paper, where
 from regfast.report.results import attack_name
 from regfast.report.tables import listed, number
@@ -92,6 +92,7 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
                 look,
                 f"Largest, {attack if attack in panels else next(iter(panels))}: {sentence(found)}.",
                 {"predictors": columns(where(table, measure=measure))},
+                settings=ours(paper, "predictors"),
             )
         )
     return drawings
@@ -161,6 +162,7 @@ def counterfactual_figures(paper: Paper) -> list[Drawing]:
             "changes as the columns' does, the magnitude is what matters; if a column's does, the directions are.",
             " ".join(found),
             {"swaps": columns(table)},
+            settings=ours(paper, "counterfactual"),
         )
     ]
 
@@ -198,6 +200,7 @@ def transfer_figures(paper: Paper) -> list[Drawing]:
             if found
             else "No model falls more to another model's examples than to its own.",
             {"transfer": columns(table)},
+            settings=ours(paper, "transfer"),
         )
     ]
 
@@ -223,6 +226,7 @@ def objective_figures(paper: Paper) -> list[Drawing]:
             + sentence([f"{style.in_sentence(n)} {o} ({number(estimates[n][o][0])})" for n, o in best.items()])
             + ".",
             {"objectives": columns(table)},
+            settings=ours(paper, "objectives"),
         )
     ]
 

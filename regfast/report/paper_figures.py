@@ -55,7 +55,7 @@ def plane_figures(paper: Paper) -> list[Drawing]:
             "its own class's region, because in two dimensions ten classes cannot all be told apart at once.",
             text,
             {"points": columns(paper.tables["planes"])},
-            settings=f"Ours: {plane_settings(paper)}",
+            settings=ours(paper, "planes"),
         )
     ]
     if uneven([p for _, row in rows for p in row]):
@@ -125,7 +125,7 @@ def field_figures(paper: Paper) -> list[Drawing]:
         else "No feature of this class was attacked."
     )
     title = "Fig. 5: loss, gradient and the features an attack moves"
-    ours = f"Class {label} and the head {bias} bias are our choice; {plane_settings(paper)}"
+    ours = f"Class {label} and the head {bias} bias are our choice; {part_settings(paper, 'planes')}"
     data = {"points": columns(points)}
     drawings.append(Drawing("gradient-field", title, fields.draw_field(row, label), look, carried, data, settings=ours))
     if uneven(row):
@@ -138,10 +138,16 @@ def field_figures(paper: Paper) -> list[Drawing]:
     return drawings
 
 
-def plane_settings(paper: Paper) -> str:
-    """The settings of the planes in words."""
-    given = paper.config.get("planes") or {}
-    return "; ".join(f"{key} = {value}" for key, value in given.items()) + "."
+def part_settings(paper: Paper, part: str) -> str:
+    """The settings of a part in words; nothing where the run names none."""
+    given = paper.config.get(part) or {}
+    return "; ".join(f"{key} = {value}" for key, value in given.items()) + "." if given else ""
+
+
+def ours(paper: Paper, part: str) -> str:
+    """The settings of a part as a figure says them."""
+    settings = part_settings(paper, part)
+    return f"Ours: {settings}" if settings else ""
 
 
 def _inward(p: plane.Plane, label: int) -> float:

@@ -47,6 +47,7 @@ def draw(models: Mapping[str, Smooth]) -> Figure:
         bottom.set(xlabel="confidence", yticks=[])
     grid[0, 0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     grid[1, 0].set(ylabel="density", ylim=(0, None))
+    grid[1, 0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     handles = [Line2D([], [], color=style.colour(n, names), label=style.label(n)) for n in names]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(names)))
     figure.align_ylabels(list(grid[:, 0]))
