@@ -40,7 +40,9 @@ def cases(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Median, quartiles, how often ours fits into it, and the share of the copy bandwidth, per contender."""
+    """Median, quartiles, how often ours fits into it, and the share of the copy bandwidth, per contender.
+
+    A star: other processes disturbed the samples."""
     machine = report["machine"]
     bandwidth = machine["copy_bandwidth"]
     table = Table(
@@ -60,10 +62,12 @@ def show(report: dict[str, Any]) -> None:
             table.add_row(
                 f"{task} {rows}×{classes}" + (f", d={width}" if width else "") if i == 0 else "",
                 result["contender"],
-                f"{result['median_us']:,.0f}",
+                f"{result['median_us']:,.0f}" + ("" if result["quiet"] else " *"),
                 f"{result['low_us']:,.0f} - {result['high_us']:,.0f}",
                 f"{result['median_us'] / ours:.1f}",
                 f"{100 * share:.0f} %",
                 end_section=i == len(case) - 1,
             )
+    if not all(result["quiet"] for result in report["results"]):
+        table.caption = "* disturbed by other processes: not to be relied upon"
     Console(width=None if Console().is_terminal else 120).print(table)

@@ -1,101 +1,105 @@
 """Timing of functions that do the same thing, in turns, so that a machine's drift meets all of them alike.
 
-On a CPU a sample is wall time of some calls in a row. On a GPU it is CUDA events around a call, and the case's function
-may rotate its buffers (`Rotation`), so that what a call reads is not in the L2 cache.
+A sample is wall time of some calls in a row. Samples in which another process took a core away from this one (the
+system counts that) say nothing about the function: they are left out while enough others are there.
 """
 
 from __future__ import annotations
 
-import itertools
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 
-T = TypeVar("T")
 SHORTEST_SAMPLE = 400e-6  # seconds: shorter calls are repeated within a sample
 LEAST_SAMPLES = 9
+PATIENCE = 4  # times the wanted duration, where other processes disturb
+
+
+@dataclass(frozen=True)
+class Sample:
+    seconds: float  # per call
+    disturbed: bool
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of the time per call, in microseconds, and how many samples they are of."""
+    """Median and quartiles of the time per call, in microseconds; of how many samples; whether none was disturbed."""
 
     median: float
     low: float
     high: float
     samples: int
+    quiet: bool
 
     @staticmethod
-    def of(seconds: Sequence[float]) -> Spread:
+    def of(samples: list[Sample]) -> Spread:
+        """Of the undisturbed samples, if there are LEAST_SAMPLES of them, else of all."""
+        undisturbed = [sample for sample in samples if not sample.disturbed]
+        quiet = len(undisturbed) >= LEAST_SAMPLES
+        seconds = [sample.seconds for sample in (undisturbed if quiet else samples)]
         low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        return Spread(1e6 * median, 1e6 * low, 1e6 * high, len(seconds))
+        return Spread(1e6 * median, 1e6 * low, 1e6 * high, len(seconds), quiet)
 
 
-class Rotation(Generic[T]):
-    """Copies of a case's buffers, taken in turns: larger than the cache together, so that a call finds its own cold."""
+def interleaved(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, Spread]:
+    """Times of the functions, one sample of each per round.
 
-    def __init__(self, make: Callable[[], T], size: int, cache: int):
-        self._copies = itertools.cycle([make() for _ in range(max(1, -(-2 * cache // size)))])
-
-    def __call__(self) -> T:
-        return next(self._copies)
-
-
-def interleaved(functions: dict[str, Callable[[], object]], device: str, seconds: float) -> dict[str, Spread]:
-    """Times of the functions, one sample of each per round, in about `seconds` (never below LEAST_SAMPLES rounds)."""
-    calls = {name: _calls(function, device) for name, function in functions.items()}
-    taken: dict[str, list[float]] = {name: [] for name in functions}
+    Takes about `seconds`, and up to PATIENCE times that where a function lacks LEAST_SAMPLES undisturbed samples.
+    """
+    calls = {name: _calls(function) for name, function in functions.items()}
+    taken: dict[str, list[Sample]] = {name: [] for name in functions}
     start = time.perf_counter()
-    while len(next(iter(taken.values()))) < LEAST_SAMPLES or time.perf_counter() - start < seconds:
+
+    def enough() -> bool:
+        spent = time.perf_counter() - start
+        rounds = len(next(iter(taken.values())))
+        if rounds < LEAST_SAMPLES or spent < seconds:
+            return False
+        return spent > PATIENCE * seconds or all(Spread.of(samples).quiet for samples in taken.values())
+
+    while not enough():
         for name, function in functions.items():
-            taken[name].append(_sample(function, calls[name], device))
-    return {name: Spread.of(times) for name, times in taken.items()}
+            taken[name].append(_sample(function, calls[name]))
+    return {name: Spread.of(samples) for name, samples in taken.items()}
 
 
-def _calls(function: Callable[[], object], device: str) -> int:
+def _calls(function: Callable[[], object]) -> int:
     for _ in range(3):  # the first call may compile, and memory settles
         function()
-    return max(1, round(SHORTEST_SAMPLE / _sample(function, 1, device)))
+    return max(1, round(SHORTEST_SAMPLE / min(_sample(function, 1).seconds for _ in range(3))))
 
 
-def _sample(function: Callable[[], object], calls: int, device: str) -> float:
-    """Seconds per call."""
-    if device == "cpu":
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return (time.perf_counter() - start) / calls
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+def _sample(function: Callable[[], object], calls: int) -> Sample:
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    start = time.perf_counter()
     for _ in range(calls):
         function()
-    end.record()
-    end.synchronize()
-    return 1e-3 * begin.elapsed_time(end) / calls
+    seconds = (time.perf_counter() - start) / calls
+    return Sample(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches)
 
 
-def copy_bandwidth(device: str, megabytes: int = 256) -> float:
+def copy_bandwidth(megabytes: int = 256) -> float:
     """Bytes per second, read and written together, of a copy that fits no cache but the largest."""
-    source = torch.ones(megabytes << 18, device=device)
+    source = torch.ones(megabytes << 18)
     target = torch.empty_like(source)
-    spread = interleaved({"copy": lambda: target.copy_(source)}, device, 0.5)["copy"]
+    spread = interleaved({"copy": lambda: target.copy_(source)}, 0.5)["copy"]
     return 2 * 4 * source.numel() / (1e-6 * spread.median)
 
 
-def machine(device: str) -> dict[str, object]:
+def machine() -> dict[str, object]:
     """What the figures depend on."""
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "copy_bandwidth": copy_bandwidth(device),
+        "copy_bandwidth": copy_bandwidth(),
     }
 
 

@@ -94,21 +94,21 @@ def compiled(logits: Tensor, loss: Callable[..., Tensor], *arguments: object) ->
     return lambda: step(logits, torch.compile(loss, dynamic=False, fullgraph=True), *arguments)
 
 
-def loss_cases(device: str, dtype: torch.dtype = torch.float32) -> list[Case]:
+def loss_cases() -> list[Case]:
     """Mixup with smoothing, dense targets and hard labels at every shape."""
-    return [case for rows, classes in SHAPES for case in _losses(rows, classes, device, dtype)]
+    return [case for rows, classes in SHAPES for case in _losses(rows, classes)]
 
 
-def _inputs(rows: int, classes: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows + classes)
-    logits = (2 * torch.randn(rows, classes, generator=generator)).to(device, dtype).requires_grad_()
-    first = torch.randint(classes, (rows,), generator=generator).to(device)
+    logits = (2 * torch.randn(rows, classes, generator=generator)).requires_grad_()
+    first = torch.randint(classes, (rows,), generator=generator)
     return logits, first, first.roll(1)
 
 
-def _losses(rows: int, classes: int, device: str, dtype: torch.dtype) -> list[Case]:
-    logits, first, second = _inputs(rows, classes, device, dtype)
-    dense = torch.rand(rows, classes, device=device).softmax(1)
+def _losses(rows: int, classes: int) -> list[Case]:
+    logits, first, second = _inputs(rows, classes)
+    dense = torch.rand(rows, classes).softmax(1)
     mixed = SoftTargets(first=first, second=second, weight=MIX, smoothing=SMOOTHING, num_classes=classes)
     unit = rows * classes * logits.element_size()
     mixup = Case(
@@ -146,15 +146,15 @@ def _losses(rows: int, classes: int, device: str, dtype: torch.dtype) -> list[Ca
     return [mixup, soft, hard]
 
 
-def stats_cases(device: str, dtype: torch.dtype = torch.float32) -> list[Case]:
+def stats_cases() -> list[Case]:
     """Mixup loss with its gradient, and every statistic."""
-    return [_stats(rows, classes, width, device, dtype) for rows, classes in STATS_SHAPES for width in WIDTHS]
+    return [_stats(rows, classes, width) for rows, classes in STATS_SHAPES for width in WIDTHS]
 
 
-def _stats(rows: int, classes: int, width: int, device: str, dtype: torch.dtype) -> Case:
-    logits, first, second = _inputs(rows, classes, device, dtype)
-    features = torch.randn(rows, width, device=device, dtype=dtype)
-    centers = torch.randn(classes, width, device=device)
+def _stats(rows: int, classes: int, width: int) -> Case:
+    logits, first, second = _inputs(rows, classes)
+    features = torch.randn(rows, width)
+    centers = torch.randn(classes, width)
     mixed = SoftTargets(first=first, second=second, weight=MIX, smoothing=SMOOTHING, num_classes=classes)
     size = logits.element_size()
     moved = 2 * rows * classes * size + rows * width * size + min(2 * rows, classes) * width * 4

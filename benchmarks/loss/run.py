@@ -14,20 +14,19 @@ from benchmarks.table import Progress
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def run(device: str, *, quick: bool, compiled: bool, only: str = "", out: Path | None = None) -> Path:
+def run(*, quick: bool, compiled: bool, only: str = "", out: Path | None = None) -> Path:
     """Measure, and return the path of the JSON file.
 
     Args:
-        device: "cpu" or "cuda".
         quick: a short look: less time per case, nothing compiled.
         compiled: with torch.compile of every contender.
         only: cases whose name contains this.
-        out: where to write; benchmarks/results/<device>-loss.json by default.
+        out: where to write; benchmarks/results/cpu-loss.json by default.
     """
-    out = out or RESULTS / f"{device}-loss.json"
+    out = out or RESULTS / "cpu-loss.json"
     results = []
-    found = [case for case in cases.loss_cases(device) + cases.stats_cases(device) if only in case.name]
-    report = {"machine": timing.machine(device), "quick": quick, "results": results}
+    found = [case for case in cases.loss_cases() + cases.stats_cases() if only in case.name]
+    report = {"machine": timing.machine(), "quick": quick, "results": results}
     with Progress(len(found)) as progress:
         for case in found:
             progress.next(case.name)
@@ -36,7 +35,7 @@ def run(device: str, *, quick: bool, compiled: bool, only: str = "", out: Path |
             if compiled and not quick:
                 torch.compiler.reset()
                 functions.update({name: make() for name, make in case.compiled.items()})
-            times = timing.interleaved(functions, device, 0.2 if quick else 2.0)
+            times = timing.interleaved(functions, 0.2 if quick else 2.0)
             results += [
                 {
                     "task": case.task,
@@ -49,6 +48,7 @@ def run(device: str, *, quick: bool, compiled: bool, only: str = "", out: Path |
                     "low_us": spread.low,
                     "high_us": spread.high,
                     "samples": spread.samples,
+                    "quiet": spread.quiet,
                 }
                 for name, spread in times.items()
             ]
