@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -53,7 +52,8 @@ def paper(
     device: Device = None,
     threads: Threads = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one a core for digits, else one.")
+        int | None,
+        typer.Option(min=1, help="Processes; by default one a core for digits (without --threads), else one."),
     ] = None,
     page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
 ) -> None:
@@ -62,6 +62,7 @@ def paper(
     The default trains and attacks on three pairs of data and model. Ctrl-C leaves a run that the same command finishes.
     """
     from regfast.paper import paper_config, run_paper
+    from regfast.study import default_workers
 
     use_threads(threads)
     config = paper_config(
@@ -77,12 +78,12 @@ def paper(
     )
     folder = out or Path("runs") / f"paper-{size}"
     place = pick_device(device)
-    small = place.type == "cpu" and all(study.dataset in ("digits", "noisy-digits") for study in config.studies)
-    processes = workers or ((os.cpu_count() or 1) if small and threads is None else 1)
+    alone = place.type != "cpu" or threads is not None
+    usual = 1 if alone else min(default_workers(study.dataset) for study in config.studies)
     command = shlex.join(["regfast", *sys.argv[1:]])
     with Bar() as bar:
         did = run_paper(
-            config, folder, download=download, workers=processes, device=place, command=command, progress=bar
+            config, folder, download=download, workers=workers or usual, device=place, command=command, progress=bar
         )
     written = folder / "report.html"
     if not page:
