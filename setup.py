@@ -11,8 +11,8 @@ from setuptools import setup
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent
-# at::parallel_for is a template that runs serially where _OPENMP is not defined, so Linux compiles with OpenMP; it does not
-# link with it: the symbols must come from the runtime that torch has loaded, not from a second pool of threads.
+# at::parallel_for is a template that runs serially where _OPENMP is not defined, so Linux compiles with OpenMP. It does
+# not link with it: the symbols must come from the runtime that torch has loaded, not from a second pool of threads.
 OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
 CPU_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", OPENMP, "-fvisibility=hidden", "-g0"]
 CUDA_ARCHS = "8.0;9.0;10.0"

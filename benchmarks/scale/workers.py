@@ -68,7 +68,7 @@ def main() -> None:
     print(f"two workers are {statistics.median(ratios):.2f} times one (min {min(ratios):.2f}, max {max(ratios):.2f})")
     RESULTS.mkdir(exist_ok=True)
     record = {
-        "what": f"regfast evaluate, {arguments.attack}, {arguments.samples} CIFAR-10 images, ResNet-20, a core a worker",
+        "what": f"regfast evaluate, {arguments.attack}, {arguments.samples} CIFAR-10 images, ResNet-20, a core each",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "seconds": {str(workers): values for workers, values in seconds.items()},
         "speedup": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
