@@ -97,15 +97,8 @@ REGFAST_INLINE void zero(T* grad, int64_t n) {
   for (int64_t i = 0; i < n; i++) grad[i] = T{};
 }
 
-// Fetch `n` values to the cache, to be read or to be written.
-template <bool Write, class T>
-REGFAST_INLINE void prefetch(const T* at, int64_t n) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(at + i, Write ? 1 : 0, 2);
-}
-
 template <bool Dense, bool Weighted, bool Stats, class T, class P>
-REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, bool last) {
+REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row) {
   using A = Accumulator<T>;
   const int64_t classes = call.classes;
   const T* z = call.logits + row * call.logits_stride;
@@ -150,12 +143,6 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
   Sums<double> sums;
   for (int64_t begin = 0; begin < classes; begin += kBlock) {
     const int64_t n = begin + kBlock < classes ? kBlock : classes - begin;
-    // Memory works while the exponentials keep the core busy: where the gradient will go, and the next row.
-    if (grad != nullptr) prefetch<true>(grad + begin, n);
-    if (!last) {
-      prefetch<false>(z + call.logits_stride + begin, n);
-      if (Dense) prefetch<false>(q + call.dense_stride + begin, n);
-    }
     sums.add(exponentials<Dense, Weighted, Stats>(z + begin, Dense ? q + begin : q, Weighted ? w + begin : w, m, keep,
                                                   A(uniform), e + begin, n));
   }
@@ -205,11 +192,10 @@ template <bool Dense, class T, class P>
 REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {
   const bool weighted = call.class_weight != nullptr;
   for (int64_t row = begin; row < end; row++) {
-    const bool last = row + 1 == end;
-    if (weighted && call.stats) one_row<Dense, true, true>(call, row, last);
-    else if (weighted) one_row<Dense, true, false>(call, row, last);
-    else if (call.stats) one_row<Dense, false, true>(call, row, last);
-    else one_row<Dense, false, false>(call, row, last);
+    if (weighted && call.stats) one_row<Dense, true, true>(call, row);
+    else if (weighted) one_row<Dense, true, false>(call, row);
+    else if (call.stats) one_row<Dense, false, true>(call, row);
+    else one_row<Dense, false, false>(call, row);
   }
 }
 
