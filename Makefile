@@ -20,7 +20,7 @@ help:
 	@echo 'make gpu     build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network)'
 
 # torch comes first and alone: the extension is compiled against this very torch, so there is no build isolation.
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*/*.h)
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision numpy
