@@ -1,9 +1,12 @@
 """AutoAttack: which stages, in which order, on which samples."""
 
+import warnings
+
 import pytest
 import torch
 
 from regfast.attacks import APGD, FAB, AutoAttack, Square
+from regfast.attacks.checks import RandomizedOutputWarning
 from tests.attacks.problems import curved, linear
 
 
@@ -102,7 +105,8 @@ def test_a_random_model_is_attacked_through_its_noise():
     attack = AutoAttack("linf", eps, "rand")
     assert attack.name == "autoattack-rand"
     clean = model(images).detach()
-    with pytest.warns(UserWarning):
+    with warnings.catch_warnings():  # it averages over the noise, so the noise is no surprise
+        warnings.simplefilter("error", RandomizedOutputWarning)
         result = attack.run(noisy, images, labels, clean_logits=clean)
     assert result.success.float().mean() > 0.8
     assert (result.gradients[result.success] % 20 == 0).all()
