@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
-from regfast.evaluation.worker import Settings, clean_logits, group_by_eps
+from regfast.evaluation.worker import Settings, clean_logits, count_classes, group_by_eps
 
 __all__ = ["EvaluationPlan", "PlannedAttack", "plan_evaluation", "plan_markdown"]
 
@@ -90,7 +90,7 @@ def plan_evaluation(
         raise ValueError("there is no readable sample to probe")
     if isinstance(model, nn.Module):
         model.to(device)
-    classes = clean_logits(model, torch.full((1, *shape), 0.5), device, 1).shape[1]
+    classes = count_classes(model, shape, device)
     chunk = load_chunk(dataset, chosen, classes, shape)
     images, labels = chunk.images, chunk.labels[chunk.usable]
     if not len(images):

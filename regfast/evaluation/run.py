@@ -25,8 +25,8 @@ from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.store import ResultStore, StoreFull
-from regfast.evaluation.summary import eps_text, summarise, write_summary
-from regfast.evaluation.worker import Settings, attack_chunk, clean_logits, group_by_eps
+from regfast.evaluation.summary import eps_text, replace_text, summarise, write_summary
+from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps
 
 __all__ = ["EvaluationResult", "EvaluationStopped", "evaluate"]
 
@@ -179,7 +179,7 @@ def _work(
     if not chunks:
         return
     shape = image_shape(dataset, picked)
-    classes = _num_classes(model, shape, settings)
+    classes = 0 if shape is None else count_classes(model, shape, settings.device)
     prepared = None
 
     threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -193,13 +193,6 @@ def _work(
         facts = {"seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type}
         store.write(done.rows, facts, done.images)
         line.add(samples=len(chunk.samples), usable=done.usable, robust=done.robust, evaluations=done.evaluations)
-
-
-def _num_classes(model: Callable[[Tensor], Tensor], shape: tuple[int, ...] | None, settings: Settings) -> int:
-    """K, from the model's answer to one grey image."""
-    if shape is None:
-        return 0
-    return clean_logits(model, torch.full((1, *shape), 0.5), settings.device, 1).shape[1]
 
 
 def _names(groups: Sequence[Sequence[Runnable]]) -> list[str]:
@@ -220,9 +213,7 @@ def _open(store: ResultStore, identity: dict[str, Any], picked: list[int], comma
     try:
         store.prepare()
         if not run.exists():
-            beside = run.with_name(".run.json")
-            beside.write_text(json.dumps({"identity": identity, "command": command}, indent=2) + "\n", encoding="utf-8")
-            beside.replace(run)
+            replace_text(run, json.dumps({"identity": identity, "command": command}, indent=2) + "\n")
     except OSError as error:
         raise EvaluationStopped(f"{store.folder} cannot be written: {error.strerror or error}") from error
     finished = store.finished()

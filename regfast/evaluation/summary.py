@@ -14,7 +14,7 @@ import pyarrow as pa
 from regfast.evaluation.samples import OK
 from regfast.statistics import wilson_interval
 
-__all__ = ["eps_text", "summarise", "write_summary"]
+__all__ = ["eps_text", "replace_text", "summarise", "write_summary"]
 
 Row = dict[str, Any]
 
@@ -78,8 +78,8 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, summary.md and, where matplotlib is installed, curves.png into `folder`."""
-    _replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _replace(folder / "summary.md", _markdown(summary))
+    replace_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    replace_text(folder / "summary.md", _markdown(summary))
     _plot(folder / "curves.png", summary)
 
 
@@ -176,7 +176,8 @@ def _plot(path: Path, summary: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` beside `path` and rename: a reader sees the old file or the new one, never half of it."""
     beside = path.with_name(f".{path.name}")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)

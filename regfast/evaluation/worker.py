@@ -17,7 +17,7 @@ from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import LoadedChunk
 from regfast.evaluation.store import SCHEMA
 
-__all__ = ["ChunkRows", "Settings", "attack_chunk", "clean_logits", "group_by_eps"]
+__all__ = ["ChunkRows", "Settings", "attack_chunk", "clean_logits", "count_classes", "group_by_eps"]
 
 Model = Callable[[Tensor], Tensor]
 
@@ -72,6 +72,11 @@ def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int)
     """(n, K) float32 logits of the clean images (n, C, H, W), computed `batch` at a time on `device`."""
     with frozen(model), torch.no_grad():
         return torch.cat([model(part.to(device)).float() for part in images.split(batch)])
+
+
+def count_classes(model: Model, shape: tuple[int, ...], device: torch.device) -> int:
+    """K, from the model's answer to one grey image of `shape` (C, H, W)."""
+    return clean_logits(model, torch.full((1, *shape), 0.5), device, 1).shape[1]
 
 
 def attack_chunk(
