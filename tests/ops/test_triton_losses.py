@@ -163,6 +163,35 @@ def test_minus_infinity(passes, smoothing):
 
 
 @pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_finite_logits_however_low(passes, kind, smoothing):
+    z = torch.full((6, 21), -2e30)
+    z[1, :8] = -torch.inf  # the first tile, of some columns every entry
+    z[2, ::3], z[2, 5] = -torch.inf, -1.5e30
+    z[3], z[3, 17] = -torch.inf, -3e38
+    z[4] = logits(1, 21)[0]
+    z[5] = -torch.inf
+    arguments = {"first": torch.tensor([3, 20, 5, 17, 4, 0])}
+    if kind == "mixed":
+        arguments |= {"second": torch.tensor([4, 12, 5, 17, 0, 0]), "weight": 0.25}
+    if kind == "dense":
+        arguments = {"dense": torch.nn.functional.one_hot(arguments["first"], 21).float()}
+    arguments |= {"reduction": "none", "smoothing": smoothing}
+    ours, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    loss, stats = soft_cross_entropy.soft_cross_entropy_stats(ours, **arguments)
+    right, right_stats = reference.soft_cross_entropy_stats(exact, **wide(arguments))
+    torch.testing.assert_close(loss.double(), right, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert loss[5].isnan() and not loss[:5].isnan().any()
+    for name in ("log_partition", "confidence", "prediction", "entropy", "margin"):
+        found, expected = getattr(stats, name).double(), getattr(right_stats, name).double()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True, msg=name)
+    loss.sum().backward()
+    right.sum().backward()
+    torch.testing.assert_close(ours.grad.double()[:5], exact.grad[:5], rtol=1e-6, atol=1e-7)
+    assert ours.grad[5].isnan().all()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
 def test_a_large_offset_loses_nothing(passes, kind):
     z = (logits(4, 40) * 64).round() / 64  # exact with the offset
     arguments = target(kind, 4, 40) | {"reduction": "none", "smoothing": 0.1}

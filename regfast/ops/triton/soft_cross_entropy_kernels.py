@@ -10,9 +10,6 @@ import triton.language as tl
 from .feature_kernels import cosine_of, feature_sums
 from .rows import DENSE, add_to_total, dense_tile, first_at, load_number, mixed_target, mixed_tile, product, weigh
 
-# Stand-in for -inf while a row's maximum is still unknown: differences stay finite, and exp of them is 0.
-LOW = tl.constexpr(-1.0e30)
-
 
 @triton.jit
 def row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE: tl.constexpr):
@@ -164,13 +161,14 @@ def two_pass_kernel(
     """One row a program (ROWS = 1), any K: one pass gathers, a second, from the L2 cache, writes the gradient.
 
     Every column of the tile keeps its own running maximum and the sums shifted by it; they are merged once at the end.
-    Rows without a logit above -1e30 have a NaN loss.
+    While a maximum is -inf its sums count every -inf as exp(0); the factor 0 of the first finite logit, or of the merge,
+    takes that out again. Where all logits of a row are -inf the merge makes NaN.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
     s = load_number(smoothing, smoothing_value, rows, ok, 0)
     row_logits = logits + rows[:, None] * LOGITS_STRIDE
-    top = tl.full([ROWS, BLOCK], LOW, tl.float32)
+    top = tl.full([ROWS, BLOCK], float("-inf"), tl.float32)
     sum_e = tl.zeros([ROWS, BLOCK], tl.float32)
     sum_q = tl.zeros([ROWS, BLOCK], tl.float32)  # of q (dense), of class weights (smoothing)
     sum_qz = tl.zeros([ROWS, BLOCK], tl.float32)  # of the same times z - top
@@ -184,19 +182,20 @@ def two_pass_kernel(
         mask = ok[:, None] & (cols < K)[None, :]
         z = tl.load(row_logits + cols[None, :], mask=mask, other=float("-inf"), eviction_policy="evict_last")
         z = z.to(tl.float32)
-        low = tl.where(z < LOW, LOW, z)  # a comparison, so that NaN stays NaN
-        difference = low - top
+        difference = tl.where(z == top, 0.0, z - top)
         up = difference > 0.0
         e = tl.exp(-tl.abs(difference))
         if stats is not None:
-            sum_ez = tl.where(up, e * (sum_ez - difference * sum_e), sum_ez + e * difference)
-            runner_up = tl.where(up, tl.where(top_at == K, float("-inf"), top), tl.maximum(runner_up, z))
+            sum_ez = tl.where(up, product(e, sum_ez - difference * sum_e), sum_ez + product(e, difference))
+            runner_up = tl.where(up, top, tl.maximum(runner_up, z))
             top_at = tl.where(up | ((top_at == K) & mask), cols[None, :], top_at)
         sum_e = tl.where(up, sum_e * e + 1.0, sum_e + e)
-        new_top = tl.where(up, low, top)
+        top = tl.where(up, z, top)
+        rise = tl.where(up, difference, 0.0)
+        behind = tl.where(z == float("-inf"), z, z - top)
         if TARGET == DENSE:
             q, t = dense_tile(dense, rows, cols, mask, class_weight, s, DENSE_STRIDE, K)
-            sum_qz += sum_q * (top - new_top) + product(q, z - new_top)
+            sum_qz += product(q, behind) - product(sum_q, rise)
             sum_q += q
             if stats is not None:
                 better = mask & (t > best_q)
@@ -207,18 +206,16 @@ def two_pass_kernel(
                 w = tl.where(mask, 1.0, 0.0)
             else:
                 w = tl.load(class_weight + cols, mask=cols < K, other=0.0).to(tl.float32)[None, :]
-            sum_qz += sum_q * (top - new_top) + product(w, z - new_top)
+            sum_qz += product(w, behind) - product(sum_q, rise)
             sum_q += w
-        top = new_top
 
     largest = tl.max(top, 1)
     below = top - largest[:, None]
     e = tl.exp(below)
-    total_e = tl.sum(sum_e * e, 1)
-    total_e = tl.where(ok, tl.where(largest == LOW, float("nan"), total_e), 1.0)
+    total_e = tl.where(ok, tl.sum(sum_e * e, 1), 1.0)
     log_e = tl.log(total_e)
     spread_mass = tl.sum(sum_q, 1)
-    spread_dot = tl.sum(sum_qz + below * sum_q, 1)
+    spread_dot = tl.sum(sum_qz + product(sum_q, below), 1)
 
     if TARGET == DENSE:
         mass = spread_mass
@@ -254,11 +251,10 @@ def two_pass_kernel(
         if TARGET == DENSE:
             true = tl.min(tl.where(best_q == tl.max(best_q, 1)[:, None], best_q_at, K), 1)
         second_best = tl.max(tl.where(top_at == predicted[:, None], runner_up, top), 1)
-        second_best = tl.where(second_best == LOW, float("-inf"), second_best)
         reachable = ok & valid & (true < K)
         z_true = tl.load(logits + rows * LOGITS_STRIDE + true, mask=reachable, other=0.0).to(tl.float32)
         margin = z_true - tl.where(true == predicted, second_best, largest)
-        entropy = log_e - tl.sum(e * (sum_ez + below * sum_e), 1) / total_e
+        entropy = log_e - tl.sum(product(e, sum_ez + below * sum_e), 1) / total_e
         store_stats(
             stats, classes, rows, ok, batch, valid, ignored,
             largest + log_e, 1.0 / total_e, predicted, entropy, margin, true, features, centers,
