@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,7 @@ from scipy.special import betainc, ndtri
 
 Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
+Method = Literal["percentile", "basic"]
 
 # Elements gathered at once: they stay in the cache, which makes a bootstrap three times faster than one large gather.
 _CHUNK = 1 << 16
@@ -46,8 +47,9 @@ def bootstrap_interval(
     seed: int = 0,
     grouped: bool = False,
     shared_samples: bool = False,
+    method: Method = "percentile",
 ) -> Interval:
-    """Percentile bootstrap interval of a statistic (Efron 1979), hierarchical over groups where there are groups.
+    """Bootstrap interval of a statistic (Efron 1979), hierarchical over groups where there are groups.
 
     Args:
         values: (n, …) one row a sample. With ``grouped``: a sequence of such arrays, one a group (a training seed).
@@ -59,9 +61,10 @@ def bootstrap_interval(
             replacement, then samples within each drawn group.
         shared_samples: the groups hold the same samples in the same order (one test split, several seeds), so that a
             resample takes the same rows in every group (Owen 2007, the pigeonhole bootstrap). Needs equal sizes.
-
-    A statistic that rises under noise (ECE, any absolute value or maximum) is larger on resamples than on the sample,
-    so its percentile interval leans upward; differences between models cancel most of it.
+        method: "percentile": the quantiles of the resamples. "basic": those mirrored at the estimate (Davison & Hinkley
+            1997, eq. 5.6), for a statistic that rises under noise (ECE, any absolute value or maximum): it is larger
+            on resamples than on the sample, and the percentile interval can lie above its own estimate. Where even
+            the mirrored interval misses the estimate it is widened to hold it.
 
     Raises:
         ValueError: no samples, no groups, unequal groups with ``shared_samples``, or an argument out of its range.
@@ -73,7 +76,7 @@ def bootstrap_interval(
         return np.asarray(statistic(array[None] if rows is None else array.take(rows, axis=0)))
 
     sizes = [len(group) for group in groups]
-    return _bootstrap(evaluate, sizes, confidence, resamples, seed, shared_samples, groups[0][0].size)
+    return _bootstrap(evaluate, sizes, confidence, resamples, seed, shared_samples, groups[0][0].size, method)
 
 
 def paired_difference(
@@ -86,6 +89,7 @@ def paired_difference(
     seed: int = 0,
     grouped: bool = False,
     shared_samples: bool = False,
+    method: Method = "percentile",
 ) -> Interval:
     """Bootstrap interval of ``statistic(first) - statistic(second)`` where row i of both is the same sample.
 
@@ -106,7 +110,7 @@ def paired_difference(
         return np.asarray(statistic(one.take(rows, axis=0))) - np.asarray(statistic(other.take(rows, axis=0)))
 
     sizes = [len(group) for group in firsts]
-    return _bootstrap(evaluate, sizes, confidence, resamples, seed, shared_samples, firsts[0][0].size)
+    return _bootstrap(evaluate, sizes, confidence, resamples, seed, shared_samples, firsts[0][0].size, method)
 
 
 def wilson_interval(successes: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -234,8 +238,11 @@ def _bootstrap(
     seed: int,
     shared: bool,
     width: int,
+    method: Method,
 ) -> Interval:
     _check_confidence(confidence)
+    if method not in ("percentile", "basic"):
+        raise ValueError(f"method must be percentile or basic, got {method!r}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if shared and len(set(sizes)) > 1:
@@ -261,6 +268,8 @@ def _bootstrap(
     # A resample without what the statistic needs (no positives for an AUC) is NaN: left out, unless all are.
     whole = ~np.isnan(draws).reshape(resamples, -1).any(axis=1)
     low, high = np.quantile(draws[whole] if whole.any() else draws, [tail, 1 - tail], axis=0)
+    if method == "basic":
+        low, high = np.minimum(estimate, 2 * estimate - high), np.maximum(estimate, 2 * estimate - low)
     return Interval(_plain(estimate), _plain(low), _plain(high))
 
 

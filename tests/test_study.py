@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from regfast.attacks import PGD
-from regfast.calibration import adaptive_calibration_error, classwise_calibration_error
 from regfast.data import Subset, load_splits
 from regfast.models import load_model
 from regfast.study import StudyConfig, Sweep, run_study, sized
 from regfast.study.config import differences
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
-from regfast.study.metrics import MEANS, adaptive_ece, classwise_ece, metrics
+from regfast.study.metrics import MEANS, metrics
 from regfast.study.progress import Silent
 from regfast.study.workers import cores, run_all
 from regfast.training import Recipe
@@ -273,17 +272,6 @@ def test_clean_columns(measured):
     expected = ((probabilities - torch.eye(10)[labels]) ** 2).sum(1)
     np.testing.assert_allclose(columns["brier"], expected, rtol=1e-5, atol=1e-12)
     assert 0.01 <= rest["temperature"][0] <= 100 and rest["gap"][0] < 1e-4
-
-
-def test_bootstrap_statistics_are_those_of_calibration():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(4), 201)
-    labels = rng.integers(0, 4, 201)
-    confidence, right = probabilities.max(1), (probabilities.argmax(1) == labels).astype(float)
-    rows = np.stack([confidence, right], axis=1)[None]
-    assert adaptive_ece(rows)[0] == pytest.approx(adaptive_calibration_error(confidence, right))
-    joined = np.concatenate([probabilities, labels[:, None]], axis=1)[None]
-    assert classwise_ece(joined)[0] == pytest.approx(classwise_calibration_error(probabilities, labels))
 
 
 def test_a_model_that_is_never_right_has_no_asr():

@@ -10,6 +10,7 @@ from scipy.fft import dct, idct
 from torch import Tensor
 
 from regfast.calibration._arrays import confidence_and_correct
+from regfast.calibration.bins import at_least_zero
 from regfast.statistics import Interval, bootstrap_interval
 
 Array = NDArray[Any]
@@ -48,11 +49,17 @@ def smooth_calibration_error(confidence: Tensor | Array, correct: Tensor | Array
 def smooth_ece_interval(
     confidence: Tensor | Array, correct: Tensor | Array, *, level: float = 0.95, resamples: int = 500, seed: int = 0
 ) -> Interval:
-    """smECE with its percentile bootstrap interval at ``level``."""
+    """smECE with its basic bootstrap interval at ``level``, which holds the estimate (see `ece_interval`)."""
     rows = np.stack(confidence_and_correct(confidence, correct), axis=1)
-    return bootstrap_interval(
-        rows, lambda drawn: _smooth_error(drawn)[0], confidence=level, resamples=resamples, seed=seed
+    found = bootstrap_interval(
+        rows,
+        lambda drawn: _smooth_error(drawn)[0],
+        confidence=level,
+        resamples=resamples,
+        seed=seed,
+        method="basic",
     )
+    return at_least_zero(found)
 
 
 def smooth_reliability(

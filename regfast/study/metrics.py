@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regfast.calibration import ece_statistic
-from regfast.statistics import bootstrap_interval
+from regfast.calibration import adaptive_ece_statistic, classwise_ece_statistic, ece_statistic
+from regfast.calibration.bins import at_least_zero
+from regfast.statistics import Interval, Method, Statistic, bootstrap_interval
 
 Array = NDArray[Any]
 Columns = Mapping[str, Array]
@@ -36,12 +37,12 @@ def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequ
         "accuracy": _figure(_pick(columns, "correct"), _mean),
         "nll": _figure(_pick(columns, "loss"), _mean),
         "brier": _figure(_pick(columns, "brier"), _mean),
-        "ece": _figure(_pick(columns, "confidence", "correct"), ece),
-        "ece_adaptive": _figure(_pick(columns, "confidence", "correct"), adaptive_ece),
-        "ece_classwise": _figure(
-            [_join(p, seed["label"]) for p, seed in zip(raw, columns, strict=True)], classwise_ece
+        "ece": _error(_pick(columns, "confidence", "correct"), ece),
+        "ece_adaptive": _error(_pick(columns, "confidence", "correct"), adaptive_ece_statistic(BINS)),
+        "ece_classwise": _error(
+            [_join(p, seed["label"]) for p, seed in zip(raw, columns, strict=True)], classwise_ece_statistic(BINS)
         ),
-        "ece_temperature": _figure(
+        "ece_temperature": _error(
             [_join(p.max(axis=1), seed["correct"]) for p, seed in zip(scaled, columns, strict=True)], ece
         ),
         "temperature": _over_seeds([float(seed["temperature"][0]) for seed in models]),
@@ -50,24 +51,6 @@ def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequ
     figures |= {name: _figure(_pick(columns, name), _mean) for name in MEANS}
     figures |= {f"asr_{attack}": _figure(_pick(columns, f"success_{attack}", "correct"), _ratio) for attack in attacks}
     return figures
-
-
-def adaptive_ece(resampled: Array) -> Array:
-    """ECE over bins of (nearly) equal count: (R, n, 2) rows of (confidence, correct) → (R,)."""
-    confidence, correct = resampled[..., 0], resampled[..., 1]
-    order = np.argsort(confidence, axis=1, kind="stable")
-    gap = np.take_along_axis(correct - confidence, order, axis=1)
-    count = gap.shape[1]
-    cumulative = np.concatenate([np.zeros((len(gap), 1)), gap.cumsum(axis=1)], axis=1)
-    edges = -(-np.arange(BINS + 1) * count // BINS)  # sample i of the sorted ones is in bin i · BINS // count
-    return np.abs(np.diff(cumulative[:, edges], axis=1)).sum(axis=1) / count
-
-
-def classwise_ece(resampled: Array) -> Array:
-    """Mean over classes of the ECE of that class's probability: (R, n, K + 1), probabilities and label → (R,)."""
-    labels, ece = resampled[..., -1], ece_statistic(BINS)
-    classes = range(resampled.shape[2] - 1)
-    return np.mean([ece(np.stack([resampled[..., k], labels == k], axis=2)) for k in classes], axis=0)
 
 
 def _mean(resampled: Array) -> Array:
@@ -80,8 +63,20 @@ def _ratio(resampled: Array) -> Array:
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
 
 
-def _figure(groups: Sequence[Array], statistic: Callable[[Array], Array]) -> Figure:
-    found = bootstrap_interval(groups, statistic, resamples=RESAMPLES, grouped=True, shared_samples=True)
+def _figure(groups: Sequence[Array], statistic: Statistic) -> Figure:
+    return _described(_interval(groups, statistic, "percentile"), groups, statistic)
+
+
+def _error(groups: Sequence[Array], statistic: Statistic) -> Figure:
+    """A calibration error, whose percentile interval can miss it (`regfast.calibration.ece_interval`)."""
+    return _described(at_least_zero(_interval(groups, statistic, "basic")), groups, statistic)
+
+
+def _interval(groups: Sequence[Array], statistic: Statistic, method: Method) -> Interval:
+    return bootstrap_interval(groups, statistic, resamples=RESAMPLES, grouped=True, shared_samples=True, method=method)
+
+
+def _described(found: Interval, groups: Sequence[Array], statistic: Statistic) -> Figure:
     per_seed = [float(statistic(group[None])[0]) for group in groups]
     return {"mean": float(found.estimate), "low": float(found.low), "high": float(found.high), "per_seed": per_seed}
 

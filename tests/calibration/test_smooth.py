@@ -63,6 +63,14 @@ def test_interval_and_diagram_hold_the_truth():
     assert np.isnan(diagram.accuracy[0])
 
 
+def test_an_interval_holds_its_own_estimate():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.3, 1, 60)
+        found = smooth_ece_interval(confidence, rng.random(60) < confidence, resamples=60, seed=seed)
+        assert 0 <= found.low <= found.estimate <= found.high
+
+
 def test_same_data_same_figure():
     rng = np.random.default_rng(2)
     confidence, correct = rng.random(100), rng.random(100) < 0.5
