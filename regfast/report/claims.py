@@ -2,7 +2,8 @@
 
 The claims are those of arXiv 2410.03999 (second version): soft labels lower the features' magnitude, turn them toward
 the class centers, lower the calibration error and the attack success rate; and within one model, a sample with a higher
-cosine falls less often.
+cosine falls less often. Cosines are given raw, as the paper has them, and in the span of the head, where the softmax
+sees them.
 """
 
 from __future__ import annotations
@@ -138,43 +139,57 @@ def against_hard(study: Study, resamples: int = 2000, seed: int = 0) -> list[Ver
     return verdicts
 
 
+COSINES = {"cosine": "Higher cosine, lower ASR, within one model",
+           "cosine_in_span": "Higher in-span cosine, lower ASR, within one model"}  # fmt: skip
+
+
 def within_models(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
-    """Per model and attack: ASR of the correct samples' half with the higher cosine minus that of the other half."""
+    """Per model and attack: ASR of the correct samples' half with the higher cosine minus that of the other half.
+
+    With the raw cosine, and with that of the in-span part where the study has it.
+    """
     verdicts = []
-    for regularizer in study.regularizers:
-        for attack in study.attacks:
-            groups = []
-            for cosine, correct, success in zip(
-                study.column("cosine", regularizer),
-                study.column("correct", regularizer).astype(bool),
-                study.column(f"success_{attack['id']}", regularizer).astype(float),
-                strict=True,
-            ):
-                middle = np.median(cosine[correct]) if correct.any() else 0.0
-                upper = correct & (cosine > middle)
-                groups.append(
-                    np.stack([upper, correct & ~upper, success * upper, success * (correct & ~upper)], axis=-1).astype(
-                        float
+    for column, claim in COSINES.items():
+        if column not in study.samples:
+            continue
+        for regularizer in study.regularizers:
+            upper, lower = _halves(study, column, regularizer)
+            flipped = [study.column(f"success_{attack['id']}", regularizer).astype(float) for attack in study.attacks]
+            # Every attack in one bootstrap: (samples, 2 + 2 attacks) a seed.
+            groups = [
+                np.stack([up, down, *(hit[k] * part for hit in flipped for part in (up, down))], axis=-1)
+                for k, (up, down) in enumerate(zip(upper, lower, strict=True))
+            ]
+            change: Interval = bootstrap_interval(
+                groups, _half_gaps, resamples=resamples, seed=seed, grouped=True, shared_samples=True
+            )
+            sums = np.sum(groups, axis=1)
+            for k, attack in enumerate(study.attacks):
+                verdicts.append(
+                    Verdict(
+                        claim,
+                        f"ASR, {attack_name(attack)}",
+                        regularizer,
+                        -1,
+                        float(_ratio(sums[:, 3 + 2 * k], sums[:, 1]).mean()),
+                        float(_ratio(sums[:, 2 + 2 * k], sums[:, 0]).mean()),
+                        float(change.estimate[k]),
+                        float(change.low[k]),
+                        float(change.high[k]),
                     )
                 )
-            change: Interval = bootstrap_interval(
-                groups, _half_gap, resamples=resamples, seed=seed, grouped=True, shared_samples=True
-            )
-            ups, downs, up_hits, down_hits = np.sum(groups, axis=1).T
-            verdicts.append(
-                Verdict(
-                    "Higher cosine, lower ASR, within one model",
-                    f"ASR, {attack_name(attack)}",
-                    regularizer,
-                    -1,
-                    float(_ratio(down_hits, downs).mean()),
-                    float(_ratio(up_hits, ups).mean()),
-                    change.estimate,
-                    change.low,
-                    change.high,
-                )
-            )
     return verdicts
+
+
+def _halves(study: Study, column: str, regularizer: str) -> tuple[list[Array], list[Array]]:
+    """Per seed, which correct samples are in the half with the higher value of `column`, and which in the other."""
+    halves = []
+    for values, correct in zip(
+        study.column(column, regularizer), study.column("correct", regularizer).astype(bool), strict=True
+    ):
+        upper = correct & (values > (np.median(values[correct]) if correct.any() else 0.0))
+        halves.append((upper.astype(float), (correct & ~upper).astype(float)))
+    return [up for up, _ in halves], [down for _, down in halves]
 
 
 def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
@@ -182,10 +197,16 @@ def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict
     return against_hard(study, resamples, seed) + within_models(study, resamples, seed)
 
 
-def _half_gap(rows: Array) -> Array:
-    upper, lower, upper_hits, lower_hits = np.moveaxis(rows.sum(axis=1), -1, 0)
-    return _ratio(upper_hits, upper) - _ratio(lower_hits, lower)
+def _half_gaps(rows: Array) -> Array:
+    """ASR of the upper half minus that of the lower, per attack: (R, n, 2 + 2 attacks) → (R, attacks)."""
+    sums = rows.sum(axis=1)
+    return _ratio(sums[:, 2::2], sums[:, :1]) - _ratio(sums[:, 3::2], sums[:, 1:2])
 
 
 def _ratio(part: Any, whole: Any) -> Array:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)
+    return np.divide(
+        part,
+        whole,
+        out=np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan),
+        where=np.asarray(whole) > 0,
+    )

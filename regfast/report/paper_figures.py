@@ -88,23 +88,21 @@ def field_figures(paper: Paper) -> list[Drawing]:
     bias = "with" if True in found else "without"
     drawings = []
     for p in row:
-        if p.regularizer in ("hard", "smoothing"):
-            inward = _inward(p, label)
-            drawings.append(
-                Drawing(
-                    f"confidence-{p.regularizer}",
-                    f"Fig. 2: confidence, loss and gradient, {style.in_sentence(p.regularizer)}",
-                    fields.draw_confidence(p, label),
-                    "Left: where the head is confident, and where the features are. Middle: loss of one class and "
-                    "the direction in which it falls; the box is enlarged on the right. Arrows have unit length. If "
-                    "they point away from the origin, a gradient attack, which goes the other way, pushes features "
-                    "toward it.",
-                    f"At the features of class {label}, the gradient's cosine with the direction to the origin has "
-                    f"the mean {number(inward)} (1: the attack pushes straight inward).",
-                    data={"points": columns(where(points, regularizer=p.regularizer))},
-                    settings=f"Class {label} and the head {bias} bias are our choice.",
-                )
+        inward = _inward(p, label)
+        drawings.append(
+            Drawing(
+                f"confidence-{p.regularizer}",
+                f"Fig. 2: confidence, loss and gradient, {style.in_sentence(p.regularizer)}",
+                fields.draw_confidence(p, label),
+                "Left: where the head is confident, and where the features are. Middle: loss of one class and the "
+                "direction in which it falls; the box is enlarged on the right. Arrows have unit length. If they point "
+                "away from the origin, a gradient attack, which goes the other way, pushes features toward it.",
+                f"At the features of class {label}, the gradient's cosine with the direction to the origin has the "
+                f"mean {number(inward)} (1: the attack pushes straight inward).",
+                data={"points": columns(where(points, regularizer=p.regularizer))},
+                settings=f"Class {label} and the head {bias} bias are our choice; {part_settings(paper, 'planes')}",
             )
+        )
     parts = {}
     for p in row:
         mine = (

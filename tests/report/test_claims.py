@@ -64,11 +64,15 @@ def test_success_of_wrong_samples_never_counts(study):
     assert within_models(changed, resamples=50) == within_models(study, resamples=50)
 
 
-def test_within_one_model_compares_the_halves_by_cosine(study, answers):
-    v = find(answers, "Higher cosine, lower ASR", "ASR, PGD", "hard")
+@pytest.mark.parametrize(
+    ("column", "claim"),
+    [("cosine", "Higher cosine, lower ASR"), ("cosine_in_span", "Higher in-span cosine, lower ASR")],
+)
+def test_within_one_model_compares_the_halves_by_cosine(study, answers, column, claim):
+    v = find(answers, claim, "ASR, PGD", "hard")
     before, after = [], []
     for cosine, correct, success in zip(
-        study.column("cosine", "hard"),
+        study.column(column, "hard"),
         study.column("correct", "hard"),
         study.column("success_pgd", "hard"),
         strict=True,
@@ -100,12 +104,15 @@ def test_the_rule(direction, low, high, answer):
     assert Verdict("c", "m", "r", direction, 0, 0, (low + high) / 2, low, high).answer == answer
 
 
-def test_without_hard_labels_only_the_claim_within_models_is_left(make_study, tmp_path):
+def test_without_hard_labels_only_the_claims_within_models_are_left(make_study, tmp_path):
     folder = make_study(tmp_path / "run", seeds=1, samples=60)
     study = Study.read(folder)
     keep = study.samples["regularizer"] != "hard"
     softer = dataclasses.replace(study, samples={k: v[keep] for k, v in study.samples.items()})
-    assert {v.claim for v in verdicts(softer, resamples=20)} == {"Higher cosine, lower ASR, within one model"}
+    assert {v.claim for v in verdicts(softer, resamples=20)} == {
+        "Higher cosine, lower ASR, within one model",
+        "Higher in-span cosine, lower ASR, within one model",
+    }
 
 
 def test_claims_follow_the_columns_and_attacks(study):
@@ -120,5 +127,5 @@ def test_a_model_that_is_never_right_leaves_its_attacks_undecided(study):
     samples["correct"] = samples["correct"] & (samples["regularizer"] != "mixup")
     answers = verdicts(dataclasses.replace(study, samples=samples), resamples=20)
     about_attacks = [v for v in answers if v.regularizer == "mixup" and "ASR" in v.measure]
-    assert len(about_attacks) == 4
+    assert len(about_attacks) == 6  # two attacks: against hard labels, by cosine and by in-span cosine
     assert {v.answer for v in about_attacks} == {"undecided"}
