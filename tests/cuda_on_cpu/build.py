@@ -1,0 +1,131 @@
+"""Compiles a kernel family against the emulator (see emulator.h), and gives it memory that shows every stray access."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc" / "include"
+CACHE = HERE.parents[1] / "build" / "cuda_on_cpu"
+COMPILER = shutil.which("g++")
+# Undefined behaviour traps: misaligned access, overflow, indices beyond a fixed array. Shared memory needs no
+# constructors, and each library keeps its own. Fortification would forbid the jumps between stacks.
+FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-gnu-unique")
+FLAGS += ("-U_FORTIFY_SOURCE", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
+
+ORDERS = ("forward", "backward", "random")
+
+
+class LaunchError(RuntimeError):
+    """What the emulator found wrong with a launch."""
+
+
+def _compile(arguments: list[str]) -> bytes:
+    found = subprocess.run([str(COMPILER), *FLAGS, *arguments], capture_output=True)
+    if found.returncode != 0:
+        raise RuntimeError(found.stderr.decode()[-5000:])
+    return found.stdout
+
+
+def _object(source: Path) -> Path:
+    """Compiled, or as compiled before from the same text, headers included."""
+    arguments = [f"-I{HERE / 'include'}", f"-I{CSRC}", str(source)]
+    text = _compile([*arguments, "-E"])
+    target = CACHE / f"{source.stem}-{hashlib.sha256(' '.join(FLAGS).encode() + text).hexdigest()[:16]}.o"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = target.with_suffix(f".{os.getpid()}.o")
+        _compile([*arguments, "-c", "-o", str(made)])
+        made.replace(target)
+    return target
+
+
+class Library:
+    """The functions of a family, and the emulator beneath them."""
+
+    def __init__(self, path: Path):
+        self._c = ctypes.CDLL(str(path))
+        self._c.emulator_allocate.restype = ctypes.c_void_p
+        self._c.emulator_allocate.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
+        self._c.emulator_free_all.restype = ctypes.c_char_p
+        self._c.emulator_error.restype = ctypes.c_char_p
+        self._c.emulator_machine.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_uint64]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._c, name)
+
+    def machine(
+        self, order: str, seed: int = 0, processors: int = 4, shared_memory: int = 227 * 1024, clusters: bool = True
+    ) -> None:
+        """The GPU that the next launches run on, and the order in which its threads do."""
+        self._c.emulator_machine(processors, shared_memory, clusters, ORDERS.index(order), seed)
+
+    def check(self, name: str, *arguments: Any) -> None:
+        """Calls a function that returns `emulator::status`; LaunchError says what went wrong."""
+        if getattr(self._c, name)(*arguments) != 0:
+            raise LaunchError(self._c.emulator_error().decode())
+
+    @contextmanager
+    def memory(self) -> Iterator[Memory]:
+        """Arrays that live until the end of the block, where writes beside them are an error."""
+        memory = Memory(self._c)
+        try:
+            yield memory
+        finally:
+            damaged = self._c.emulator_free_all().decode()
+        if damaged:
+            raise LaunchError(f"a write beside '{damaged}'")
+
+
+class Memory:
+    """Tensors between pages that nobody may touch. What is not filled is NaN (integers: -1)."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self._c = library
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, shift: int | None = None) -> Tensor:
+        """Ends with its page, wherever that makes it begin; or begins `shift` elements behind the start of a page."""
+        count = int(torch.Size(shape).numel())
+        size = torch.empty((), dtype=dtype).element_size()
+        at = self._c.emulator_allocate(name.encode(), count * size, -1 if shift is None else shift * size)
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        raw = (ctypes.c_uint8 * (count * size)).from_address(at)
+        return torch.frombuffer(raw, dtype=dtype).view(shape)
+
+    def copy(self, name: str, tensor: Tensor, shift: int | None = None) -> Tensor:
+        """`tensor` there, without gaps."""
+        return self.empty(name, tuple(tensor.shape), tensor.dtype, shift).copy_(tensor)
+
+    def rows(self, name: str, tensor: Tensor, gap: int, shift: int | None = None) -> Tensor:
+        """The rows of `tensor` there, `gap` elements apart; the gaps are NaN. Nothing follows the last row."""
+        count, columns = tensor.shape
+        held = self.empty(name, (count * (columns + gap) - gap,), tensor.dtype, shift)
+        return held.as_strided((count, columns), (columns + gap, 1)).copy_(tensor)
+
+
+@functools.cache
+def library(name: str) -> Library:
+    """`name`.cpp of this folder with the emulator."""
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(_object, (HERE / f"{stem}.cpp" for stem in (name, "emulator", "emulator_memory"))))
+    key = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
+    shared = CACHE / f"{name}-{key}.so"
+    if not shared.exists():
+        made = shared.with_suffix(f".{os.getpid()}.so")
+        _compile(["-shared", *map(str, objects), "-pthread", "-ldl", "-o", str(made)])
+        made.replace(shared)
+    return Library(shared)

@@ -1,0 +1,156 @@
+"""soft_cross_entropy by the CUDA kernels on the emulator, with the arguments that the .cu file would make."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.cuda_on_cpu import build
+
+_POINTER = ctypes.c_void_p
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+COUNTED_ROWS = 1024  # as in csrc/cuda/soft_cross_entropy.cu
+
+
+class Arguments(ctypes.Structure):
+    """LossArguments, field by field."""
+
+    _fields_ = (
+        ("logits", _POINTER),
+        ("logits_stride", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("columns", ctypes.c_int),
+        ("first", _POINTER),
+        ("second", _POINTER),
+        ("dense", _POINTER),
+        ("dense_stride", ctypes.c_int64),
+        ("weight", _POINTER),
+        ("weight_stride", ctypes.c_int),
+        ("weight_value", ctypes.c_float),
+        ("smoothing", _POINTER),
+        ("smoothing_value", ctypes.c_float),
+        ("class_weight", _POINTER),
+        ("sample_weight", _POINTER),
+        ("ignore_index", ctypes.c_int64),
+        ("mean", ctypes.c_bool),
+        ("denominator", _POINTER),
+        ("count_rows", ctypes.c_bool),
+        ("grad_output", _POINTER),
+        ("grad_output_stride", ctypes.c_int),
+        ("losses", _POINTER),
+        ("grad", _POINTER),
+        ("grad_stride", ctypes.c_int64),
+        ("total_value", _POINTER),
+        ("total_partial", _POINTER),
+        ("total_counter", _POINTER),
+    )
+
+
+class Layout(NamedTuple):
+    """Where rows lie: elements between them, and elements behind a page's start (None: ending with a page)."""
+
+    gap: int = 0
+    shift: int | None = None
+    grad_gap: int = 0
+    grad_shift: int | None = None
+
+
+PLAIN = Layout()
+
+
+def run(
+    logits: Tensor,
+    target: dict[str, Any],
+    *,
+    gradient: bool = True,
+    grad_output: Tensor | None = None,
+    inplace: bool = False,
+    layout: Layout = PLAIN,
+    count_rows: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Loss (not computed with a `grad_output`, as in backward) and gradient, by the machine that `library` has now."""
+    library = build.library("soft_cross_entropy")
+    assert library.size_of_arguments() == ctypes.sizeof(Arguments)
+    reduction, mean = target.get("reduction", "mean"), target.get("reduction", "mean") == "mean"
+    with library.memory() as memory:
+        held: list[Tensor] = []
+
+        def give(name: str, value: Any, dtype: torch.dtype = torch.float32) -> int | None:
+            if not isinstance(value, Tensor):
+                return None
+            held.append(memory.copy(name, value.to(dtype).reshape(-1)))
+            return held[-1].data_ptr()
+
+        z = memory.rows("logits", logits, layout.gap, layout.shift)
+        weight, smoothing, dense = target.get("weight", 1.0), target.get("smoothing", 0.0), target.get("dense")
+        arguments = Arguments(
+            logits=z.data_ptr(),
+            logits_stride=z.stride(0),
+            batch=len(z),
+            columns=z.shape[1],
+            first=give("first", target.get("first"), torch.int64),
+            second=give("second", target.get("second"), torch.int64),
+            weight=give("weight", weight),
+            weight_stride=int(isinstance(weight, Tensor) and weight.dim() == 1),
+            weight_value=0.0 if isinstance(weight, Tensor) else weight,
+            smoothing=give("smoothing", smoothing),
+            smoothing_value=0.0 if isinstance(smoothing, Tensor) else smoothing,
+            class_weight=give("class_weight", target.get("class_weight")),
+            sample_weight=give("sample_weight", target.get("sample_weight")),
+            ignore_index=target.get("ignore_index", -100),
+            mean=mean,
+            grad_output=give("grad_output", grad_output),
+            grad_output_stride=int(grad_output is not None and grad_output.dim() == 1),
+        )
+        if dense is not None:
+            q = memory.rows("dense", dense, layout.gap, layout.shift)
+            arguments.dense, arguments.dense_stride = q.data_ptr(), q.stride(0)
+        grad = z
+        if not inplace and gradient:
+            grad = memory.rows("grad", torch.full_like(logits, torch.nan), layout.grad_gap, layout.grad_shift)
+        if gradient:
+            arguments.grad, arguments.grad_stride = grad.data_ptr(), grad.stride(0)
+
+        by_label = bool(target.get("index_target", False))
+        weighted = "sample_weight" in target or (by_label and "class_weight" in target)
+        if mean and (weighted or dense is None):
+            if not weighted and count_rows:
+                arguments.count_rows = True
+            else:
+                divisor = memory.empty("denominator", (1,), torch.float32)
+                library.check("denominator", ctypes.byref(arguments), by_label, ctypes.c_void_p(divisor.data_ptr()))
+                arguments.denominator = divisor.data_ptr()
+        loss = memory.empty("loss", (() if reduction != "none" else (len(z),)), torch.float32)
+        if grad_output is None and reduction != "none":
+            partial = memory.empty("partial", (library.shares(ctypes.c_int64(len(z))),), torch.float32)
+            counter = memory.copy("counter", torch.zeros(1, dtype=torch.int32))
+            arguments.total_value, arguments.total_partial = loss.data_ptr(), partial.data_ptr()
+            arguments.total_counter = counter.data_ptr()
+        elif grad_output is None:
+            arguments.losses = loss.data_ptr()
+        dense_is_float = dense is None or dense.dtype == torch.float32
+        library.check("cross_entropy", ctypes.byref(arguments), _DTYPES.index(logits.dtype), dense_is_float)
+
+        if arguments.total_counter:
+            assert counter.item() == 0, "the counter must be left at 0"
+        if not inplace:
+            assert torch.equal(z.contiguous().view(torch.uint8), logits.contiguous().view(torch.uint8)), (
+                "logits changed"
+            )
+        for rows in (z, grad):
+            gaps = rows.as_strided((len(rows) - 1, rows.stride(0) - rows.shape[1]), (rows.stride(0), 1), rows.shape[1])
+            assert gaps.isnan().all(), "a write between rows"
+        return loss.clone(), grad.clone(memory_format=torch.contiguous_format)
+
+
+def rescale(grad: Tensor, grad_output: float, shift: int | None = None) -> Tensor:
+    """`grad` times `grad_output`."""
+    library = build.library("soft_cross_entropy")
+    with library.memory() as memory:
+        held, scale = memory.copy("grad", grad, shift), memory.copy("grad_output", torch.tensor([grad_output]))
+        pointers = ctypes.c_void_p(held.data_ptr()), ctypes.c_void_p(scale.data_ptr())
+        library.check("rescale", pointers[0], _DTYPES.index(grad.dtype), pointers[1], ctypes.c_int64(grad.numel()))
+        return held.clone()
