@@ -11,6 +11,13 @@
 // What a variant calls must be compiled with it, hence inlined.
 #define REGFAST_INLINE inline __attribute__((always_inline))
 
+// The same for what kernels on a GPU call too.
+#if defined(__CUDACC__)
+#define REGFAST_EVERYWHERE __host__ __device__ __forceinline__
+#else
+#define REGFAST_EVERYWHERE REGFAST_INLINE
+#endif
+
 #if defined(__clang__)
 #define REGFAST_COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)

@@ -12,12 +12,12 @@ struct PhiloxKey {
   uint32_t sample, place, step;    // counter words 1 to 3; word 0 is the block
 };
 
-REGFAST_INLINE PhiloxKey philox_key(uint64_t seed, int64_t sample, int64_t stage, int64_t restart, int64_t step) {
+REGFAST_EVERYWHERE PhiloxKey philox_key(uint64_t seed, int64_t sample, int64_t stage, int64_t restart, int64_t step) {
   return {uint32_t(seed), uint32_t(seed >> 32) ^ uint32_t(uint64_t(sample) >> 32), uint32_t(sample),
           uint32_t((stage << 24) | restart), uint32_t(step)};
 }
 
-REGFAST_INLINE void philox(const PhiloxKey& key, uint32_t block, uint32_t words[4]) {
+REGFAST_EVERYWHERE void philox(const PhiloxKey& key, uint32_t block, uint32_t words[4]) {
   uint32_t c0 = block, c1 = key.sample, c2 = key.place, c3 = key.step, k0 = key.low, k1 = key.high;
   for (int round = 0; round < 10; round++) {
     const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;

@@ -39,7 +39,7 @@ class BackendError(RuntimeError):
 
 class Rule(NamedTuple):
     """`backend` serves tensors of this device type and these dtypes whose last dimension is a multiple of `multiple`
-    between `least` and `most`."""
+    between `least` and `most`, and which have at most `elements` elements (None: any number)."""
 
     backend: str
     device: str
@@ -47,12 +47,16 @@ class Rule(NamedTuple):
     least: int = 0
     most: int = 1 << 62
     multiple: int = 1
+    elements: int | None = None
 
 
 _HALVES = (torch.float32, torch.bfloat16, torch.float16)
 _FLOATS = (*_HALVES, torch.float64)
+# Up to so many elements a kernel of attacks is shorter than its launch: 512 lanes of 3x32x32, and more.
+_LAUNCH_BOUND = 1 << 21
 
-# The table. First match wins; `reference` serves whatever is left. The tensor looked at is the op's first one.
+# The table. First match wins; `reference` serves whatever is left. The tensor looked at is the op's first one. No GPU's
+# row has been measured yet; benchmarks/gpu times both backends.
 _TABLE: dict[str, tuple[Rule, ...]] = {
     # Triton where it loads 16-byte words and a row fits registers; CUDA C++ for short rows, odd ones and long ones.
     "soft_cross_entropy": (
@@ -64,8 +68,18 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     ),
     "feature_stats": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
     "linear_soft_cross_entropy": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
-    "objective": (Rule("cpu", "cpu", _FLOATS), Rule("triton", "cuda", _HALVES)),
-    "perturbation": (Rule("cpu", "cpu", (torch.float32,)), Rule("triton", "cuda", (torch.float32,))),
+    # What is shorter than its launch goes to CUDA C++: called without Python in between, and one launch for l2 and l1
+    # rows of any length, where Triton takes several and torch ops. Longer ones stay with Triton until measured.
+    "objective": (
+        Rule("cpu", "cpu", _FLOATS),
+        Rule("cuda", "cuda", _HALVES, elements=_LAUNCH_BOUND),
+        Rule("triton", "cuda", _HALVES),
+    ),
+    "perturbation": (
+        Rule("cpu", "cpu", (torch.float32,)),
+        Rule("cuda", "cuda", (torch.float32,), elements=_LAUNCH_BOUND),
+        Rule("triton", "cuda", (torch.float32,)),
+    ),
     "philox": (Rule("cpu", "cpu", (torch.int64,)), Rule("triton", "cuda", (torch.int64,))),
     # Above, products of whole batches win over one sample's loop.
     "feature_attack": (Rule("cpu", "cpu", (torch.float64,), most=128),),
@@ -74,6 +88,8 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on CPU tensors, for tests
 _functions: dict[tuple[str, str], Callable[..., Any] | str] = {}  # (backend, function), or why there is none
+# What of the table this machine has, by (function, device, dtype). Looked up for every call: small losses wait for it.
+_candidates: dict[tuple[str, str, torch.dtype], list[tuple[int, int, int, int | None, Callable[..., Any]]]] = {}
 
 
 def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ...] = ()) -> Callable[..., Any]:
@@ -91,20 +107,15 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
         ValueError: if REGFAST_BACKEND is no backend's name.
     """
     _load()
-    if torch.is_grad_enabled():
-        for constant in constants:
-            if isinstance(constant, Tensor) and constant.requires_grad:
-                return _served("reference", function)
+    for constant in constants:
+        if isinstance(constant, Tensor) and constant.requires_grad and torch.is_grad_enabled():
+            return _served("reference", function)
     if _forced is not None:
         return _find_forced(_forced, family, function, tensor)
-    device, dtype = tensor.device.type, tensor.dtype
-    columns = tensor.shape[-1] if tensor.dim() else 1
-    for rule in _TABLE[family]:
-        fits = rule.least <= columns <= rule.most and columns % rule.multiple == 0
-        if fits and rule.device == device and dtype in rule.dtypes:
-            found = _functions[rule.backend, function]
-            if not isinstance(found, str):
-                return found
+    columns = tensor.shape[-1] if tensor.ndim else 1
+    for least, most, multiple, elements, found in _candidates.get((function, tensor.device.type, tensor.dtype), ()):
+        if least <= columns <= most and columns % multiple == 0 and (elements is None or tensor.numel() <= elements):
+            return found
     return _served("reference", function)
 
 
@@ -138,6 +149,14 @@ def _load() -> None:
             for function in functions:
                 found = module if isinstance(module, str) else getattr(module, function, f"it has no {function}")
                 _functions[backend, function] = found
+    for family, functions in FAMILIES.items():
+        for rule in _TABLE[family]:
+            for function in functions:
+                found = _functions[rule.backend, function]
+                if not isinstance(found, str):
+                    for dtype in rule.dtypes:
+                        fitting = _candidates.setdefault((function, rule.device, dtype), [])
+                        fitting.append((rule.least, rule.most, rule.multiple, rule.elements, found))
 
 
 # What torch.compiler.assume_constant_result sets, without importing the compiler: tracing calls it and goes on.

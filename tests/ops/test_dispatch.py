@@ -61,6 +61,52 @@ def test_a_backend_that_cannot_serve_says_so(monkeypatch):
         regfast.soft_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
 
 
+class OnGpu:
+    """As much of a CUDA tensor as the table looks at."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, *shape, dtype=torch.float32):
+        self.shape, self.dtype = torch.Size(shape), dtype
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    def numel(self):
+        return self.shape.numel()
+
+
+@pytest.mark.parametrize(
+    ("family", "function", "tensor", "backend"),
+    [
+        ("perturbation", "perturb_step", OnGpu(512, 3, 32, 32), "cuda"),
+        ("perturbation", "perturb_step", OnGpu(64, 3, 224, 224), "triton"),
+        ("perturbation", "perturb_step", OnGpu(4, 3, dtype=torch.float64), "reference"),
+        ("objective", "objective", OnGpu(512, 1000), "cuda"),
+        ("objective", "objective", OnGpu(4096, 1000), "triton"),
+        ("soft_cross_entropy", "soft_cross_entropy", OnGpu(128, 10), "cuda"),
+        ("soft_cross_entropy", "soft_cross_entropy", OnGpu(128, 1000, dtype=torch.bfloat16), "triton"),
+        ("soft_cross_entropy", "soft_cross_entropy", OnGpu(128, 1003), "cuda"),
+        ("soft_cross_entropy", "soft_cross_entropy", OnGpu(128, 21841), "cuda"),
+    ],
+)
+def test_the_table_by_shape(monkeypatch, family, function, tensor, backend):
+    class Module:
+        def __init__(self, backend):
+            self.backend = backend
+
+        def __getattr__(self, _):
+            return self.backend.upper  # "a function" that gives the backend's name
+
+    for name in ("_functions", "_candidates"):
+        monkeypatch.setattr(dispatch, name, {})
+    monkeypatch.setattr(dispatch, "_forced", None)
+    monkeypatch.setattr(dispatch, "unavailable", lambda backend: None)
+    monkeypatch.setattr(dispatch, "_import", lambda backend, family: Module(backend))
+    assert dispatch.find(family, function, tensor)() == backend.upper()
+
+
 def test_constants_that_require_grad_go_to_reference():
     dense = torch.rand(2, 3, requires_grad=True)
     found = dispatch.find("soft_cross_entropy", "soft_cross_entropy", torch.zeros(2, 3), (dense,))

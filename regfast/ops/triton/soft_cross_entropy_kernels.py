@@ -161,8 +161,8 @@ def two_pass_kernel(
     """One row a program (ROWS = 1), any K: one pass gathers, a second, from the L2 cache, writes the gradient.
 
     Every column of the tile keeps its own running maximum and the sums shifted by it; they are merged once at the end.
-    While a maximum is -inf its sums count every -inf as exp(0); the factor 0 of the first finite logit, or of the merge,
-    takes that out again. Where all logits of a row are -inf the merge makes NaN.
+    While a maximum is -inf its sums count every -inf as exp(0); the factor 0 of the first finite logit, or of the
+    merge, takes that out again. Where all logits of a row are -inf the merge makes NaN.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
