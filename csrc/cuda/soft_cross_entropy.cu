@@ -1,8 +1,6 @@
 // soft_cross_entropy on CUDA tensors: arguments and memory around the kernels of cuda_soft_cross_entropy.cuh.
 #include <torch/library.h>
 
-#include <algorithm>
-
 #include "../include/cuda_launch.cuh"
 #include "../target.h"
 
@@ -105,10 +103,8 @@ void run(Work& work, const Target& target) {
       arguments.count_rows = true;
     } else {
       denominator = at::empty({}, options);
-      denominator_kernel<<<1, 1024, 0, current_stream()>>>(
-          arguments.first, target.index_target ? arguments.class_weight : nullptr, arguments.sample_weight,
-          arguments.ignore_index, arguments.batch, arguments.columns, denominator.data_ptr<float>());
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
+      C10_CUDA_CHECK(
+          launch_denominator(arguments, target.index_target, denominator.data_ptr<float>(), current_stream()));
       arguments.denominator = denominator.const_data_ptr<float>();
     }
   }
@@ -154,11 +150,9 @@ at::Tensor inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
 }
 
 template <typename T>
-void launch_rescale(const at::Tensor& grad, const at::Tensor& grad_output) {
-  const int64_t blocks = (grad.numel() / kPerVector<T> + 255) / 256, most = 8 * properties_of(grad).processors;
-  rescale_kernel<T><<<static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, most)), 256, 0, current_stream()>>>(
-      static_cast<T*>(grad.data_ptr()), grad_output.const_data_ptr<float>(), grad.numel());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+cudaError_t rescale_as(const at::Tensor& grad, const at::Tensor& scale) {
+  return launch_rescale(static_cast<T*>(grad.data_ptr()), scale.const_data_ptr<float>(), grad.numel(), properties_of(grad),
+                        current_stream());
 }
 
 // grad *= grad_output (0-d), without reading or writing grad where grad_output is 1, and without waiting for the device.
@@ -168,9 +162,9 @@ at::Tensor& rescale(at::Tensor& grad, const at::Tensor& grad_output) {
   const c10::cuda::CUDAGuard guard(grad.device());
   const at::Tensor scale = floats(grad_output, grad);
   switch (grad.scalar_type()) {
-    case at::kFloat: launch_rescale<float>(grad, scale); break;
-    case at::kHalf: launch_rescale<__half>(grad, scale); break;
-    case at::kBFloat16: launch_rescale<__nv_bfloat16>(grad, scale); break;
+    case at::kFloat: C10_CUDA_CHECK(rescale_as<float>(grad, scale)); break;
+    case at::kHalf: C10_CUDA_CHECK(rescale_as<__half>(grad, scale)); break;
+    case at::kBFloat16: C10_CUDA_CHECK(rescale_as<__nv_bfloat16>(grad, scale)); break;
     default: grad.mul_(grad_output);
   }
   return grad;

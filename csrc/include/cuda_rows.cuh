@@ -2,11 +2,11 @@
 // No torch here: pointers, sizes, strides and a stream.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
-
-#include <cooperative_groups.h>
 
 #include <cmath>
 #include <cstdint>
@@ -47,13 +47,6 @@ __device__ __forceinline__ int misalignment(const T* pointer) {
   return static_cast<int>((reinterpret_cast<uintptr_t>(pointer) & 15) / sizeof(T));
 }
 
-__device__ __forceinline__ void copy16_async(void* shared, const void* global) {
-  const unsigned destination = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(global) : "memory");
-}
-
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // Start copying global[0, count) to shared[shift, shift + count), where shift is the misalignment of `global`, so that
 // whole vectors stay whole. `fill` goes where no element lands, up to `slots` elements (a multiple of the vector).
 template <typename T>
@@ -62,7 +55,7 @@ __device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int
   for (int at = threadIdx.x * kPerVector<T>; at < slots; at += blockDim.x * kPerVector<T>) {
     const int first = at - shift;
     if (first >= 0 && first + kPerVector<T> <= count) {
-      copy16_async(shared + at, global + first);
+      __pipeline_memcpy_async(shared + at, global + first, 16);
     } else {
 #pragma unroll
       for (int e = 0; e < kPerVector<T>; ++e) {
@@ -71,6 +64,12 @@ __device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int
       }
     }
   }
+}
+
+// For the copies of the calling thread; a barrier is still needed before others read them.
+__device__ __forceinline__ void wait_for_copies() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 }
 
 // N consecutive elements at `pointer` in shared memory, in as few loads as their alignment allows.
@@ -198,6 +197,26 @@ __device__ __forceinline__ void add_to_total(const Total& total, float share, in
     *total.value = sum * scale;
     *total.counter = 0;
   }
+}
+
+// kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), in clusters of `cluster` blocks, as plain C++.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, int cluster,
+                   cudaStream_t stream, Arguments... arguments) {
+  if (blocks > INT32_MAX) return cudaErrorInvalidValue;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 }  // namespace regfast::cuda

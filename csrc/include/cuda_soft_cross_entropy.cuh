@@ -546,9 +546,7 @@ cudaError_t launch_loss(const LossArguments& arguments, const Device& device, cu
                       (arguments.grad == nullptr || arguments.grad_stride == arguments.columns);
   if (arguments.columns <= kShortColumns && packed) {
     const int64_t blocks = (arguments.batch + kShortRows - 1) / kShortRows;
-    if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-    short_rows_kernel<T, D, DENSE><<<static_cast<unsigned>(blocks), kShortRows, 0, stream>>>(arguments);
-    return cudaGetLastError();
+    return launch(short_rows_kernel<T, D, DENSE>, blocks, kShortRows, 0, 1, stream, arguments);
   }
   const Plan plan = plan_long_rows<T, D, DENSE>(device, arguments.batch, arguments.columns);
   const auto kernel = long_rows_kernel<T, D, DENSE>;
@@ -557,19 +555,22 @@ cudaError_t launch_loss(const LossArguments& arguments, const Device& device, cu
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.teams * plan.team_size));
-  config.blockDim = dim3(static_cast<unsigned>(plan.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(plan.team_size);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = plan.team_size > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments, plan.slice_columns, plan.team_size, plan.resident);
+  return launch(kernel, static_cast<int64_t>(plan.teams) * plan.team_size, plan.threads, plan.shared_bytes, plan.team_size,
+                stream, arguments, plan.slice_columns, plan.team_size, plan.resident);
+}
+
+// What a mean divides by, from the pointers of `arguments`; class weights count where `by_label`.
+inline cudaError_t launch_denominator(const LossArguments& arguments, bool by_label, float* denominator,
+                                      cudaStream_t stream) {
+  return launch(denominator_kernel, 1, 1024, 0, 1, stream, arguments.first, by_label ? arguments.class_weight : nullptr,
+                arguments.sample_weight, arguments.ignore_index, arguments.batch, arguments.columns, denominator);
+}
+
+template <typename T>
+cudaError_t launch_rescale(T* grad, const float* grad_output, int64_t size, const Device& device, cudaStream_t stream) {
+  const int64_t blocks = (size / kPerVector<T> + 255) / 256, most = 8 * static_cast<int64_t>(device.processors);
+  return launch(rescale_kernel<T>, blocks < 1 ? 1 : blocks < most ? blocks : most, 256, 0, 1, stream, grad, grad_output,
+                size);
 }
 
 }  // namespace regfast::cuda
