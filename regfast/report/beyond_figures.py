@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from regfast.report import style
 from regfast.report.drawing import Drawing, sentence
+from regfast.report.feature_attack import feature_attack_figures
 from regfast.report.figures import curves, distributions, dots, matrix
 from regfast.report.paper_figures import columns, ours
 from regfast.report.paper_results import Paper, where
@@ -31,7 +32,10 @@ MEASURES = {
     "nc2_angle": "NC2, angles",
     "nc3": "NC3",
     "nc4": "NC4",
-    "within_in_span": "in-span share",
+    "within_in_span": "spread in span",
+    "rms_in_span": "RMS in span",
+    "rms_out_of_span": "RMS out of span",
+    "cosine_in_span": "cosine in span",
 }
 
 
@@ -193,9 +197,10 @@ def transfer_figures(paper: Paper) -> list[Drawing]:
             "transfer",
             "Transfer: is the robustness only against its own gradient?",
             matrix.draw(tables, names, "made on", "tried on"),
-            "Attack success rate of the examples made on the row's model, on the column's. A model whose column is "
-            "brighter off the framed diagonal than on it has a gradient that misleads, not a boundary that is "
-            "further away.",
+            "Attack success rate of the examples made on the row's model, on the column's, among the images that both "
+            "classify correctly. The attack on the source goes all its steps and keeps the point of largest loss; it "
+            "does not stop at the first that fools the source. A model whose column is brighter off the framed "
+            "diagonal than on it has a gradient that misleads, not a boundary that is further away.",
             f"{found[0][0].upper()}{sentence(found)[1:]}."
             if found
             else "No model falls more to another model's examples than to its own.",
@@ -238,6 +243,8 @@ def collapse_figures(paper: Paper) -> list[Drawing]:
     shown = [m for m in MEASURES if m in table]
     lines: dict[str, dict[str, Array]] = {MEASURES[m]: {} for m in shown}
     epochs = {}
+    count = len(np.unique(table["seed"]))
+    seeds = f"{count} seeds" if count > 1 else "one seed"
     for name in names:
         rows = where(table, regularizer=name)
         epochs[name] = np.unique(rows["epoch"])
@@ -254,11 +261,14 @@ def collapse_figures(paper: Paper) -> list[Drawing]:
             curves.draw(epochs, lines),
             "NC1 to NC4 are 0 at full collapse: no spread within classes (NC1), class means of equal length at equal "
             "angles (NC2), the head aligned with them (NC3), and the head's decision that of the nearest mean (NC4). "
-            "The last panel says how much of the spread within classes the softmax sees.",
+            "Spread in span: share of the spread within classes that the softmax sees. Then the length of the "
+            "features in the span of the head, where the softmax sees it, and outside, and the cosine to v_opt in "
+            f"the span. Training images as they are; lines are means over {seeds}, bands span them.",
             f"At the last epoch: {'; '.join(found)}.",
             {"collapse": columns(table)},
-            settings="NC1 is tr(Σ_W Σ_B⁺)/K; NC2 lengths: standard deviation over mean; NC2 angles: mean absolute "
-            "deviation from −1/(K−1).",
+            settings=f"NC1 is tr(Σ_W Σ_B⁺)/K; NC2 lengths: standard deviation over mean; NC2 angles: mean absolute "
+            f"deviation from −1/(K−1); NC3: distance of head and means, each over its Frobenius norm. "
+            f"{ours(paper, 'collapse')}",
         )
     ]
 
@@ -267,6 +277,7 @@ PARTS: dict[str, Callable[[Paper], list[Drawing]]] = {
     "predictors": predictor_figures,
     "counterfactual": counterfactual_figures,
     "boundary": boundary_figures,
+    "feature_attack": feature_attack_figures,
     "objectives": objective_figures,
     "transfer": transfer_figures,
     "collapse": collapse_figures,

@@ -118,6 +118,18 @@ def preview(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     return [[cell(value) for value in row] for row in list(zip(*columns.values(), strict=True))[:PREVIEW]]
 
 
+def repeated(drawings: Sequence[Drawing]) -> dict[tuple[str, str], Drawing]:
+    """Which figure already gives the same numbers, by figure and table: the page holds them once."""
+    first: dict[str, Drawing] = {}
+    found = {}
+    for drawing in drawings:
+        for name, columns in drawing.data.items():
+            earlier = first.setdefault(to_csv(columns), drawing)
+            if earlier is not drawing:
+                found[drawing.name, name] = earlier
+    return found
+
+
 def environment() -> jinja2.Environment:
     """The template environment: everything is escaped, and an unknown name is an error."""
     env = jinja2.Environment(
@@ -157,11 +169,12 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         for k, name in enumerate(names)
     ]
     drawings = [d for section in page.sections for d in section.drawings]
-    images = {d.name: style.themed_svg(d.svg or figures / f"{d.name}.svg") for d in drawings}
+    images = {d.name: Markup(style.themed_svg(d.svg or figures / f"{d.name}.svg")) for d in drawings}
     return env.get_template("page.html.j2").render(
         page=page,
         regularizers=names,
         css=Markup(source),
         colours=colours,
         images=images,
+        repeated=repeated(drawings),
     )

@@ -84,7 +84,6 @@ def field_figures(paper: Paper) -> list[Drawing]:
     found = planes(paper)
     label = int(paper.config.get("planes", {}).get("label", 0))
     row = found.get(True) or found[False]
-    points = where(paper.tables["planes"], bias=True in found)
     bias = "with" if True in found else "without"
     drawings = []
     for p in row:
@@ -99,7 +98,7 @@ def field_figures(paper: Paper) -> list[Drawing]:
                 "away from the origin, a gradient attack, which goes the other way, pushes features toward it.",
                 f"At the features of class {label}, the gradient's cosine with the direction to the origin has the "
                 f"mean {number(inward)} (1: the attack pushes straight inward).",
-                data={"points": columns(where(points, regularizer=p.regularizer))},
+                data={"points": columns(paper.tables["planes"])},
                 settings=f"Class {label} and the head {bias} bias are our choice; {part_settings(paper, 'planes')}",
             )
         )
@@ -124,7 +123,7 @@ def field_figures(paper: Paper) -> list[Drawing]:
     )
     title = "Fig. 5: loss, gradient and the features an attack moves"
     ours = f"Class {label} and the head {bias} bias are our choice; {part_settings(paper, 'planes')}"
-    data = {"points": columns(points)}
+    data = {"points": columns(paper.tables["planes"])}
     drawings.append(Drawing("gradient-field", title, fields.draw_field(row, label), look, carried, data, settings=ours))
     if uneven(row):
         own = fields.draw_field(row, label, shared=False)

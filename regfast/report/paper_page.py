@@ -18,10 +18,16 @@ from regfast.report.tables import Cell, Table, estimate, metrics_table
 WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
 
 
-def paper_page(paper: Paper, verdicts: Mapping[str, Sequence[Verdict]], drawn: Mapping[str, Sequence[Drawing]]) -> Page:
+def paper_page(
+    paper: Paper,
+    verdicts: Mapping[str, Sequence[Verdict]],
+    drawn: Mapping[str, Sequence[Drawing]],
+    features: Sequence[Verdict] = (),
+) -> Page:
     """The page of ``paper``: verdicts per study, the paper's figures, then what goes beyond them.
 
-    ``verdicts`` and ``drawn`` hold what the studies' own pages show, by the studies' folder names.
+    ``verdicts`` and ``drawn`` hold what the studies' own pages show, by the studies' folder names; ``features`` are
+    those on attacks on the features, which are not the paper's claims and not counted among them.
     """
     every = [v for found in verdicts.values() for v in found]
     counts = {answer: sum(v.answer == answer for v in every) for answer in ("holds", "does not hold", "undecided")}
@@ -50,7 +56,8 @@ def paper_page(paper: Paper, verdicts: Mapping[str, Sequence[Verdict]], drawn: M
             VerdictGroup(name, verdicts[study.path.name], study.regularizers)
             for name, study in zip(names, paper.studies, strict=True)
             if verdicts[study.path.name]
-        ],
+        ]
+        + [VerdictGroup(f"Beyond the paper: {study_name(main)}", features, main.regularizers)] * bool(features),
         verdict_note=chance_note(len(every), len(main.seeds)),
         sections=sections(paper, drawn),
         settings=paper_settings(paper),

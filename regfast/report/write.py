@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regfast.report.claims import verdicts
+from regfast.report.feature_attack import feature_verdicts
 from regfast.report.page import Page, render
 from regfast.report.paper_page import across, paper_page
 from regfast.report.paper_results import Paper
@@ -34,9 +35,11 @@ def write_paper(run_dir: Path) -> Path:
         write([metrics_table(study), verdict_table(found)], study.path / "tables")
         write_page(study.path, study_page(study, drawn[study.path.name], found), study.regularizers)
         write([verdict_table(found, f"verdicts-{study.path.name}", study_name(study))], paper.path / "tables")
-    write([across(paper.studies), metrics_table(paper.main)], paper.path / "tables")
+    features = feature_verdicts(paper)
+    beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
+    write([across(paper.studies), metrics_table(paper.main), *beyond], paper.path / "tables")
     names = list(dict.fromkeys(name for study in paper.studies for name in study.regularizers))
-    return write_page(paper.path, paper_page(paper, answers, drawn), names)
+    return write_page(paper.path, paper_page(paper, answers, drawn, features), names)
 
 
 def write_page(folder: Path, page: Page, regularizers: Sequence[str]) -> Path:

@@ -328,6 +328,27 @@ def write_paper(folder: Path, random: int = 0) -> Path:
         ],
     )
     table(
+        "feature_attack",
+        [
+            {
+                "regularizer": n,
+                "seed": s,
+                "sample": k,
+                "label": 0,
+                "correct": bool(k % 5),
+                "norm": norm,
+                # Exact radii 0.1, 0.2, … of the norm; PGD needs twice that with hard labels, four times with soft ones.
+                "exact": (exact := norm * (1 + k // 5) / 10) if k % 5 else 0.0,
+                "straight": 5 * exact if k % 5 else 0.0,
+                "cross_entropy": (2 if n == "hard" else 4) * exact if k % 5 else 0.0,
+                "margin": exact if k % 5 else 0.0,
+            }
+            for n, norm in (("hard", 4.0), ("smoothing", 4.0), ("mixup", 2.0), ("cutmix", 4.0))
+            for s in (0, 1)
+            for k in range(60)
+        ],
+    )
+    table(
         "counterfactual",
         [
             {
@@ -376,6 +397,9 @@ def write_paper(folder: Path, random: int = 0) -> Path:
                 "nc3": 1.2 / e,
                 "nc4": 0.1 / e,
                 "within_in_span": 0.3,
+                "rms_in_span": 0.4,
+                "rms_out_of_span": 0.2 + 0.1 * s,
+                "cosine_in_span": 0.9,
             }
             for n in names
             for s in (0, 1)

@@ -124,6 +124,7 @@ def test_the_page_of_a_paper_run_has_every_part(paper):
     for name in (
         "plane",
         "confidence-hard",
+        "confidence-mixup",
         "gradient-field",
         "theorem1",
         "scaling",
@@ -131,6 +132,7 @@ def test_the_page_of_a_paper_run_has_every_part(paper):
         "radius",
         "predictors-auc",
         "boundary",
+        "feature-attack",
         "counterfactual",
         "transfer",
         "objectives",
@@ -142,6 +144,14 @@ def test_the_page_of_a_paper_run_has_every_part(paper):
         ).is_file()
     assert (paper.parent / "studies" / "digits-small-cnn" / "report.html").is_file()
     assert {"across.md", "across.tex", "across.csv"} <= {p.name for p in (paper.parent / "tables").iterdir()}
+
+
+def test_the_numbers_behind_several_figures_are_held_once(paper):
+    text = paper.read_text(encoding="utf-8")
+    assert text.count('download="plane-points.csv"') == 1
+    figure = text[text.index('<figure id="gradient-field"') :]
+    details = figure[figure.index("<details>") : figure.index("</details>")]
+    assert '<a href="#plane">' in details and "text/csv" not in details
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from regfast.report import beyond_figures, paper_figures
+from regfast.report import beyond_figures, feature_attack, paper_figures
 from regfast.report.paper_results import Paper
 
 
@@ -80,7 +80,8 @@ def test_uneven_planes_are_shown_once_more_at_their_own_scale(paper):
     grown = dataclasses.replace(paper, tables={"planes": table})
     assert [d.name for d in paper_figures.plane_figures(grown)] == ["plane", "plane-own-scale"]
     names = [d.name for d in paper_figures.field_figures(grown)]
-    assert names == ["confidence-hard", "confidence-smoothing", "gradient-field", "gradient-field-own-scale"]
+    fig2 = [f"confidence-{n}" for n in ("hard", "smoothing", "mixup", "cutmix")]
+    assert names == [*fig2, "gradient-field", "gradient-field-own-scale"]
 
 
 def test_only_the_first_seed_of_each_head_is_drawn_but_all_are_counted(paper):
@@ -92,3 +93,43 @@ def test_only_the_first_seed_of_each_head_is_drawn_but_all_are_counted(paper):
     assert "Hard labels, seed 1: 1 of 4" in drawing.found
     titles = [axes.get_title() for axes in drawing.figure.axes[:4]]
     assert titles == ["Simplex ETF, K = 4", "Random, with bias", "Hard labels, seed 0", "Label smoothing, seed 0"]
+
+
+def test_attacks_on_features_against_the_exact_bound(paper):
+    # Exact radii 0.1 … 1.2 of the norm, so 0.65 is where half fall; PGD needs twice that, or four times (conftest).
+    (drawing,) = feature_attack.feature_attack_figures(paper)
+    assert "At ε = 0.650 of the feature's norm PGD flips hard labels 0.250, label smoothing 0.083" in drawing.found
+    assert "an exact attack hard labels 0.500, label smoothing 0.500, Mixup 0.500" in drawing.found
+    assert "PGD: hard labels 2.00, label smoothing 4.00" in drawing.found
+    left, right = drawing.figure.axes
+    lines = [line for line in left.get_lines() if len(line.get_xdata()) > 2]
+    for bound, reached in zip(lines[::2], lines[1::2], strict=True):
+        assert (reached.get_ydata() <= bound.get_ydata() + 1e-12).all()
+    assert len(lines) == 8 and left.get_xlabel() != right.get_xlabel()
+
+
+def test_verdicts_on_features_tell_a_misdirected_gradient_from_a_boundary_further_away(paper):
+    found = {(v.measure, v.regularizer): v for v in feature_attack.feature_verdicts(paper, resamples=300)}
+    assert len(found) == 12
+    for name in ("smoothing", "mixup", "cutmix"):
+        pgd, exact = (found[f"ASR, {who} (ε = 0.650 of the norm)", name] for who in ("PGD", "exact attack"))
+        assert (pgd.before, pgd.after) == (pytest.approx(0.25), pytest.approx(1 / 12))
+        assert (pgd.answer, exact.answer, exact.effect) == ("holds", "undecided", 0)
+    shorter = found["ASR, exact attack (ε = 2.60)", "mixup"]  # half the norm: all boundaries are within reach
+    assert (shorter.after, shorter.answer) == (1, "does not hold")
+
+
+def test_without_hard_labels_there_is_nothing_to_compare_attacks_on_features_with(paper):
+    table = paper.tables["feature_attack"]
+    soft = {k: v[table["regularizer"] != "hard"] for k, v in table.items()}
+    assert feature_attack.feature_verdicts(dataclasses.replace(paper, tables={"feature_attack": soft})) == []
+    assert feature_attack.feature_verdicts(dataclasses.replace(paper, tables={})) == []
+
+
+def test_trajectories_are_means_over_all_seeds_with_a_band(paper):
+    (drawing,) = beyond_figures.collapse_figures(paper)
+    panel = next(axes for axes in drawing.figure.axes if axes.get_ylabel() == "RMS out of span")
+    np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), 0.25)  # seeds at 0.2 and 0.3
+    band = panel.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(0.2), pytest.approx(0.3))
+    assert "over 2 seeds" in drawing.look

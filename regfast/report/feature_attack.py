@@ -1,0 +1,140 @@
+"""Attacks on the features: what the page says of them, and the verdicts on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regfast.report import style
+from regfast.report.claims import Verdict
+from regfast.report.drawing import Drawing
+from regfast.report.figures import feature_attack as figure
+from regfast.report.paper_figures import columns, ours
+from regfast.report.paper_results import Paper, where
+from regfast.report.results import Columns
+from regfast.report.tables import listed, number
+from regfast.statistics import paired_difference
+
+Array = npt.NDArray[Any]
+CLAIM = "Attacks on the features succeed less"
+RELATIVE, ABSOLUTE = "radius ε, in units of the feature's own norm", "radius ε, the same for all models"
+
+
+def radii(paper: Paper) -> dict[str, dict[str, figure.Radii]]:
+    """Per unit and regularizer the radii at which the correct samples fall, a seed each."""
+    table = paper.tables["feature_attack"]
+    found: dict[str, dict[str, figure.Radii]] = {RELATIVE: {}, ABSOLUTE: {}}
+    for name in paper.regularizers(table):
+        rows = where(where(table, regularizer=name), correct=True)
+        seeds = [where(rows, seed=seed) for seed in np.unique(table["seed"])]
+        for unit, divide in ((RELATIVE, True), (ABSOLUTE, False)):
+            found[unit][name] = figure.Radii(
+                *([r[key] / (r["norm"] if divide else 1.0) for r in seeds] for key in ("cross_entropy", "exact"))
+            )
+    return found
+
+
+def decisive(found: dict[str, dict[str, figure.Radii]]) -> dict[str, float]:
+    """Per unit the radius of the verdicts: where an exact attack flips half of the first regularizer's samples."""
+    return {unit: float(np.median(np.concatenate(next(iter(m.values())).exact))) for unit, m in found.items()}
+
+
+def feature_attack_figures(paper: Paper) -> list[Drawing]:
+    """Success of PGD on the features over its radius, and the bound that the exact distance sets."""
+    table = paper.tables["feature_attack"]
+    found, attack = radii(paper), attack_words(paper)
+    marks = decisive(found)
+    text = []
+    for unit, words in ((RELATIVE, "of the feature's norm"), (ABSOLUTE, "for all")):
+        rates = [
+            {
+                n: float(np.nanmean(figure.success(getattr(m, key), np.array([marks[unit]]))))
+                for n, m in found[unit].items()
+            }
+            for key in ("attack", "exact")
+        ]
+        reached, bound = (listed(rate) for rate in rates)
+        text.append(f"At ε = {number(marks[unit])} {words} {attack} flips {reached}; an exact attack {bound}.")
+    for key, words in (
+        ("straight", "one step along the gradient"),
+        ("cross_entropy", attack),
+        ("margin", "the same steps on the margin"),
+    ):
+        factor = {}
+        for name in paper.regularizers(table):
+            rows = where(where(table, regularizer=name), correct=True)
+            keep = rows["exact"] > 0
+            factor[name] = float(np.median(rows[key][keep] / rows["exact"][keep])) if keep.any() else float("nan")
+        text.append(f"Median radius over the exact distance, {words}: {listed(factor)}.")
+    return [
+        Drawing(
+            "feature-attack",
+            "Attacks on the features themselves",
+            figure.draw(found, f"{attack}, cross-entropy", marks),
+            f"{attack} on the feature through the head, with no network in between. Dashed: the exact distance to the "
+            "nearest boundary, which no attack can beat. A solid line far below its own dashed one is a gradient that "
+            "misleads; regularizers whose dashed lines differ have boundaries at different distances. Left: radii in "
+            "units of each feature's norm, so that a model gains nothing by longer features. Right: one radius for "
+            "all. Correctly classified samples; lines are means over seeds, bands span the seeds, the dotted line is "
+            "where verdicts are given.",
+            " ".join(text),
+            {"radii": columns(table)},
+            settings=f"{ours(paper, 'feature_attack')} Verdicts are given where an exact attack flips half of the "
+            f"correct samples of {style.in_sentence(next(iter(found[RELATIVE])))}, ours: "
+            f"ε = {number(marks[RELATIVE])} of the norm, and ε = {number(marks[ABSOLUTE])}.",
+        )
+    ]
+
+
+def attack_words(paper: Paper) -> str:
+    """`PGD-40`, as far as the run says."""
+    steps = (paper.config.get("feature_attack") or {}).get("steps")
+    return f"PGD-{steps}" if steps else "PGD"
+
+
+def feature_verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+    """Whether attacks on the features succeed less than with hard labels: PGD and the exact one, in both units."""
+    table = paper.tables.get("feature_attack")
+    if table is None or "hard" not in paper.regularizers(table):
+        return []
+    names, marks, attack = paper.regularizers(table), decisive(radii(paper)), attack_words(paper)
+    measures = [
+        (f"ASR, {words} (ε = {number(marks[unit])}{of})", key, unit)
+        for unit, of in ((RELATIVE, " of the norm"), (ABSOLUTE, ""))
+        for words, key in ((attack, "cross_entropy"), ("exact attack", "exact"))
+    ]
+    rows = {name: [_hits(table, name, s, measures, marks) for s in np.unique(table["seed"])] for name in names}
+    before = np.nanmean([_rates(r[None])[0] for r in rows["hard"]], axis=0)
+    verdicts = []
+    for name in names:
+        if name == "hard":
+            continue
+        change = paired_difference(
+            rows[name], rows["hard"], _rates, resamples=resamples, seed=seed, grouped=True, shared_samples=True
+        )
+        for k, (measure, _, _) in enumerate(measures):
+            effect, low, high = (float(end[k]) for end in change)
+            start = float(before[k])
+            verdicts.append(Verdict(CLAIM, measure, name, -1, start, start + effect, effect, low, high))
+    return verdicts
+
+
+def _hits(table: Columns, name: str, seed: Any, measures: list[tuple[str, str, str]], marks: dict[str, float]) -> Array:
+    """(n, measures + 1): what each attack flips of the correct samples, and which those are."""
+    rows = where(where(table, regularizer=name), seed=seed)
+    order = np.argsort(rows["sample"], kind="stable")
+    correct = rows["correct"][order].astype(float)
+    hits = []
+    for _, key, unit in measures:
+        reach = marks[unit] * (rows["norm"] if unit == RELATIVE else 1.0)
+        hits.append((rows[key] <= reach)[order] * correct)
+    return np.stack([*hits, correct], axis=-1)
+
+
+def _rates(rows: Array) -> Array:
+    """(R, n, measures + 1) → (R, measures)."""
+    sums = rows.sum(axis=1)
+    whole = sums[:, -1:]
+    return np.divide(sums[:, :-1], whole, out=np.full(sums[:, :-1].shape, np.nan), where=whole > 0)
