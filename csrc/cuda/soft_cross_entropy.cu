@@ -96,21 +96,21 @@ void run(Work& work, const Target& target) {
   }
   const c10::cuda::CUDAGuard guard(logits.device());
   const Device& device = properties_of(logits);
-  at::Tensor denominator, partial, counter;
   const bool weighted = sample_weight.defined() || (target.index_target && class_weight.defined());
-  if (arguments.mean && (weighted || first.defined())) {
-    if (!weighted && arguments.batch <= (arguments.columns <= kShortColumns ? kCountShort : kCountLong)) {
-      arguments.count_rows = true;
-    } else {
-      denominator = at::empty({}, options);
-      C10_CUDA_CHECK(
-          launch_denominator(arguments, target.index_target, denominator.data_ptr<float>(), current_stream()));
-      arguments.denominator = denominator.const_data_ptr<float>();
-    }
-  }
-  if (total) {
+  const bool counted = arguments.mean && (weighted || first.defined());
+  arguments.count_rows = counted && !weighted && arguments.batch <= (arguments.columns <= kShortColumns ? kCountShort : kCountLong);
+  at::Tensor denominator, partial, counter;
+  if (total || counted) {
     partial = at::empty({most_shares(device, arguments.batch)}, options);
     counter = counter_for(logits);
+  }
+  if (counted && !arguments.count_rows) {
+    denominator = at::empty({}, options);
+    const Total sum{denominator.data_ptr<float>(), partial.data_ptr<float>(), counter.data_ptr<int>()};
+    C10_CUDA_CHECK(launch_denominator(arguments, target.index_target, device, sum, current_stream()));
+    arguments.denominator = denominator.const_data_ptr<float>();
+  }
+  if (total) {
     arguments.total = {work.loss.data_ptr<float>(), partial.data_ptr<float>(), counter.data_ptr<int>()};
   } else if (!work.grad_output.defined()) {
     arguments.losses = work.loss.data_ptr<float>();

@@ -108,6 +108,28 @@ __device__ __forceinline__ float reduce_warp(float value, Op op) {
   return value;
 }
 
+// The sum over the block, for every thread, added in the same order each time.
+__device__ __forceinline__ float sum_block(float value) {
+  __shared__ float warps[32];
+  value = reduce_warp(value, Sum{});
+  __syncthreads();  // nobody reads a former sum any more
+  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = value;
+  __syncthreads();
+  value = 0.0f;
+  for (unsigned warp = 0; warp < blockDim.x >> 5; ++warp) value += warps[warp];
+  return value;
+}
+
+// exp(x) for x ≤ 0; 0 below the normal range. The hardware's 2^y takes a y that was rounded, which costs digits where x is
+// large: float32 gets them back as the factor 1 + (x - y ln 2). 16-bit formats don't need them.
+template <typename T>
+__device__ __forceinline__ float exponential(float x) {
+  if constexpr (sizeof(T) < 4) return __expf(x);
+  x = x < -104.0f ? -104.0f : x;
+  const float y = x * 1.4426950408889634f, power = __expf(x);
+  return fmaf(power, fmaf(-y, 0.6931471805599453f, x), power);
+}
+
 // The blocks that share a row: one, or a thread-block cluster (sm_90 and later).
 struct Team {
   int size;
@@ -177,7 +199,6 @@ struct Total {
 // The block that arrives last adds the shares in index order, whichever block that is: the sum is the same every run.
 __device__ __forceinline__ void add_to_total(const Total& total, float share, int index, int shares, float scale) {
   __shared__ bool last;
-  __shared__ float warps[32];
   if (threadIdx.x == 0) {
     total.partial[index] = share;
     __threadfence();
@@ -188,12 +209,8 @@ __device__ __forceinline__ void add_to_total(const Total& total, float share, in
   if (!last) return;
   float sum = 0.0f;
   for (int i = threadIdx.x; i < shares; i += blockDim.x) sum += __ldcg(total.partial + i);
-  sum = reduce_warp(sum, Sum{});
-  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
-  __syncthreads();
+  sum = sum_block(sum);
   if (threadIdx.x == 0) {
-    sum = 0.0f;
-    for (int warp = 0; warp < static_cast<int>(blockDim.x >> 5); ++warp) sum += warps[warp];
     *total.value = sum * scale;
     *total.counter = 0;
   }

@@ -1,6 +1,7 @@
 // Soft-label cross-entropy on CUDA: rows of at most 32 classes (a thread a row), and any rows (a block or a cluster a row).
 //
 // Per row, with m = max z, S = Σ exp(z-m), Q = Σ q, dot = Σ q (z-m): loss = Q log S - dot, gradient = Q exp(z-m)/S - q.
+// S is kept as 1 + rest, so that neither log S nor Q/S - q loses the digits of a confident row.
 #pragma once
 
 #include "cuda_rows.cuh"
@@ -76,12 +77,12 @@ __device__ __forceinline__ float scale_of(const LossArguments& arguments) {
   if (!arguments.mean) return 1.0f;
   if (arguments.denominator != nullptr) return 1.0f / *arguments.denominator;
   if (!arguments.count_rows) return 1.0f / static_cast<float>(arguments.batch);
-  int64_t count = 0;
-  for (int64_t begin = 0; begin < arguments.batch; begin += blockDim.x) {
-    const int64_t row = begin + threadIdx.x;
-    count += __syncthreads_count(row < arguments.batch && arguments.first[row] != arguments.ignore_index);
+  float count = 0.0f;
+#pragma unroll 8
+  for (int64_t row = threadIdx.x; row < arguments.batch; row += blockDim.x) {
+    count += arguments.first[row] != arguments.ignore_index ? 1.0f : 0.0f;
   }
-  return 1.0f / static_cast<float>(count);
+  return 1.0f / sum_block(count);
 }
 
 // What a row's gradient is multiplied by.
@@ -102,6 +103,24 @@ __device__ __forceinline__ float finished_loss(const LossArguments& arguments, i
 // coefficient * factor, where a coefficient of 0 wins over an infinite factor.
 __device__ __forceinline__ float product(float coefficient, float factor) {
   return coefficient == 0.0f ? 0.0f : coefficient * factor;
+}
+
+// Σ exp(z-m) of some logits, those that equal m apart: S = 1 + rest exactly, however small the rest is.
+struct Exponentials {
+  float below = 0.0f, largest = 0.0f;
+
+  __device__ __forceinline__ void add(float shifted, float exponential) {
+    const bool top = shifted >= 0.0f;  // NaN is not
+    below += top ? 0.0f : exponential;
+    largest += top ? 1.0f : 0.0f;
+  }
+};
+
+__device__ __forceinline__ float rest_of(float below, float largest) { return below + (largest - 1.0f); }
+
+// (Q e / S - q) · factor for S = 1 + rest; `scale` is factor / S.
+__device__ __forceinline__ float gradient_of(float e, float q, float mass, float rest, float scale) {
+  return fmaf(-q, rest, fmaf(mass, e, -q)) * scale;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -150,7 +169,6 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
   constexpr int kWords = kShortRows * kShortColumns + kShortRows * kShortColumns / 32;
   __shared__ float z[kWords];
   __shared__ float t[DENSE ? kWords : 1];
-  __shared__ float warp_sums[kShortRows / 32];
   const int columns = arguments.columns;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kShortRows;
   const int rows = static_cast<int>(min(static_cast<int64_t>(kShortRows), arguments.batch - begin));
@@ -167,10 +185,11 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
     const Mixture mixture = mixture_of(arguments, row, s);
     float largest = -INFINITY;
     for (int c = 0; c < columns; ++c) largest = fmaxf(largest, z[padded(base + c)]);
-    float sum = 0.0f, mass = 0.0f, dot = 0.0f;
+    Exponentials sums;
+    float mass = 0.0f, dot = 0.0f;
     for (int c = 0; c < columns; ++c) {
       const float shifted = z[padded(base + c)] - largest;
-      sum += __expf(shifted);
+      sums.add(shifted, exponential<T>(shifted));
       float q = mixture.u;
       if constexpr (DENSE) q += (1.0f - s) * t[padded(base + c)];
       q *= class_weight_of(arguments, c);
@@ -182,11 +201,11 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
       dot += product(q, shifted);
     }
     if (!DENSE && arguments.class_weight == nullptr) mass = 1.0f;
-    loss = finished_loss(arguments, row, mixture, mass * logf(sum) - dot);
+    const float rest = rest_of(sums.below, sums.largest);
+    loss = finished_loss(arguments, row, mixture, mass * log1pf(rest) - dot);
     if (arguments.losses != nullptr) arguments.losses[row] = loss;
     if (arguments.grad != nullptr) {
-      const float factor = factor_of(arguments, row, scale);
-      const float ratio = mass / sum;
+      const float factor = factor_of(arguments, row, scale) / (1.0f + rest);
       for (int c = 0; c < columns; ++c) {
         float q = mixture.u;
         if constexpr (DENSE) q += (1.0f - s) * t[padded(base + c)];
@@ -195,7 +214,7 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
           if (c == mixture.first) q += mixture.a;
           if (c == mixture.second) q += mixture.b;
         }
-        const float g = (__expf(z[padded(base + c)] - largest) * ratio - q) * factor;
+        const float g = gradient_of(exponential<T>(z[padded(base + c)] - largest), q, mass, rest, factor);
         z[padded(base + c)] = mixture.ignored ? 0.0f : mixture.valid ? g : NAN;
       }
     }
@@ -205,12 +224,7 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
     copy_out(static_cast<T*>(arguments.grad) + begin * columns, z, rows * columns);
   }
   if (arguments.total.value != nullptr) {
-    const float sum = reduce_warp(loss, Sum{});
-    if ((threadIdx.x & 31) == 0) warp_sums[threadIdx.x >> 5] = sum;
-    __syncthreads();
-    float share = 0.0f;
-    for (int warp = 0; warp < kShortRows / 32; ++warp) share += warp_sums[warp];
-    add_to_total(arguments.total, share, blockIdx.x, gridDim.x, scale);
+    add_to_total(arguments.total, sum_block(loss), blockIdx.x, gridDim.x, scale);
   }
 }
 
@@ -279,7 +293,7 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
   constexpr int N = kPerVector<T>;
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ Exchange<1> maxima;
-  __shared__ Exchange<3> sums;
+  __shared__ Exchange<4> sums;
   const Team team{team_size, static_cast<int>(blockIdx.x) % team_size};
   const int teams = gridDim.x / team_size;
   const int index = blockIdx.x / team_size;
@@ -331,13 +345,17 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
     }
     reduce_team(largest, maxima, team, Maximum{});
 
-    // Σ exp(z-m); Σ q and Σ q (z-m), of the dense target or of the smoothing's share without its coefficient u.
-    float total[3] = {0.0f, 0.0f, 0.0f};
+    // Σ exp(z-m) in its two parts; Σ q and Σ q (z-m), of the dense target or of the smoothing's share without its u.
+    Exponentials exponentials;
+    float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
       float value[N];
       z.read(at, value);
 #pragma unroll
-      for (int e = 0; e < N; ++e) total[0] += __expf(value[e] - largest[0]);
+      for (int e = 0; e < N; ++e) {
+        const float shifted = value[e] - largest[0];
+        exponentials.add(shifted, exponential<T>(shifted));
+      }
       if constexpr (DENSE) {
         float target[N];
         t.read_at(at - z.shift, target);
@@ -347,8 +365,8 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
           if (column >= 0 && column < count) {
             float q = (1.0f - s) * target[e] + mixture.u;
             if (weighted) q *= __ldg(arguments.class_weight + lower + column);
-            total[1] += q;
-            total[2] += product(q, value[e] - largest[0]);
+            total[2] += q;
+            total[3] += product(q, value[e] - largest[0]);
           }
         }
       } else if (mixture.u != 0.0f) {
@@ -357,32 +375,34 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
           const int column = at - z.shift + e;
           if (column >= 0 && column < count) {
             const float w = weighted ? __ldg(arguments.class_weight + lower + column) : 1.0f;
-            total[1] += w;
-            total[2] += product(w, value[e] - largest[0]);
+            total[2] += w;
+            total[3] += product(w, value[e] - largest[0]);
           }
         }
       }
     }
+    total[0] = exponentials.below;
+    total[1] = exponentials.largest;
     reduce_team(total, sums, team, Sum{});
 
-    float mass = total[1];
+    const float rest = rest_of(total[0], total[1]);
+    float mass = total[2];
     if constexpr (!DENSE) {
-      mass = weighted ? mixture.a + mixture.b + mixture.u * total[1] : 1.0f;
+      mass = weighted ? mixture.a + mixture.b + mixture.u * total[2] : 1.0f;
     }
     if (threadIdx.x == 0 && team.rank == 0) {
-      float dot = total[2];
+      float dot = total[3];
       if constexpr (!DENSE) {
-        dot = product(mixture.u, total[2]) + product(mixture.a, z_first - largest[0]) +
+        dot = product(mixture.u, total[3]) + product(mixture.a, z_first - largest[0]) +
               product(mixture.b, z_second - largest[0]);
       }
-      const float loss = finished_loss(arguments, row, mixture, mass * logf(total[0]) - dot);
+      const float loss = finished_loss(arguments, row, mixture, mass * log1pf(rest) - dot);
       if (arguments.losses != nullptr) arguments.losses[row] = loss;
       share += loss;
     }
     if (arguments.grad == nullptr) continue;
 
-    const float factor = factor_of(arguments, row, scale);
-    const float ratio = mass / total[0];
+    const float factor = factor_of(arguments, row, scale) / (1.0f + rest);
     T* row_grad = static_cast<T*>(arguments.grad) + row * arguments.grad_stride + lower;
     const bool whole = misalignment(row_grad) == z.shift;  // vectors of the logits are vectors of the gradient
     for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
@@ -397,7 +417,7 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
         float q = mixture.u;
         if constexpr (DENSE) q += (1.0f - s) * target[e];
         if (weighted && first + e >= 0 && first + e < count) q *= __ldg(arguments.class_weight + lower + first + e);
-        const float g = (__expf(value[e] - largest[0]) * ratio - q) * factor;
+        const float g = gradient_of(exponential<T>(value[e] - largest[0]), q, mass, rest, factor);
         packed.at[e] = from_float<T>(mixture.ignored ? 0.0f : mixture.valid ? g : NAN);
       }
       if (whole && first >= 0 && first + N <= count) {
@@ -422,8 +442,8 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
           for (int i = 0; i < 2; ++i) {
             if (at[i] >= lower && at[i] < lower + count) {
               const float q = mine[i] + mixture.u * class_weight_of(arguments, at[i]);
-              const float g = (__expf(label_logit[i] - largest[0]) * ratio - q) * factor;
-              row_grad[at[i] - lower] = from_float<T>(g);
+              const float e = exponential<T>(label_logit[i] - largest[0]);
+              row_grad[at[i] - lower] = from_float<T>(gradient_of(e, q, mass, rest, factor));
             }
           }
         }
@@ -436,28 +456,23 @@ __global__ void __launch_bounds__(256, DENSE ? 2 : 3) long_rows_kernel(const Los
   }
 }
 
-// Σ sample_weight · class_weight[first] over the rows that are not ignored, either weight being optional. One block.
-static __global__ void __launch_bounds__(1024) denominator_kernel(const int64_t* first, const float* class_weight,
-                                                           const float* sample_weight, int64_t ignore_index,
-                                                           int64_t batch, int columns, float* denominator) {
-  __shared__ float warps[32];
+// Σ sample_weight · class_weight[first] over the rows that are not ignored, either weight being optional.
+static __global__ void __launch_bounds__(256) denominator_kernel(const LossArguments arguments, bool by_label, Total total) {
   float sum = 0.0f;
-  for (int64_t row = threadIdx.x; row < batch; row += blockDim.x) {
-    float w = sample_weight != nullptr ? sample_weight[row] : 1.0f;
-    if (first != nullptr) {
-      const int64_t label = first[row];
-      if (label == ignore_index) continue;
-      if (class_weight != nullptr) w *= label >= 0 && label < columns ? class_weight[label] : 0.0f;
+#pragma unroll 4
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; row < arguments.batch;
+       row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    float w = arguments.sample_weight != nullptr ? arguments.sample_weight[row] : 1.0f;
+    if (arguments.first != nullptr) {
+      const int64_t label = arguments.first[row];
+      if (by_label && arguments.class_weight != nullptr) {
+        w *= label >= 0 && label < arguments.columns ? arguments.class_weight[label] : 0.0f;
+      }
+      if (label == arguments.ignore_index) w = 0.0f;
     }
     sum += w;
   }
-  sum = reduce_warp(sum, Sum{});
-  if ((threadIdx.x & 31) == 0) warps[threadIdx.x >> 5] = sum;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    sum = reduce_warp(threadIdx.x < blockDim.x / 32 ? warps[threadIdx.x] : 0.0f, Sum{});
-    if (threadIdx.x == 0) *denominator = sum;
-  }
+  add_to_total(total, sum_block(sum), blockIdx.x, gridDim.x, 1.0f);
 }
 
 // grad *= *grad_output, without touching grad where that is 1.
@@ -496,7 +511,9 @@ inline cudaError_t read_device(int ordinal, Device* device) {
     error = cudaDeviceGetAttribute(&device->shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
   }
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, ordinal);
-  device->clusters = clusters != 0;
+  cudaFuncAttributes code{};
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&code, denominator_kernel);
+  device->clusters = clusters != 0 && code.ptxVersion >= 90;  // code made for sm_80 knows no clusters wherever it runs
   return error;
 }
 
@@ -559,11 +576,12 @@ cudaError_t launch_loss(const LossArguments& arguments, const Device& device, cu
                 stream, arguments, plan.slice_columns, plan.team_size, plan.resident);
 }
 
-// What a mean divides by, from the pointers of `arguments`; class weights count where `by_label`.
-inline cudaError_t launch_denominator(const LossArguments& arguments, bool by_label, float* denominator,
-                                      cudaStream_t stream) {
-  return launch(denominator_kernel, 1, 1024, 0, 1, stream, arguments.first, by_label ? arguments.class_weight : nullptr,
-                arguments.sample_weight, arguments.ignore_index, arguments.batch, arguments.columns, denominator);
+// What a mean divides by, to total.value; class weights count where `by_label`. At most most_shares shares.
+inline cudaError_t launch_denominator(const LossArguments& arguments, bool by_label, const Device& device,
+                                      const Total& total, cudaStream_t stream) {
+  const int64_t blocks = (arguments.batch + 1023) / 1024;
+  return launch(denominator_kernel, blocks < device.processors ? blocks : device.processors, 256, 0, 1, stream, arguments,
+                by_label, total);
 }
 
 template <typename T>

@@ -114,6 +114,8 @@ def run(
         if gradient:
             arguments.grad, arguments.grad_stride = grad.data_ptr(), grad.stride(0)
 
+        partial = memory.empty("partial", (library.shares(ctypes.c_int64(len(z))),), torch.float32)
+        counter = memory.copy("counter", torch.zeros(1, dtype=torch.int32))
         by_label = bool(target.get("index_target", False))
         weighted = "sample_weight" in target or (by_label and "class_weight" in target)
         if mean and (weighted or dense is None):
@@ -121,12 +123,11 @@ def run(
                 arguments.count_rows = True
             else:
                 divisor = memory.empty("denominator", (1,), torch.float32)
-                library.check("denominator", ctypes.byref(arguments), by_label, ctypes.c_void_p(divisor.data_ptr()))
+                pointers = (ctypes.c_void_p(t.data_ptr()) for t in (divisor, partial, counter))
+                library.check("denominator", ctypes.byref(arguments), by_label, *pointers)
                 arguments.denominator = divisor.data_ptr()
         loss = memory.empty("loss", (() if reduction != "none" else (len(z),)), torch.float32)
         if grad_output is None and reduction != "none":
-            partial = memory.empty("partial", (library.shares(ctypes.c_int64(len(z))),), torch.float32)
-            counter = memory.copy("counter", torch.zeros(1, dtype=torch.int32))
             arguments.total_value, arguments.total_partial = loss.data_ptr(), partial.data_ptr()
             arguments.total_counter = counter.data_ptr()
         elif grad_output is None:
@@ -134,8 +135,7 @@ def run(
         dense_is_float = dense is None or dense.dtype == torch.float32
         library.check("cross_entropy", ctypes.byref(arguments), _DTYPES.index(logits.dtype), dense_is_float)
 
-        if arguments.total_counter:
-            assert counter.item() == 0, "the counter must be left at 0"
+        assert counter.item() == 0, "the counter must be left at 0"
         if not inplace:
             assert torch.equal(z.contiguous().view(torch.uint8), logits.contiguous().view(torch.uint8)), (
                 "logits changed"

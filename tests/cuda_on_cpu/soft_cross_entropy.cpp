@@ -36,8 +36,9 @@ int cross_entropy(const LossArguments* arguments, int dtype, int dense_is_float)
                         : loss<__nv_bfloat16, __nv_bfloat16>(*arguments, device);
 }
 
-int denominator(const LossArguments* arguments, int by_label, float* result) {
-  return emulator::status(launch_denominator(*arguments, by_label != 0, result, nullptr));
+int denominator(const LossArguments* arguments, int by_label, float* result, float* partial, int* counter) {
+  const Total total{result, partial, counter};
+  return emulator::status(launch_denominator(*arguments, by_label != 0, device_now(), total, nullptr));
 }
 
 int rescale(void* grad, int dtype, const float* grad_output, int64_t size) {

@@ -214,6 +214,13 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+struct cudaFuncAttributes { int ptxVersion; };
+template <typename F>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F*) {
+  attributes->ptxVersion = __CUDA_ARCH__ / 10;
+  return cudaSuccess;
+}
+
 template <typename F>
 cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute, int bytes) {
   if (bytes < 0 || bytes > emulator::machine.shared_memory) return cudaErrorInvalidValue;

@@ -1,0 +1,236 @@
+"""The CUDA loss kernels, every thread of them run on the CPU, against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regfast.ops.reference import soft_cross_entropy as reference
+from tests.cuda_on_cpu import build, losses
+from tests.cuda_on_cpu.losses import Layout
+from tests.ops import oracle
+
+pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="no g++ here")
+
+KINDS = ("index", "mixed", "dense")
+HALVES = (torch.float16, torch.bfloat16)
+# A thread a row, two blocks of them; a block a row; more rows than blocks; a cluster a row.
+SHAPES = {1: 3, 2: 129, 3: 5, 10: 131, 31: 2, 32: 128, 33: 7, 1000: 3, 1003: 37, 21841: 2, 40001: 3}
+
+
+@pytest.fixture(autouse=True)
+def machine():
+    build.library("soft_cross_entropy").machine("random")
+
+
+def batch(rows, classes, dtype=torch.float32, scale=3.0):
+    generator = torch.Generator().manual_seed(31 * rows + classes)
+    return (scale * torch.randn(rows, classes, generator=generator)).to(dtype)
+
+
+def target(kind, rows, classes, dense_dtype=torch.float32):
+    generator = torch.Generator().manual_seed(7 * rows + classes)
+    first, second = torch.randint(classes, (2, rows), generator=generator)
+    if kind == "index":
+        return {"first": first, "index_target": True}
+    if kind == "mixed":
+        return {"first": first, "second": second, "weight": torch.rand(rows, generator=generator)}
+    dense = torch.rand(rows, classes, generator=generator) ** 4
+    return {"dense": (dense / dense.sum(1, keepdim=True)).to(dense_dtype)}
+
+
+def wide(arguments):
+    return {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in arguments.items()}
+
+
+def exact(z, arguments, grad_output=None):
+    leaf = z.double().requires_grad_()
+    loss = reference.soft_cross_entropy(leaf, **wide(arguments))
+    loss.backward(torch.ones_like(loss) if grad_output is None else grad_output.double())
+    return loss.detach(), leaf.grad
+
+
+def check(z, arguments, grad_output=None, **how):
+    """Every row's loss to a relative 1e-6; gradient to 1e-5 of its largest entry (16 bits: one in the last place)."""
+    right_loss, right = exact(z, arguments, grad_output)
+    loss, grad = losses.run(z, arguments, grad_output=grad_output, **how)
+    if grad_output is None and z.shape[1] > 1:
+        torch.testing.assert_close(loss.double(), right_loss, rtol=1e-6, atol=1e-30, equal_nan=True)
+    assert torch.equal(grad.isnan(), right.isnan())
+    kept = right.nan_to_num(0)
+    error = (grad.double().nan_to_num(0) - kept).abs().amax(1)
+    if z.dtype == torch.float32 or z.shape[1] == 1:
+        assert (error <= 1e-5 * kept.abs().amax(1) + 1e-7 * (z.shape[1] == 1)).all(), error.max()
+    else:
+        assert oracle.within_an_ulp(grad.nan_to_num(0), kept) > 0.999
+    return loss, grad
+
+
+@pytest.mark.parametrize("classes", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32(kind, classes):
+    check(batch(SHAPES[classes], classes), target(kind, SHAPES[classes], classes) | {"smoothing": 0.1})
+
+
+@pytest.mark.parametrize("classes", [10, 33, 1003, 40001])
+@pytest.mark.parametrize("kind", [*KINDS, "dense16"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_sixteen_bits_round_once(dtype, kind, classes):
+    rows = min(SHAPES[classes], 9)
+    chosen = target(kind.removesuffix("16"), rows, classes, dtype if kind == "dense16" else torch.float32)
+    check(batch(rows, classes, dtype), chosen | {"reduction": "none", "smoothing": 0.1})
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_smoothing_and_ignored_rows(kind, reduction, classes):
+    rows = 5
+    arguments = target(kind, rows, classes) | {"reduction": reduction, "smoothing": torch.tensor(0.1)}
+    arguments |= {"class_weight": 0.5 + torch.rand(classes), "sample_weight": 0.5 + torch.rand(rows)}
+    if kind != "dense":
+        arguments["first"][1] = arguments["ignore_index"] = 4
+    _, grad = check(batch(rows, classes), arguments)
+    if kind != "dense":
+        assert (grad[arguments["first"] == 4] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [10, 1003])
+@pytest.mark.parametrize("weight", [0.3, torch.tensor(0.7), 1 - 1e-6], ids=str)
+def test_lambda_of_the_whole_batch(weight, classes):
+    check(batch(5, classes), target("mixed", 5, classes) | {"weight": weight})
+
+
+@pytest.mark.parametrize("classes", [10, 1003])
+@pytest.mark.parametrize("class_weight", [False, True])
+def test_means_leave_ignored_rows_out_however_they_are_counted(class_weight, classes):
+    rows = 2500 if classes == 10 else 9  # of 2500 several blocks make the sum
+    arguments = target("index", rows, classes)
+    arguments["first"][::3] = -100
+    if class_weight:
+        arguments["class_weight"] = torch.rand(classes)
+    for count_rows in (True, False):
+        check(batch(rows, classes), arguments, count_rows=count_rows)
+    arguments["first"][:] = -100
+    loss, grad = losses.run(batch(rows, classes), arguments)
+    assert loss.isnan() and (grad == 0).all()
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_backward_takes_the_incoming_gradient(reduction, classes):
+    incoming = torch.tensor([0.5, -2.0, 0.0]) if reduction == "none" else torch.tensor(1.7)
+    check(batch(3, classes), target("mixed", 3, classes) | {"reduction": reduction, "smoothing": 0.1}, incoming)
+
+
+@pytest.mark.parametrize("classes", [10, 33, 1003, 40001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_place(kind, classes):
+    for dtype in (torch.float32, torch.bfloat16):
+        check(batch(3, classes, dtype), target(kind, 3, classes), inplace=True)
+
+
+def test_without_a_gradient():
+    for classes in (10, 1003):
+        z, arguments = batch(3, classes), target("mixed", 3, classes)
+        loss, grad = losses.run(z, arguments, gradient=False)
+        torch.testing.assert_close(loss.double(), exact(z, arguments)[0], rtol=1e-6, atol=0)
+        assert torch.equal(grad, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [10, 33, 1003])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(shift=0),
+        Layout(shift=1),
+        Layout(shift=3, grad_shift=2),
+        Layout(gap=5),
+        Layout(gap=1, shift=1, grad_gap=3),
+    ],
+)
+def test_rows_anywhere(layout, classes, dtype):
+    for kind in ("mixed", "dense"):
+        arguments = target(kind, 5, classes, dtype) | {"reduction": "none"}
+        check(batch(5, classes, dtype), arguments, layout=layout)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1003, 40001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_confident_rows_keep_their_digits(kind, classes):
+    z, arguments = batch(4, classes, scale=0.5), target(kind, 4, classes)
+    if kind == "dense":
+        arguments["dense"] = torch.nn.functional.one_hot(torch.arange(4) % classes, classes).float()
+    label = arguments["dense"].argmax(1) if kind == "dense" else arguments["first"]
+    z[torch.arange(4), label] += torch.tensor([6.0, 10.0, 14.0, 18.0])
+    check(z, arguments | {"reduction": "none"})
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_lose_nothing(kind, classes):
+    z, arguments = batch(3, classes).round(decimals=0), target(kind, 3, classes) | {"reduction": "none"}
+    assert all(map(torch.equal, losses.run(z + 1e4, arguments), losses.run(z, arguments)))
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_minus_infinity(kind, classes):
+    z, arguments = batch(3, classes), target(kind, 3, classes) | {"reduction": "none"}
+    z[:, ::2] = -torch.inf
+    if kind == "dense":
+        arguments["dense"][:2, ::2] = 0  # the last row keeps its weight there: an infinite loss
+    else:
+        arguments["first"] = torch.tensor([1, 1, 0])
+        arguments["second" if kind == "mixed" else "first"] = torch.tensor([3, 1, 2])
+    right_loss, right = exact(z, arguments)
+    loss, grad = losses.run(z, arguments)
+    torch.testing.assert_close(loss.double(), right_loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad.double(), right, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+@pytest.mark.parametrize("wrong", [-1, "classes", 1 << 40, -(1 << 62)])
+def test_labels_out_of_range_are_nan_and_read_nothing(wrong, classes):
+    wrong = classes if wrong == "classes" else wrong
+    for name in ("first", "second"):
+        arguments = target("mixed", 3, classes) | {"reduction": "none", "class_weight": torch.rand(classes)}
+        z, sane = batch(3, classes), {k: v.clone() if k == name else v for k, v in arguments.items()}
+        arguments[name][1] = wrong
+        loss, grad = losses.run(z, arguments)
+        right_loss, right = exact(z, sane)
+        right_loss[1] = right[1] = torch.nan
+        torch.testing.assert_close(loss.double(), right_loss, rtol=1e-6, atol=0, equal_nan=True)
+        torch.testing.assert_close(grad.double(), right, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("classes", [10, 1003, 40001])
+def test_the_order_of_threads_and_blocks_changes_no_bit(classes):
+    rows = 300 if classes == 10 else 19
+    z, arguments = batch(rows, classes), target("mixed", rows, classes) | {"smoothing": 0.1}
+    found = []
+    for order, seed in (("forward", 0), ("backward", 0), ("random", 1), ("random", 2)):
+        build.library("soft_cross_entropy").machine(order, seed, processors=3)
+        found.append(losses.run(z, arguments))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("clusters", [False, True])
+@pytest.mark.parametrize("shared_memory", [12 * 1024, 48 * 1024, 227 * 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_devices(dtype, shared_memory, clusters, kind):
+    """Rows that fit no shared memory are read again; without clusters a block has whole rows."""
+    library = build.library("soft_cross_entropy")
+    library.machine("random", 1, processors=2, shared_memory=shared_memory, clusters=clusters)
+    for layout in (losses.PLAIN, Layout(shift=3, gap=2)):
+        check(batch(3, 33003, dtype), target(kind, 3, 33003) | {"reduction": "none"}, layout=layout)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("shift", [None, 0, 1])
+def test_rescale(shift, dtype):
+    grad = batch(3, 1003, dtype)
+    assert torch.equal(losses.rescale(grad, 1.0, shift), grad)
+    assert torch.equal(losses.rescale(grad, -1.7, shift), (grad.float() * -1.7).to(dtype))
