@@ -82,7 +82,10 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     ),
     "philox": (Rule("cpu", "cpu", (torch.int64,)), Rule("triton", "cuda", (torch.int64,))),
     # Above, products of whole batches win over one sample's loop.
-    "feature_attack": (Rule("cpu", "cpu", (torch.float64,), most=128),),
+    "feature_attack": (
+        Rule("cpu", "cpu", (torch.float64,), most=128),
+        Rule("triton", "cuda", (torch.float64,), most=128),
+    ),
 }
 
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None
@@ -112,8 +115,9 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
             return _served("reference", function)
     if _forced is not None:
         return _find_forced(_forced, family, function, tensor)
+    device = "cpu" if tensor.is_cpu else tensor.device.type  # making the string takes microseconds
     columns = tensor.shape[-1] if tensor.ndim else 1
-    for least, most, multiple, elements, found in _candidates.get((function, tensor.device.type, tensor.dtype), ()):
+    for least, most, multiple, elements, found in _candidates.get((function, device, tensor.dtype), ()):
         if least <= columns <= most and columns % multiple == 0 and (elements is None or tensor.numel() <= elements):
             return found
     return _served("reference", function)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from regfast.ops.feature_attack import feature_attack
 from regfast.ops.objective import KINDS, objective
 from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
 from regfast.ops.philox import normal, uniform
 from regfast.ops.reference import objective as reference_objective
 from regfast.ops.reference import perturbation as reference
 from regfast.ops.reference import philox as reference_philox
+from regfast.ops.reference.feature_attack import feature_attack as reference_feature_attack
 from tests.ops import oracle
 from tests.ops.triton_inputs import labels, logits
 
@@ -20,7 +22,7 @@ SHAPES = [(5, 3, 32, 32), (1, 3, 224, 224), (3, 1, 7, 11), (2, 1), (0, 4), (130,
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [1, 2, 4, 10, 1000, 1003, 16384, 21841])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_objectives(kind, classes, dtype):
+def test_objectives(gpu_backend, kind, classes, dtype):
     if classes < KINDS[kind]:
         pytest.skip("too few classes")
     rows = 67 if classes < 5000 else 5
@@ -35,7 +37,7 @@ def test_objectives(kind, classes, dtype):
         assert oracle.within_an_ulp(found.gradient, right.gradient) > 0.999
 
 
-def test_objectives_of_bad_labels_are_nan():
+def test_objectives_of_bad_labels_are_nan(gpu_backend):
     first = torch.tensor([0, -1, 5, 1 << 40], device="cuda")
     found = objective(logits(4, 5).cuda(), first, "dlr")
     assert found.loss.isnan().tolist() == [False, True, True, True]
@@ -43,7 +45,7 @@ def test_objectives_of_bad_labels_are_nan():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_steps(shape, norm):
+def test_steps(gpu_backend, shape, norm):
     clean = torch.rand(shape, device="cuda")
     point, before = ((clean + 0.05 * torch.randn_like(clean)).clamp(0, 1) for _ in range(2))
     gradient = torch.randn_like(clean)
@@ -62,7 +64,7 @@ def test_steps(shape, norm):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("start", ["sphere", "ball"])
-def test_random_starts(shape, norm, start):
+def test_random_starts(gpu_backend, shape, norm, start):
     clean = torch.rand(shape, device="cuda")
     eps, sample = torch.rand(shape[0], device="cuda"), torch.arange(shape[0], device="cuda") + (1 << 33)
     arguments = (clean, eps, norm, (1 << 63) + 3, sample, 3, sample % 7, sample % 5)
@@ -73,7 +75,7 @@ def test_random_starts(shape, norm, start):
         torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 
-def test_l1_projection():
+def test_l1_projection(gpu_backend):
     clean, delta = torch.rand(6, 3072), torch.randn(6, 3072)
     for eps in (0.0, 0.5, 12.0, 1e6):
         found = l1_box_projection(clean.cuda(), delta.cuda(), eps).cpu()
@@ -91,7 +93,23 @@ def test_random_numbers_are_the_references(seed):
             assert torch.equal(found.cpu(), right(seed, sample, 127, restart, step, count))
 
 
-def test_in_one_graph_and_in_a_cuda_graph():
+@pytest.mark.parametrize("linf", [False, True])
+@pytest.mark.parametrize("margin", [False, True])
+@pytest.mark.parametrize(("classes", "width"), [(2, 1), (10, 512), (100, 200)])
+def test_attacks_on_features(classes, width, margin, linf):
+    weight = torch.randn(classes, width, dtype=torch.float64)
+    z = torch.randn(50, width, dtype=torch.float64) @ weight.T
+    first = z.argmax(1)
+    first[:5] = (first[:5] + 1) % classes  # lost from the start
+    eps = torch.rand(50, dtype=torch.float64) * width**0.5 / 4
+    arguments = [tensor.cuda() for tensor in (z, weight, first, eps, eps / 3)]
+    found = feature_attack(*arguments, 7, linf=linf, margin=margin)
+    right = reference_feature_attack(*arguments, 7, linf=linf, margin=margin)
+    torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
+    assert found[:5].eq(0).all()
+
+
+def test_in_one_graph_and_in_a_cuda_graph(gpu_backend):
     def attack(z, first, point, clean, sample):
         answer = objective(z, first, "dlr")
         moved = perturb_step(point, answer.gradient, clean, 0.1, 0.02, "l2")

@@ -67,6 +67,12 @@ def test_objectives_of_many_classes_in_any_memory(kind):
     compare(logits(4, 300, torch.bfloat16), labels(4, 300), kind, labels(4, 300, 1))
 
 
+@pytest.mark.parametrize("kind", ["dlr", "dlr-targeted"])
+def test_terms_that_cancel_in_one_class_leave_no_rounding(passes, kind):
+    z = logits(40, 10, torch.bfloat16)  # in some rows the label is the third
+    compare(z, labels(40, 10), kind, labels(40, 10, 1))
+
+
 def test_objectives_of_bad_labels_are_nan(passes):
     first = torch.tensor([0, -1, 5, 1 << 40])
     found = objective.objective(logits(4, 5), first, "dlr-targeted", torch.tensor([1, 1, 1, 1]))

@@ -30,10 +30,11 @@ TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
+    torch.float64: "fp64",
     torch.int64: "i64",
     torch.int32: "i32",
 }
-MODULES = ("soft_cross_entropy", "feature_stats", "objective", "perturbation", "philox")
+MODULES = ("soft_cross_entropy", "feature_stats", "objective", "perturbation", "philox", "feature_attack")
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -65,6 +66,13 @@ def record() -> list[Launch]:
         for kind in ("ce", "dlr"):
             modules["objective"].objective(z, first, kind)
         modules["objective"].objective(z, first, "dlr-targeted", first)
+    for classes, width in ((10, 64), (10, 512), (128, 2048)):
+        label = f"{classes} x {width}"
+        wide = torch.empty(rows, classes, dtype=torch.float64), torch.empty(classes, width, dtype=torch.float64)
+        radius = torch.empty(rows, dtype=torch.float64)
+        for linf in (False, True):
+            for margin in (False, True):
+                modules["feature_attack"].feature_attack(*wide, first, radius, radius, 20, linf=linf, margin=margin)
     label = "d = 512"
     features = torch.empty(rows, 512, requires_grad=True)
     modules["feature_stats"].feature_stats(features, torch.empty(10, 512), first, first).rms.sum().backward()

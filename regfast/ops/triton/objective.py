@@ -98,11 +98,13 @@ def _climb(z1, z3, z4, z_label, z_to, log_e, total_e, TARGETED: tl.constexpr, KI
         loss = z_to - z_label
         softmax, to, label, largest, low = zero, zero + 1.0, zero - 1.0, zero, zero
     elif KIND == _DLR:
+        # In float64: coefficients that fall to one class may cancel.
         if TARGETED:
-            scale = tl.div_rn(zero + 1.0, z1 - (0.5 * z3 + 0.5 * z4) + 1e-12)
+            third = 0.5 * z3.to(tl.float64) + 0.5 * z4.to(tl.float64)
         else:
-            scale = tl.div_rn(zero + 1.0, z1 - z3 + 1e-12)
-        loss = (z_to - z_label) * scale
+            third = z3.to(tl.float64)
+        scale = 1.0 / (z1.to(tl.float64) - third + 1e-12)
+        loss = (z_to.to(tl.float64) - z_label.to(tl.float64)) * scale
         slope = loss * scale
         softmax, to, label, largest, low = zero, scale, -scale, -slope, slope
     else:
@@ -114,22 +116,27 @@ def _climb(z1, z3, z4, z_label, z_to, log_e, total_e, TARGETED: tl.constexpr, KI
 
 
 @triton.jit
-def _gradient_tile(
-    z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4,
-    TARGETED: tl.constexpr, KIND: tl.constexpr,
-):  # fmt: skip
-    g = tl.where(cols[None, :] == t[:, None], to[:, None], 0.0)
-    if (KIND == _CE) or (KIND == _PROBABILITY):  # noqa: SIM109 - kernels have no `in`
-        g += tl.exp(z - z1[:, None]) * (softmax / total_e)[:, None]
-    if KIND != _CE:
-        g += tl.where(cols[None, :] == y[:, None], label[:, None], 0.0)
+def _put(g, cols, at, to, label, largest, low, y, t, at1, at3, at4):
+    """`g` with all that falls to class `at` in DLR; `low` goes half to the third, half to the fourth."""
+    total = tl.where(at == t, to, 0.0) + tl.where(at == y, label, 0.0) + tl.where(at == at1, largest, 0.0)
+    total += tl.where(at == at3, 0.5 * low, 0.0) + tl.where(at == at4, 0.5 * low, 0.0)
+    return tl.where(cols[None, :] == at[:, None], total.to(tl.float32)[:, None], g)
+
+
+@triton.jit
+def _gradient_tile(z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4, KIND: tl.constexpr):
     if KIND == _DLR:
-        g += tl.where(cols[None, :] == at1[:, None], largest[:, None], 0.0)
-        if TARGETED:
-            g += tl.where(cols[None, :] == at3[:, None], 0.5 * low[:, None], 0.0)
-            g += tl.where(cols[None, :] == at4[:, None], 0.5 * low[:, None], 0.0)
-        else:
-            g += tl.where(cols[None, :] == at3[:, None], low[:, None], 0.0)
+        g = _put(tl.zeros_like(z), cols, at1, to, label, largest, low, y, t, at1, at3, at4)
+        g = _put(g, cols, at3, to, label, largest, low, y, t, at1, at3, at4)
+        g = _put(g, cols, at4, to, label, largest, low, y, t, at1, at3, at4)
+        g = _put(g, cols, t, to, label, largest, low, y, t, at1, at3, at4)
+        g = _put(g, cols, y, to, label, largest, low, y, t, at1, at3, at4)
+    else:
+        g = tl.where(cols[None, :] == t[:, None], to[:, None], 0.0)
+        if (KIND == _CE) or (KIND == _PROBABILITY):  # noqa: SIM109 - kernels have no `in`
+            g += tl.exp(z - z1[:, None]) * (softmax / total_e)[:, None]
+        if KIND != _CE:
+            g += tl.where(cols[None, :] == y[:, None], label[:, None], 0.0)
     return g
 
 
@@ -154,6 +161,7 @@ def one_shot_objective_kernel(
         z2, at2 = _next_in_tile(z, cols, z1, at1, K)
     if KIND == _DLR:
         z3, at3 = _next_in_tile(z, cols, z2, at2, K)
+        z4, at4 = z3, at3  # their mean is the third
         if targets is not None:
             z4, at4 = _next_in_tile(z, cols, z3, at3, K)
     if targets is not None:
@@ -169,11 +177,9 @@ def one_shot_objective_kernel(
     loss, softmax, to, label, largest, low = _climb(
         z1, z3, z4, z_label, z_to, tl.log(total_e), total_e, targets is not None, KIND
     )
-    tl.store(losses + rows, tl.where(valid, loss, float("nan")), mask=ok)
+    tl.store(losses + rows, tl.where(valid, loss.to(tl.float32), float("nan")), mask=ok)
     tl.store(predictions + rows, tl.where(at1 < K, at1, 0).to(tl.int64), mask=ok)
-    g = _gradient_tile(
-        z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4, targets is not None, KIND
-    )
+    g = _gradient_tile(z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4, KIND)
     g = tl.where(valid[:, None], g, float("nan"))
     tl.store(gradient + rows[:, None] * K + cols[None, :], g.to(gradient.dtype.element_ty), mask=mask)
 
@@ -196,6 +202,7 @@ def two_pass_objective_kernel(
         z2, at2 = _next_in_row(row, ok, z1, at1, K, ROWS, BLOCK)
     if KIND == _DLR:
         z3, at3 = _next_in_row(row, ok, z2, at2, K, ROWS, BLOCK)
+        z4, at4 = z3, at3  # their mean is the third
         if targets is not None:
             z4, at4 = _next_in_row(row, ok, z3, at3, K, ROWS, BLOCK)
     if targets is not None:
@@ -220,14 +227,12 @@ def two_pass_objective_kernel(
     loss, softmax, to, label, largest, low = _climb(
         z1, z3, z4, z_label, z_to, tl.log(total_e), total_e, targets is not None, KIND
     )
-    tl.store(losses + rows, tl.where(valid, loss, float("nan")), mask=ok)
+    tl.store(losses + rows, tl.where(valid, loss.to(tl.float32), float("nan")), mask=ok)
     tl.store(predictions + rows, tl.where(at1 < K, at1, 0).to(tl.int64), mask=ok)
     for start in range(0, K, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         mask = ok[:, None] & (cols < K)[None, :]
         z = tl.load(row + cols[None, :], mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        g = _gradient_tile(
-            z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4, targets is not None, KIND
-        )
+        g = _gradient_tile(z, cols, z1, total_e, softmax, to, label, largest, low, y, t, at1, at3, at4, KIND)
         g = tl.where(valid[:, None], g, float("nan"))
         tl.store(gradient + rows[:, None] * K + cols[None, :], g.to(gradient.dtype.element_ty), mask=mask)
