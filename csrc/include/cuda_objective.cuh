@@ -171,12 +171,8 @@ template <typename T>
 cudaError_t launch_objective(const Arguments& arguments, cudaStream_t stream) {
   const bool warps = arguments.columns <= kWarpColumns;
   const int64_t blocks = warps ? (arguments.rows + kWarpThreads / 32 - 1) / (kWarpThreads / 32) : arguments.rows;
-  if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(warps ? kWarpThreads : kBlockThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, warps ? objective_kernel<T, 32> : objective_kernel<T, kBlockThreads>, arguments);
+  return launch(warps ? objective_kernel<T, 32> : objective_kernel<T, kBlockThreads>, blocks,
+                warps ? kWarpThreads : kBlockThreads, 0, 1, stream, arguments);
 }
 
 }  // namespace regfast::cuda::objectives

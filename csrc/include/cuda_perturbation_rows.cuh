@@ -138,35 +138,18 @@ inline int team_for(const Processors& processors, int64_t rows, int size) {
   return team;
 }
 
-// `parts` blocks a row, as a cluster where they are a team.
-template <typename Arguments>
-cudaError_t launch_rows(void (*kernel)(Arguments, int), const Arguments& arguments, int parts, int threads, bool team,
-                        cudaStream_t stream) {
-  if (arguments.rows * parts > INT32_MAX) return cudaErrorInvalidValue;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(arguments.rows * parts));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(parts);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = team && parts > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments, parts);
-}
-
 template <typename Arguments>
 cudaError_t launch_chunks(void (*kernel)(Arguments, int), const Arguments& arguments, cudaStream_t stream) {
-  return launch_rows(kernel, arguments, (arguments.size + kChunk - 1) / kChunk, kChunk / 4, false, stream);
+  const int chunks = (arguments.size + kChunk - 1) / kChunk;
+  return launch(kernel, arguments.rows * chunks, kChunk / 4, 0, 1, stream, arguments, chunks);
 }
 
 template <typename Arguments>
 cudaError_t launch_teams(void (*kernel)(Arguments, int), const Arguments& arguments, const Processors& processors,
                          cudaStream_t stream) {
   const int team = team_for(processors, arguments.rows, arguments.size);
-  return launch_rows(kernel, arguments, team, arguments.size / team <= 4096 ? 256 : 512, true, stream);
+  const int threads = arguments.size / team <= 4096 ? 256 : 512;
+  return launch(kernel, arguments.rows * team, threads, 0, team, stream, arguments, team);
 }
 
 }  // namespace regfast::cuda::perturbation

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda_perturbation_l1.cuh"
-#include "philox.h"
+#include "cuda_philox.cuh"
 
 namespace regfast::cuda::perturbation {
 
@@ -18,16 +18,6 @@ struct StartArguments {
   int64_t rows;
   int size;
 };
-
-__device__ __forceinline__ float uniform_of(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
-
-__device__ __forceinline__ float normal_draw(const PhiloxKey& key, int element) {
-  uint32_t words[4], sum = 0;
-  philox(key, static_cast<uint32_t>(element), words);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) sum += (words[i] & 1023) + ((words[i] >> 10) & 1023) + ((words[i] >> 20) & 1023);
-  return multiply(static_cast<float>(static_cast<int32_t>(sum) - 6138), 0x1.000008p-10f);
-}
 
 __device__ __forceinline__ PhiloxKey key_of(const StartArguments& arguments, int64_t row, int64_t stage) {
   return philox_key(arguments.seed, arguments.samples[row], stage, arguments.restarts[row], arguments.steps[row]);

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["BACKENDS", "FAMILIES", "BackendError", "find", "show_config", "unavailable", "use_backend"]
 
@@ -74,13 +75,19 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
         Rule("cpu", "cpu", _FLOATS),
         Rule("cuda", "cuda", _HALVES, elements=_LAUNCH_BOUND),
         Rule("triton", "cuda", _HALVES),
+        Rule("cuda", "cuda", _HALVES),
     ),
     "perturbation": (
         Rule("cpu", "cpu", (torch.float32,)),
         Rule("cuda", "cuda", (torch.float32,), elements=_LAUNCH_BOUND),
         Rule("triton", "cuda", (torch.float32,)),
+        Rule("cuda", "cuda", (torch.float32,)),
     ),
-    "philox": (Rule("cpu", "cpu", (torch.int64,)), Rule("triton", "cuda", (torch.int64,))),
+    "philox": (
+        Rule("cpu", "cpu", (torch.int64,)),
+        Rule("triton", "cuda", (torch.int64,)),
+        Rule("cuda", "cuda", (torch.int64,)),
+    ),
     # Above, products of whole batches win over one sample's loop.
     "feature_attack": (
         Rule("cpu", "cpu", (torch.float64,), most=128),
@@ -90,6 +97,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
 
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on CPU tensors, for tests
+_transformed = torch._C._are_functorch_transforms_active
 _functions: dict[tuple[str, str], Callable[..., Any] | str] = {}  # (backend, function), or why there is none
 # What of the table this machine has, by (function, device, dtype). Looked up for every call: small losses wait for it.
 _candidates: dict[tuple[str, str, torch.dtype], list[tuple[int, int, int, int | None, Callable[..., Any]]]] = {}
@@ -103,7 +111,8 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
         function: name of the function in it.
         tensor: the op's first tensor; its device, dtype and last dimension decide.
         constants: arguments that the fast backends do not differentiate. If one of them requires grad, reference
-            serves the call, whatever backend is asked for.
+            serves the call, whatever backend is asked for; as it does inside torch.func's transforms (grad, jvp, vmap
+            …) and under forward-mode differentiation.
 
     Raises:
         BackendError: if a backend is forced (`use_backend`, REGFAST_BACKEND) that cannot serve the call.
@@ -113,6 +122,9 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
     for constant in constants:
         if isinstance(constant, Tensor) and constant.requires_grad and torch.is_grad_enabled():
             return _served("reference", function)
+    if not torch.compiler.is_compiling() and (_transformed() or forward_ad._current_level >= 0):
+        # torch.func's transforms and forward-mode derivatives see through PyTorch's own operations only.
+        return _served("reference", function)
     if _forced is not None:
         return _find_forced(_forced, family, function, tensor)
     device = "cpu" if tensor.is_cpu else tensor.device.type  # making the string takes microseconds

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regfast.ops.reference import perturbation as reference
+from regfast.ops.reference import philox
 from tests.cuda_on_cpu import build
 from tests.ops import oracle
 
@@ -185,6 +186,24 @@ def test_random_starts(kernels, shape, norm, kind):
             kernels.check("start", ctypes.byref(arguments), NORMS[norm])
             found = out.clone()
         agree(found, reference.random_start(clean, eps, norm, seed, sample, stage, restart, steps, start=kind), norm)
+
+
+@pytest.mark.parametrize("normal", [False, True])
+@pytest.mark.parametrize("seed", [0, (1 << 31) + 1, (1 << 33) + 5, (1 << 64) - 1])
+def test_random_numbers_are_the_references(seed, normal):
+    library = build.library("philox")
+    library.draws.argtypes = [*[ctypes.c_void_p] * 4, ctypes.c_uint64, *[ctypes.c_int64] * 2, *[ctypes.c_int] * 2]
+    library.machine("random", seed=3)
+    sample = torch.tensor([0, 5, (1 << 40) + 7, (1 << 62) + 12345])
+    restart, step = torch.tensor([0, 1, 2, (1 << 24) - 1]), torch.tensor([0, 7, (1 << 32) - 1, 3])
+    for count in (1, 5, 1025):
+        with library.memory() as memory:
+            out = memory.empty("out", (4, count), torch.float32)
+            ids = [memory.copy(name, t).data_ptr() for name, t in (("s", sample), ("r", restart), ("t", step))]
+            stage = 127 | 0x80 if normal else 127
+            library.check("draws", out.data_ptr(), *ids, seed, stage, 4, count, int(normal))
+            right = (philox.normal if normal else philox.uniform)(seed, sample, 127, restart, step, count)
+            assert torch.equal(out, right)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5, 5.0, 1e6])

@@ -64,7 +64,7 @@ def test_a_backend_that_cannot_serve_says_so(monkeypatch):
 class OnGpu:
     """As much of a CUDA tensor as the table looks at."""
 
-    device = torch.device("cuda")
+    device, is_cpu = torch.device("cuda"), False
 
     def __init__(self, *shape, dtype=torch.float32):
         self.shape, self.dtype = torch.Size(shape), dtype
