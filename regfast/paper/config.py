@@ -13,6 +13,7 @@ from regfast.study import AttackSetting, StudyConfig, sized
 VERSION = 1  # of the result files; a run of another version is not continued
 
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
+_WATCHED = 5000  # training images at most whose geometry the main study measures after every epoch
 _LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
 
 
@@ -112,6 +113,8 @@ def paper_config(
             study = replace(study, recipe=replace(study.recipe, epochs=epochs))
         if own and studies and seeds is None:
             study = replace(study, seeds=study.seeds[:2])
+        if not studies:
+            study = replace(study, trajectory=_WATCHED)
         studies.append(study)
     return PaperConfig(tuple(studies), _parts(studies[0], _SIZES[size], label))
 
@@ -166,7 +169,13 @@ def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, An
             "samples": "test images that source and target both classify correctly",
         },
         "objectives": {"attack": "APGD", "eps": weak.eps, **attack, "targets": 3},
-        "collapse": {"seed": main.seeds[0], "images": 5000, "features": "of the training images as they are"},
+        "feature_attack": {
+            "attack": "PGD on the features",
+            "norm": "l2",
+            "steps": size.steps,
+            "samples": "test images that are classified correctly",
+        },
+        "collapse": {"images": main.trajectory, "features": "of the training images as they are, every seed"},
     }
 
 

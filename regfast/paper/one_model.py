@@ -19,6 +19,7 @@ from regfast.representation import (
     class_centers,
     class_means,
     default_radius,
+    fooling_radius,
     predictor_power,
     predictor_scores,
     radius_sensitivity,
@@ -93,6 +94,26 @@ def boundary_columns(outputs: Outputs) -> dict[str, Array]:
         "norm": outputs.features.double().norm(dim=1).numpy(),
         "distance": way.distance.numpy(),
         "gradient_distance": way.gradient_distance.numpy(),
+    }
+
+
+def feature_attack_columns(outputs: Outputs, steps: int) -> dict[str, Array]:
+    """Columns of feature_attack.parquet: the least radius at which each attack on the feature succeeds.
+
+    `exact`: the strongest attack there is; `straight`: one step along the cross-entropy gradient; `cross_entropy` and
+    `margin`: multi-step PGD.
+    """
+    head = (outputs.features, outputs.weight, outputs.bias, outputs.labels)
+    way = boundary_distance(*head)
+    return {
+        "sample": np.arange(len(outputs.labels)),
+        "label": outputs.labels.numpy(),
+        "correct": outputs.correct.numpy(),
+        "norm": outputs.features.double().norm(dim=1).numpy(),
+        "exact": way.distance.numpy(),
+        "straight": way.gradient_distance.numpy(),
+        "cross_entropy": fooling_radius(*head, steps=steps).numpy(),
+        "margin": fooling_radius(*head, steps=steps, objective="margin").numpy(),
     }
 
 

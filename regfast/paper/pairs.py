@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from regfast.attacks import PGD
 from regfast.data import ImageArray
+from regfast.paper.full_pgd import FullPGD
 from regfast.paper.outputs import Outputs
 from regfast.representation import boundary_distance, counterfactual
 from regfast.training import predict
@@ -38,15 +38,14 @@ def counterfactual_rows(models: Mapping[str, Outputs], steps: int) -> Rows:
 
 
 def transfer_rows(models: Mapping[str, Outputs], *, norm: str, eps: float, steps: int, name: str, seed: int) -> Rows:
-    """Rows of transfer.parquet: what PGD on the source does to the target.
+    """Rows of transfer.parquet: what PGD on the source, run to its last step, does to the target.
 
-    Counted are the images that both classify correctly, as the attack left them: at the first point that fooled the
-    source, or at the last one where none did.
+    Counted are the images that both classify correctly.
     """
     rows: Rows = []
     for source, outputs in models.items():
         images = outputs.images()
-        attacked = PGD(norm, eps, steps).run(outputs.model, images, outputs.labels, seed=seed).images
+        attacked = FullPGD(norm, eps, steps).run(outputs.model, images, outputs.labels, seed=seed).images
         left = ImageArray(attacked, outputs.labels, outputs.test.classes)
         for target, other in models.items():
             fooled = predict(other.model, left)[1].argmax(1) != other.labels

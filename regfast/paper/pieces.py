@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regfast.data import Subset, load_splits
-from regfast.models import load_model
+from regfast.data import load_splits
 from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.one_model import (
     boundary_columns,
+    feature_attack_columns,
     objective_rows,
     predictor_rows,
     radius_rows,
@@ -27,10 +27,9 @@ from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.pairs import counterfactual_rows, transfer_rows
 from regfast.paper.planes import bottleneck_model, plane
 from regfast.paper.theorem import head_rows, known_heads
-from regfast.representation import neural_collapse
 from regfast.study import Progress
 from regfast.study.files import read_columns, write_table
-from regfast.training import Epoch, Regularizer, predict, train
+from regfast.training import Regularizer, train
 
 Columns = dict[str, NDArray[Any]]
 Tables = dict[str, Columns]
@@ -56,7 +55,7 @@ class Piece:
 
 def pieces_of(config: PaperConfig) -> list[Piece]:
     """Every piece of a run, in the order of its rows."""
-    main, first = config.main, config.main.seeds[0]
+    main = config.main
     names = list(main.regularizers)
     return [
         Piece("heads", 1),
@@ -65,7 +64,6 @@ def pieces_of(config: PaperConfig) -> list[Piece]:
             for name in names
             for bias in (False, True)
         ),
-        *(Piece("collapse", main.recipe.epochs, name, first) for name in names),
         *(Piece("model", 5, name, seed) for name in names for seed in main.seeds),
         *(Piece("pairs", 5, seed=seed) for seed in main.seeds),
     ]
@@ -84,7 +82,7 @@ def read_piece(run_dir: Path, piece: Piece) -> Tables:
 def run_piece(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> None:
     """Compute a piece and write its tables to a folder that is renamed at the end."""
     progress.say(piece.name.replace("-", " "))
-    kinds = {"heads": _heads, "plane": _plane, "collapse": _collapse, "model": _model, "pairs": _pairs}
+    kinds = {"heads": _heads, "plane": _plane, "model": _model, "pairs": _pairs}
     tables = kinds[piece.kind](config, run_dir, device, piece, progress)
     folder = piece_folder(run_dir, piece)
     temporary = folder.with_name(folder.name + ".tmp")
@@ -126,26 +124,6 @@ def _plane(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piec
     return {"planes": _named(found, regularizer=piece.regularizer, seed=piece.seed, bias=piece.bias)}
 
 
-def _collapse(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
-    """The main study's training of this seed once more, measured after every epoch."""
-    study = config.main
-    splits = splits_of(study)
-    model = load_model(study.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=piece.seed)
-    watched = Subset(splits.train, torch.arange(min(len(splits.train), config.parts["collapse"]["images"])))
-    rows = []
-
-    def measure(epoch: Epoch) -> None:
-        features, _, labels = predict(model, watched)
-        found = neural_collapse(features, model.head.weight.detach().cpu(), _cpu(model.head.bias), labels)
-        rows.append({"epoch": epoch.epoch, **found._asdict()})
-        progress.advance()
-
-    model.to(device)
-    rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
-    train(model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=measure)
-    return {"collapse": _named(_columns(rows), regularizer=piece.regularizer, seed=piece.seed)}
-
-
 def _model(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:
     parts, splits = config.parts, splits_of(config.main)
     unit = unit_of(run_dir / study_folder(config.main), piece.regularizer, piece.seed)
@@ -160,6 +138,7 @@ def _model(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piec
         "radius": _columns(radius_rows(outputs, parts["radius"]["radii"])),
         "smooth": smooth_columns(outputs),
         "boundary": boundary_columns(outputs),
+        "feature_attack": feature_attack_columns(outputs, parts["feature_attack"]["steps"]),
     }
     progress.advance()
     tables = {**tables, "predictors": _columns(predictor_rows(outputs, splits.train, success))}
@@ -183,7 +162,7 @@ def _pairs(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piec
     settings = config.parts["transfer"]
     rows = []
     for eps in settings["eps"]:
-        name = f"PGD-{settings['steps']}, eps {eps:.3g}"
+        name = f"PGD-{settings['steps']} to its last step, eps {eps:.3g}"
         rows += transfer_rows(
             models, norm=settings["norm"], eps=eps, steps=settings["steps"], name=name, seed=piece.seed
         )
@@ -203,7 +182,3 @@ def _named(columns: Columns, **names: Any) -> Columns:
     """The columns after constant ones that say what they belong to."""
     count = len(next(iter(columns.values())))
     return {**{name: np.full(count, value) for name, value in names.items()}, **columns}
-
-
-def _cpu(bias: torch.Tensor | None) -> torch.Tensor | None:
-    return None if bias is None else bias.detach().cpu()

@@ -15,7 +15,7 @@ from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.pieces import Tables, piece_folder, pieces_of, read_piece, run_piece
 from regfast.study import Progress, StudyConfig, run_study
 from regfast.study.config import differences
-from regfast.study.files import read_json, write_json, write_table
+from regfast.study.files import read_columns, read_json, write_json, write_table
 from regfast.study.progress import Silent
 from regfast.study.run import environment
 from regfast.study.workers import run_all
@@ -28,6 +28,7 @@ TABLES = (
     "radius",
     "predictors",
     "boundary",
+    "feature_attack",
     "counterfactual",
     "collapse",
     "transfer",
@@ -73,7 +74,7 @@ def run_paper(
     run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
     if did or left or not all((folder / f"{name}.parquet").is_file() for name in TABLES):
         told.say("tables")
-        _assemble(folder, [read_piece(folder, piece) for piece in pieces])
+        _assemble(folder, config, [read_piece(folder, piece) for piece in pieces])
         return True
     return False
 
@@ -117,8 +118,9 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "studies": [entry["folder"] for entry in config.get("studies", [])]}
 
 
-def _assemble(folder: Path, parts: list[Tables]) -> None:
-    """One result file a table from the pieces' parts."""
+def _assemble(folder: Path, config: PaperConfig, parts: list[Tables]) -> None:
+    """One result file a table from the pieces' parts; the trajectories are the main study's."""
+    parts = [*parts, {"collapse": read_columns(folder / study_folder(config.main) / "trajectory.parquet")}]
     for name in TABLES:
         own = [part[name] for part in parts if name in part]
         table = {column: np.concatenate([part[column] for part in own]) for column in own[0]}

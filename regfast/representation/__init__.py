@@ -6,6 +6,7 @@ from regfast.representation.collapse import Collapse, class_means, neural_collap
 from regfast.representation.counterfactual import Counterfactual, counterfactual, swap_norms
 from regfast.representation.displacement import Displacement, feature_displacement
 from regfast.representation.feature_attack import FeatureAttack, feature_attack
+from regfast.representation.feature_robustness import fooling_radius
 from regfast.representation.geometry import Geometry, default_radius, feature_geometry
 from regfast.representation.plane import Contours, GradientField, confidence_contours, gradient_field
 from regfast.representation.predictors import PredictorPower, Predictors, predictor_power, predictor_scores
@@ -44,6 +45,7 @@ __all__ = [
     "feature_attack",
     "feature_displacement",
     "feature_geometry",
+    "fooling_radius",
     "free_minimiser",
     "gradient_field",
     "max_margin_direction",

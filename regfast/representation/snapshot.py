@@ -23,9 +23,9 @@ def snapshot(
         radius: of the class centers; default `default_radius`, or all features' median norm where none is correct.
 
     Returns:
-        ``accuracy``, ``radius``; means over samples of ``rms, rms_in_span, cosine, cosine_predicted, cosine_in_span,
-        share_in_span``; medians over the correct samples of ``distance`` and ``gradient_distance`` to the boundary (NaN
-        where none is correct); ``nc1, nc2_norm, nc2_angle, nc3, nc4, within_in_span``.
+        ``accuracy``, ``radius``; means over samples of ``rms, rms_in_span, rms_out_of_span, cosine, cosine_predicted,
+        cosine_in_span, share_in_span``; medians over the correct samples of ``distance`` and ``gradient_distance`` to
+        the boundary (NaN where none is correct); ``nc1, nc2_norm, nc2_angle, nc3, nc4, within_in_span``.
 
     Raises:
         ValueError: a class without samples, shapes that do not fit. IndexError: a label out of range.
@@ -44,6 +44,7 @@ def snapshot(
         "accuracy": float(correct.double().mean()),
         "radius": radius,
         **{name: float(value.mean()) for name, value in geometry._asdict().items()},
+        "rms_out_of_span": float((geometry.rms**2 - geometry.rms_in_span**2).clamp(min=0).sqrt().mean()),
         "distance": float(way.distance[correct].median()) if found else math.nan,
         "gradient_distance": float(way.gradient_distance[correct].median()) if found else math.nan,
         **collapse._asdict(),

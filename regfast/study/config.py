@@ -86,7 +86,9 @@ class StudyConfig:
     """A study's options, all of them resolved; `sized` makes one from few words.
 
     `regularizers`: name to parameters. `seeds`: one training run each for every regularizer. `limit`: measure on the
-    first so many test images only. Raises ValueError for anything unknown, out of range or repeated.
+    first so many test images only. `trajectory`: after every epoch measure the geometry of so many training images,
+    spread over all of them and as they are (0: don't). Raises ValueError for anything unknown, out of range or
+    repeated.
     """
 
     dataset: str
@@ -98,6 +100,7 @@ class StudyConfig:
     regularizers: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict(DEFAULTS))
     limit: int | None = None
     data_root: str | None = None
+    trajectory: int = 0
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -113,6 +116,8 @@ class StudyConfig:
             raise ValueError(f"attacks must differ in attack, norm or setting, got {', '.join(ids)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if self.trajectory < 0:
+            raise ValueError(f"trajectory must be at least 0, got {self.trajectory}")
 
     def as_dict(self) -> dict[str, Any]:
         """What `config.json` says about the experiment (docs/design.md, "Result files of a study")."""
@@ -128,6 +133,7 @@ class StudyConfig:
             "attacks": [{"id": attack.id, **asdict(attack)} for attack in self.attacks],
             "sweep": {"attack": "pgd", **asdict(self.sweep), "eps": list(self.sweep.eps)},
             "limit": self.limit,
+            "trajectory": self.trajectory,
         }
 
     @classmethod
@@ -151,6 +157,7 @@ class StudyConfig:
                 ),
                 sweep=Sweep(stored["sweep"]["norm"], tuple(stored["sweep"]["eps"]), stored["sweep"]["steps"]),
                 limit=stored["limit"],
+                trajectory=stored["trajectory"],
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error

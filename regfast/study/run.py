@@ -18,13 +18,14 @@ import regfast
 from regfast.data import Splits, Subset, load_splits
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
+from regfast.representation import snapshot
 from regfast.study.config import StudyConfig, differences
 from regfast.study.files import read_arrays, read_columns, read_json, write_arrays, write_json, write_table
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import metrics
 from regfast.study.progress import Progress, Silent
 from regfast.study.workers import run_all
-from regfast.training import Epoch, Regularizer, train
+from regfast.training import Epoch, Regularizer, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
 _DECISIVE = ("torch", "regfast", "device")
@@ -149,12 +150,23 @@ def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: P
 def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
     regularizer = Regularizer(unit.regularizer, **config.regularizers[unit.regularizer])
 
-    def on_epoch(_: Epoch) -> None:
+    # Spread over all of them, for a training set may be sorted by class.
+    count = min(config.trajectory, len(splits.train))
+    watched = Subset(splits.train, torch.linspace(0, len(splits.train) - 1, count).long())
+    moments: list[dict[str, Any]] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        if config.trajectory:
+            features, _, labels = predict(model, watched)
+            found = snapshot(features, model.head.weight.cpu(), _cpu(model.head.bias), labels)
+            moments.append({"regularizer": unit.regularizer, "seed": unit.seed, "epoch": epoch.epoch, **found})
         progress.advance()
 
     history = train(model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, on_epoch=on_epoch)
     rows = [{"regularizer": unit.regularizer, "seed": unit.seed, **epoch.as_dict()} for epoch in history]
     write_table(unit.part("curves.parquet"), rows)
+    if moments:
+        write_table(unit.part("trajectory.parquet"), moments)
     save_checkpoint(model.network_state(), unit.checkpoint)
 
 
@@ -178,7 +190,8 @@ def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Sp
 
 def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
     """Result files from the units' parts; metrics.json last, since it says that the study is finished."""
-    for table in ("samples.parquet", "sweep.parquet", "curves.parquet"):
+    tables = ["samples.parquet", "sweep.parquet", "curves.parquet"]
+    for table in tables + ["trajectory.parquet"] * bool(config.trajectory):
         parts = [read_columns(unit.part(table)) for unit in units]
         write_table(folder / table, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     found: dict[str, Any] = {}
@@ -189,6 +202,10 @@ def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
         found[name] = metrics(samples, models, [attack.id for attack in config.attacks])
     temperature = {name: figures["temperature"] for name, figures in found.items()}
     write_json(folder / "metrics.json", {"regularizers": found, "temperature": temperature})
+
+
+def _cpu(bias: torch.Tensor | None) -> torch.Tensor | None:
+    return None if bias is None else bias.cpu()
 
 
 def _numeric(columns: Mapping[str, Any]) -> dict[str, Any]:

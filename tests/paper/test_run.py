@@ -86,7 +86,17 @@ def test_parts_agree_with_the_study_and_with_each_other(run_dir):
     assert (radius.groupby(["regularizer", "label"]).angle.first() < 0.1).all()  # near r → 0 it hardly turns
     transfer = frame(run_dir, "transfer")
     assert len(transfer) == 2 * 2 * 2
-    assert set(frame(run_dir, "collapse").epoch) == {1, 2}
+    collapse = frame(run_dir, "collapse")
+    assert set(collapse.epoch) == {1, 2} and len(collapse) == 4
+    last = collapse[collapse.epoch == 2].set_index("regularizer")
+    curves = frame(run_dir / "studies" / "digits-small-cnn", "curves")
+    assert (last.rms_out_of_span > 0).all() and len(curves) == len(collapse)
+    identity = ["regularizer", "seed", "sample"]
+    attacked = frame(run_dir, "feature_attack").merge(samples[[*identity, "correct"]], on=identity)
+    assert len(attacked) == len(samples) and (attacked.correct_x == attacked.correct_y).all()
+    for radius in ("straight", "cross_entropy", "margin"):  # the exact distance is the bound of every attack
+        assert (attacked[radius] >= attacked.exact * (1 - 1e-9)).all()
+        assert (attacked[attacked.correct_x][radius] > 0).all() and (attacked[~attacked.correct_x][radius] == 0).all()
 
 
 def test_a_finished_run_is_left_alone_and_the_page_is_made(run_dir):
@@ -94,7 +104,17 @@ def test_a_finished_run_is_left_alone_and_the_page_is_made(run_dir):
     assert not run_paper(tiny(), run_dir)
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     text = write_report(run_dir).read_text(encoding="utf-8")
-    for name in ("plane", "gradient-field", "theorem1", "scaling", "radius", "boundary", "counterfactual", "transfer"):
+    for name in (
+        "plane",
+        "gradient-field",
+        "theorem1",
+        "scaling",
+        "radius",
+        "boundary",
+        "feature-attack",
+        "counterfactual",
+        "transfer",
+    ):
         assert f'id="{name}"' in text
     assert "dataset = digits" in text and re.search(r"ridge\D+0\.001", text)
 
