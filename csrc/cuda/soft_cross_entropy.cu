@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "../include/cuda_launch.cuh"
+#include "../include/cuda_soft_cross_entropy.cuh"
 #include "../target.h"
 
 namespace regfast::cuda {
@@ -98,7 +99,8 @@ void run(Work& work, const Target& target) {
   const Device& device = properties_of(logits);
   const bool weighted = sample_weight.defined() || (target.index_target && class_weight.defined());
   const bool counted = arguments.mean && (weighted || first.defined());
-  arguments.count_rows = counted && !weighted && arguments.batch <= (arguments.columns <= kShortColumns ? kCountShort : kCountLong);
+  const int64_t count_at_most = arguments.columns <= kShortColumns ? kCountShort : kCountLong;
+  arguments.count_rows = counted && !weighted && arguments.batch <= count_at_most;
   at::Tensor denominator, partial, counter;
   if (total || counted) {
     partial = at::empty({most_shares(device, arguments.batch)}, options);
@@ -151,8 +153,8 @@ at::Tensor inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
 
 template <typename T>
 cudaError_t rescale_as(const at::Tensor& grad, const at::Tensor& scale) {
-  return launch_rescale(static_cast<T*>(grad.data_ptr()), scale.const_data_ptr<float>(), grad.numel(), properties_of(grad),
-                        current_stream());
+  return launch_rescale(static_cast<T*>(grad.data_ptr()), scale.const_data_ptr<float>(), grad.numel(),
+                        properties_of(grad), current_stream());
 }
 
 // grad *= grad_output (0-d), without reading or writing grad where grad_output is 1, and without waiting for the device.

@@ -12,7 +12,7 @@
 #include <optional>
 #include <utility>
 
-#include "cuda_soft_cross_entropy.cuh"
+#include "cuda_rows.cuh"
 
 namespace regfast::cuda {
 

@@ -66,7 +66,7 @@ __device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int
   }
 }
 
-// For the copies of the calling thread; a barrier is still needed before others read them.
+// For the copies of the calling thread: the others need a barrier before they read them.
 __device__ __forceinline__ void wait_for_copies() {
   __pipeline_commit();
   __pipeline_wait_prior(0);
@@ -125,7 +125,7 @@ __device__ __forceinline__ float sum_block(float value) {
 template <typename T>
 __device__ __forceinline__ float exponential(float x) {
   if constexpr (sizeof(T) < 4) return __expf(x);
-  x = x < -104.0f ? -104.0f : x;
+  x = x < -110.0f ? -110.0f : x;  // of which the power is 0; NaN stays
   const float y = x * 1.4426950408889634f, power = __expf(x);
   return fmaf(power, fmaf(-y, 0.6931471805599453f, x), power);
 }
@@ -214,6 +214,28 @@ __device__ __forceinline__ void add_to_total(const Total& total, float share, in
     *total.value = sum * scale;
     *total.counter = 0;
   }
+}
+
+// What launches ask of a device.
+struct Device {
+  int processors;
+  int shared_memory;  // a block may ask for
+  bool clusters;
+};
+
+static __global__ void probe_kernel() {}  // tells what this code was compiled for
+
+inline cudaError_t read_device(int ordinal, Device* device) {
+  int clusters = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&device->processors, cudaDevAttrMultiProcessorCount, ordinal);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&device->shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
+  }
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, ordinal);
+  cudaFuncAttributes code{};
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&code, probe_kernel);
+  device->clusters = clusters != 0 && code.ptxVersion >= 90;  // code made for sm_80 knows no clusters wherever it runs
+  return error;
 }
 
 // kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), in clusters of `cluster` blocks, as plain C++.
