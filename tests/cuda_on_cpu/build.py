@@ -26,6 +26,7 @@ COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-gnu-unique")
 FLAGS += ("-U_FORTIFY_SOURCE", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
+EMULATOR = ("emulator", "emulator_memory", "emulator_waits")
 ORDERS = ("forward", "backward", "random")
 
 
@@ -121,7 +122,7 @@ class Memory:
 def library(name: str) -> Library:
     """`name`.cpp of this folder with the emulator."""
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_object, (HERE / f"{stem}.cpp" for stem in (name, "emulator", "emulator_memory"))))
+        objects = list(pool.map(_object, (HERE / f"{stem}.cpp" for stem in (name, *EMULATOR))))
     key = hashlib.sha256("".join(path.name for path in objects).encode()).hexdigest()[:16]
     shared = CACHE / f"{name}-{key}.so"
     if not shared.exists():

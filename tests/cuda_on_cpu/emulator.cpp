@@ -1,10 +1,7 @@
-// The scheduler: fibers, barriers, warps, clusters. See emulator.h.
-#include "emulator.h"
-
+// Fibers, the OS threads that run them, launches, and what went wrong with them. See emulator.h.
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <link.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -14,16 +11,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <memory>
-#include <random>
-#include <semaphore>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "emulator_memory.h"
+#include "emulator_state.h"
 
 namespace {
 constexpr size_t kMostShared = 227 * 1024, kGuard = 1024;
@@ -40,86 +34,6 @@ namespace emulator {
 
 Machine machine;
 
-namespace {
-
-constexpr size_t kStack = 64 * 1024, kPage = 4096;
-constexpr unsigned char kPoison = 0xff;  // NaN in every format
-
-enum class State { kReady, kBlock, kCluster, kWarp, kDone };
-
-struct Copy {
-  void* destination;
-  const void* source;
-  size_t bytes;
-};
-
-struct Fiber {
-  sigjmp_buf context;
-  char* stack = nullptr;
-  bool created = false;
-};
-
-struct Thread {
-  State state = State::kReady;
-  Size3 index;
-  Site where;
-  Collective kind{};
-  unsigned mask = 0;
-  uint64_t value = 0;
-  int parameter = 0, width = 32;
-  std::deque<std::vector<Copy>> groups;  // committed, the oldest first
-  std::vector<Copy> copies;              // not committed yet
-};
-
-struct Cluster;
-
-struct Block {
-  Size3 index;
-  unsigned rank = 0;
-  Cluster* cluster = nullptr;
-  struct Worker* worker = nullptr;
-  std::vector<Thread> threads;
-  size_t alive = 0, ready = 0, at_barrier = 0, at_cluster = 0;
-  unsigned char* shared = nullptr;  // all shared memory of this OS thread, once the block has begun
-};
-
-struct Cluster {
-  std::vector<std::unique_ptr<Block>> blocks;
-};
-
-// An OS thread, which runs one block at a time.
-struct Worker {
-  std::binary_semaphore wake{0};
-  Block* block = nullptr;
-  std::vector<Fiber> fibers;
-  sigjmp_buf scheduler;
-  std::thread thread;
-};
-
-// One launch at a time, and one OS thread at a time: nothing here needs a lock.
-std::binary_semaphore handed_back{0};
-std::string message;
-bool failed = false;
-const std::function<void()>* body = nullptr;
-const Launch* launch = nullptr;
-std::mt19937_64 generator;
-std::map<const void*, size_t> allowed;
-std::vector<std::unique_ptr<Worker>> workers;
-Worker* worker = nullptr;  // the one that runs
-Block* block = nullptr;
-size_t current = 0;  // thread of the block; its fiber has the same number
-
-bool chance(unsigned one_in) { return machine.order == Order::kRandom && generator() % one_in == 0; }
-
-std::string name_of(const void* kernel) {
-  Dl_info info{};
-  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "kernel";
-  int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status), free);
-  const std::string name = status == 0 ? plain.get() : info.dli_sname;
-  return name.substr(0, name.find('('));
-}
-
 std::string place(const Block& of, const Thread& thread) {
   char text[96];
   snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u)", of.index.x, of.index.y, of.index.z, thread.index.x,
@@ -132,116 +46,37 @@ std::string line(const Site& where) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(where.line());
 }
 
-// From a fiber to its scheduler; comes back with the fiber's next turn.
 void __attribute__((noinline)) leave() {
   if (sigsetjmp(worker->fibers[current].context, 0) == 0) siglongjmp(worker->scheduler, 1);
-}
-
-void arrive(Thread& thread, State state, Site where) {
-  thread.state = state;
-  thread.where = where;
-  --block->ready;
-}
-
-void wake(Block& of, Thread& thread) {
-  thread.state = State::kReady;
-  ++of.ready;
-}
-
-// Everyone still there waits for the block: go on.
-void release_block() {
-  if (block->at_barrier == 0 || block->at_barrier < block->alive) return;
-  block->at_barrier = 0;
-  const Thread* first = nullptr;
-  for (const Thread& thread : block->threads) {
-    if (thread.state != State::kBlock) continue;
-    if (first == nullptr) first = &thread;
-    if (line(first->where) != line(thread.where)) {
-      fail("barriers of one block on different lines: %s at %s, %s at %s", place(*block, *first).c_str(),
-           line(first->where).c_str(), place(*block, thread).c_str(), line(thread.where).c_str());
-    }
-  }
-  uint64_t predicates = 0;
-  for (const Thread& thread : block->threads) predicates += thread.state == State::kBlock && thread.value != 0;
-  for (Thread& thread : block->threads) {
-    if (thread.state != State::kBlock) continue;
-    thread.value = predicates;
-    wake(*block, thread);
-  }
-}
-
-void release_cluster() {
-  for (const auto& member : block->cluster->blocks) {
-    if (member->at_cluster < member->alive) return;
-  }
-  for (const auto& member : block->cluster->blocks) {
-    member->at_cluster = 0;
-    for (Thread& thread : member->threads) {
-      if (thread.state == State::kCluster) wake(*member, thread);
-    }
-  }
-}
-
-// What lane `lane` gets of a collective whose lanes, the `present` ones of `first`, are all there.
-uint64_t result_of(size_t first, unsigned present, int lane) {
-  const Thread& own = block->threads[first + lane];
-  const int segment = lane / own.width * own.width;
-  int source = lane;
-  switch (own.kind) {
-    case Collective::kSync: return 0;
-    case Collective::kBallot: {
-      unsigned votes = 0;
-      for (int other = 0; other < 32; ++other) {
-        if ((present >> other & 1) && block->threads[first + other].value != 0) votes |= 1u << other;
-      }
-      return votes;
-    }
-    case Collective::kIndex: source = segment + (own.parameter & (own.width - 1)); break;
-    case Collective::kUp: source = lane - own.parameter; break;
-    case Collective::kDown: source = lane + own.parameter; break;
-    case Collective::kXor: source = lane ^ own.parameter; break;
-  }
-  if (own.kind == Collective::kUp ? source < segment : source >= segment + own.width) source = lane;
-  if (!(present >> source & 1)) {
-    fail("a shuffle at %s: %s reads lane %d, which takes no part", line(own.where).c_str(), place(*block, own).c_str(),
-         source);
-  }
-  return block->threads[first + source].value;
-}
-
-// Let the collective that a lane waits for go on if all its lanes have come.
-void release_warp(size_t first, size_t asking_lane) {
-  const Thread& asking = block->threads[first + asking_lane];
-  if (asking.state != State::kWarp) return;
-  const size_t lanes = std::min<size_t>(32, block->threads.size() - first);
-  unsigned present = 0;
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    const Thread& thread = block->threads[first + lane];
-    if (!(asking.mask >> lane & 1) || thread.state == State::kDone) continue;
-    if (thread.state != State::kWarp || thread.mask != asking.mask || thread.kind != asking.kind) return;
-    present |= 1u << lane;
-  }
-  uint64_t results[32];
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    if (present >> lane & 1) results[lane] = result_of(first, present, static_cast<int>(lane));
-  }
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    if (!(present >> lane & 1)) continue;
-    block->threads[first + lane].value = results[lane];
-    wake(*block, block->threads[first + lane]);
-  }
-}
-
-void finish_copies(std::vector<Copy>& copies) {
-  for (const Copy& copy : copies) memcpy(copy.destination, copy.source, copy.bytes);
-  copies.clear();
 }
 
 void check_guard() {
   const unsigned char* memory = regfast::cuda::memory;
   for (size_t at = launch->shared_bytes; at < launch->shared_bytes + kGuard; ++at) {
-    if (memory[at] != kPoison) fail("a write %zu bytes past the end of dynamic shared memory", at - launch->shared_bytes);
+    if (memory[at] == kPoison) continue;
+    fail("a write %zu bytes past the end of dynamic shared memory", at - launch->shared_bytes);
   }
+}
+
+namespace {
+
+constexpr size_t kStack = 64 * 1024, kPage = 4096;
+
+std::binary_semaphore handed_back{0};
+std::string message;
+bool failed = false;
+const std::function<void()>* body = nullptr;
+std::map<const void*, size_t> allowed;
+std::vector<std::unique_ptr<Worker>> workers;
+
+std::string name_of(const void* kernel) {
+  Dl_info info{};
+  if (dladdr(kernel, &info) == 0 || info.dli_sname == nullptr) return "kernel";
+  int status = 0;
+  char* plain = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
+  const std::string name = status == 0 ? plain : info.dli_sname;
+  free(plain);
+  return name.substr(0, name.find('('));
 }
 
 void end_of_thread() {
@@ -250,10 +85,7 @@ void end_of_thread() {
   thread.state = State::kDone;
   --block->ready;
   if (--block->alive == 0) check_guard();
-  const size_t first = current / 32 * 32;
-  for (size_t at = first; at < std::min(first + 32, block->threads.size()); ++at) release_warp(first, at - first);
-  release_block();
-  release_cluster();
+  release_waiting();
   leave();
 }
 
@@ -334,8 +166,9 @@ void run_block() {
   while (!failed && block->ready > 0) {
     current = next_thread();
     threadIdx = block->threads[current].index;
+    others_first = false;
     take_turn();
-    if (chance(512)) return;
+    if (chance(others_first ? 2 : 4096)) return;  // to another block
   }
 }
 
@@ -388,7 +221,8 @@ std::unique_ptr<Cluster> start_cluster(size_t number) {
 }
 
 bool is_done(const Cluster& cluster) {
-  return std::all_of(cluster.blocks.begin(), cluster.blocks.end(), [](const auto& member) { return member->alive == 0; });
+  const auto& blocks = cluster.blocks;
+  return std::all_of(blocks.begin(), blocks.end(), [](const auto& member) { return member->alive == 0; });
 }
 
 void report_deadlock(const std::vector<std::unique_ptr<Cluster>>& active) {
@@ -401,7 +235,8 @@ void report_deadlock(const std::vector<std::unique_ptr<Cluster>>& active) {
         if (thread.state == State::kDone || line(thread.where) == last) continue;
         last = line(thread.where);
         if (++shown > 8) return;
-        const char* at = thread.state == State::kWarp ? "a warp" : thread.state == State::kBlock ? "a block" : "a cluster";
+        const char* const names[] = {"nothing", "a block", "a cluster", "a warp"};
+        const char* at = names[static_cast<int>(thread.state)];
         message += " " + place(*member, thread) + " for " + at + " at " + last + ";";
       }
     }
@@ -480,7 +315,8 @@ bool run(const Launch& wanted, const std::function<void()>& what) {
   if (wanted.cluster < 1 || wanted.cluster > 8) return refuse("a cluster has 1 to 8 blocks everywhere"), false;
   if (wanted.grid.count() == 0 || wanted.block.count() == 0) return refuse("an empty launch"), false;
   if (wanted.block.count() > 1024) return refuse("a block has at most 1024 threads"), false;
-  if (wanted.grid.x > INT32_MAX || wanted.grid.y > 65535 || wanted.grid.z > 65535) return refuse("too large a grid"), false;
+  const bool large = wanted.grid.x > INT32_MAX || wanted.grid.y > 65535 || wanted.grid.z > 65535;
+  if (large) return refuse("too large a grid"), false;
   if (wanted.grid.x % wanted.cluster != 0) return refuse("the grid is no multiple of the cluster"), false;
   const auto found = allowed.find(wanted.kernel);
   if (wanted.shared_bytes > (found != allowed.end() ? found->second : 48 * 1024)) {
@@ -500,78 +336,6 @@ bool run(const Launch& wanted, const std::function<void()>& what) {
   run_launch();
   for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &former[i], nullptr);
   return !failed;
-}
-
-int barrier(int predicate, Site where) {
-  Thread& thread = block->threads[current];
-  thread.value = predicate != 0;
-  arrive(thread, State::kBlock, where);
-  ++block->at_barrier;
-  release_block();
-  leave();
-  return static_cast<int>(block->threads[current].value);
-}
-
-uint64_t exchange(Collective kind, unsigned mask, uint64_t value, int parameter, int width, Site where) {
-  Thread& thread = block->threads[current];
-  if (!(mask >> (current % 32) & 1)) fail("a collective at %s without its own lane in the mask", line(where).c_str());
-  thread.kind = kind;
-  thread.mask = mask;
-  thread.value = value;
-  thread.parameter = parameter;
-  thread.width = width;
-  arrive(thread, State::kWarp, where);
-  release_warp(current / 32 * 32, current % 32);
-  leave();
-  return block->threads[current].value;
-}
-
-void cluster_barrier(Site where) {
-  arrive(block->threads[current], State::kCluster, where);
-  ++block->at_cluster;
-  release_cluster();
-  leave();
-}
-
-unsigned cluster_rank() { return block->rank; }
-unsigned cluster_size() { return launch->cluster; }
-
-void* cluster_address(void* local, unsigned rank) {
-  if (rank >= launch->cluster) fail("the cluster has no block %u", rank);
-  const Block& other = *block->cluster->blocks[rank];
-  if (other.shared == nullptr) fail("block %u of the cluster may not have begun", rank);
-  if (other.alive == 0) fail("block %u of the cluster has ended", rank);
-  return other.shared + (static_cast<unsigned char*>(local) - block->shared);
-}
-
-void give_way() {
-  if (chance(4)) leave();
-}
-
-void copy_async(void* destination, const void* source, size_t bytes) {
-  if ((reinterpret_cast<uintptr_t>(destination) | reinterpret_cast<uintptr_t>(source)) % bytes != 0) {
-    fail("an asynchronous copy of %zu bytes between addresses that are no multiples of that", bytes);
-  }
-  std::vector<Copy> copies{{destination, source, bytes}};
-  if (chance(2)) {
-    finish_copies(copies);
-  } else {
-    block->threads[current].copies.push_back(copies.front());
-  }
-}
-
-void commit_copies() {
-  Thread& thread = block->threads[current];
-  thread.groups.push_back(std::move(thread.copies));
-  thread.copies.clear();
-}
-
-void wait_for_copies(size_t groups) {
-  Thread& thread = block->threads[current];
-  while (thread.groups.size() > groups) {
-    finish_copies(thread.groups.front());
-    thread.groups.pop_front();
-  }
 }
 
 void allow_shared_memory(const void* kernel, size_t bytes) { allowed[kernel] = bytes; }

@@ -1,22 +1,24 @@
-// Runs CUDA kernels on the CPU, to check them where no GPU is at hand: what they compute, where they read and write, and
-// whether their result depends on the order in which threads happen to run. It says nothing about speed.
+// Runs CUDA kernels on the CPU, to check them where no GPU is at hand: what they compute, where they read and write,
+// and whether their result depends on the order in which threads happen to run. It says nothing about speed.
 //
 // A kernel family is added in three steps:
 //   1. Kernels and the functions that launch them lie in a header of csrc/include without torch; launches go through
-//      cudaLaunchKernelEx (cuda_rows.cuh has `launch` for that), since <<<>>> is no C++. Dynamic shared memory is called
-//      `extern __shared__ __align__(16) unsigned char memory[]`, in a function of namespace regfast::cuda.
-//   2. A .cpp here includes that header and exports the launch functions as extern "C". Return `emulator::status(error)`.
-//   3. A pytest file builds it (`build.library("my_family")`, which compiles my_family.cpp and emulator.cpp against
-//      include/ and csrc/include/), puts every array into `build.Memory`, whose pages end where the array ends, and
-//      calls through `library.check(...)` once per order of `build.ORDERS`.
+//      cudaLaunchKernelEx (cuda_rows.cuh has `launch` for that), since <<<>>> is no C++. Dynamic shared memory is
+//      called `extern __shared__ __align__(16) unsigned char memory[]`, in a function of namespace regfast::cuda.
+//   2. A .cpp here includes that header and exports the launch functions as extern "C", each of which returns
+//      `emulator::status(error)`.
+//   3. A pytest file builds it (`build.library("my_family")` compiles my_family.cpp with the emulator, against include/
+//      and csrc/include/), puts every array into `library.memory()`, whose pages end where the array ends, and calls
+//      through `library.check(...)` once per order of `build.ORDERS`.
 // What a kernel uses and include/ lacks is added there, with the meaning of the CUDA Programming Guide.
 //
-// How it works. Every CUDA thread is a fiber; a block's fibers share one OS thread, so that __shared__ is thread_local and
-// each block has its own; only one OS thread runs at a time. A fiber runs until it has to wait for others (__syncthreads,
-// shuffles, votes, a cluster's sync) or reaches an atomic or a fence; the next one is the first, the last or a random one of
-// those that can run, as the launch's `Order` and seed say. A block's shared memory is NaN when it starts. Copies by
-// cp.async arrive at once or only when waited for. Errors end the launch and say where: threads that wait for one another
-// for ever, barriers on different lines, shuffles from lanes that are not there, stray addresses.
+// How it works. Every CUDA thread is a fiber; a block's fibers share one OS thread, so that __shared__ is thread_local
+// and each block has its own; only one OS thread runs at a time. A fiber runs until it has to wait for others
+// (__syncthreads, shuffles, votes, a cluster's sync) or reaches an atomic or a fence; the next one is the first, the
+// last or a random one of those that can run, as the machine's `Order` and seed say. A block's shared memory is NaN when
+// it starts. Copies by cp.async arrive at once or only when waited for. Errors end the launch and say where: threads
+// that wait for one another for ever, barriers on different lines, shuffles from lanes that are not there, stray
+// addresses.
 #pragma once
 
 #include <cstddef>

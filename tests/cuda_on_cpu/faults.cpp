@@ -5,8 +5,10 @@
 
 namespace regfast::cuda {
 
-enum Fault { kNone, kNoBarrier, kHalfBarrier, kTwoBarriers, kMissingLane, kAbsentSource, kBehind, kMisaligned, kBeyondShared,
-             kUnwaited, kUnfinished, kStranger, kLeft };
+enum Fault {
+  kNone, kNoBarrier, kHalfBarrier, kTwoBarriers, kMissingLane, kAbsentSource, kBehind, kMisaligned, kBeyondShared,
+  kUnwaited, kUnfinished, kStranger, kLeft
+};
 
 // The sum over the block of in[0, blockDim.x), by thread 0.
 __global__ void block_sum(const int* in, int* out, Fault fault) {
@@ -67,6 +69,8 @@ extern "C" int run_fault(int fault, const int* in, int* out, int count) {
   const bool cluster = fault == kStranger || fault == kLeft || count < 0;
   cudaLaunchAttribute attribute{cudaLaunchAttributeClusterDimension, {{4, 1, 1}}};
   const unsigned threads = static_cast<unsigned>(count < 0 ? -count : count);
-  const cudaLaunchConfig_t config{dim3(cluster ? 8 : 1), dim3(threads), threads * 4, nullptr, &attribute, cluster ? 1u : 0u};
-  return emulator::status(cudaLaunchKernelEx(&config, cluster ? neighbours : block_sum, in, out, static_cast<Fault>(fault)));
+  const unsigned blocks = cluster ? 8 : 1;
+  const cudaLaunchConfig_t config{dim3(blocks), dim3(threads), threads * 4, nullptr, &attribute, cluster ? 1u : 0u};
+  const auto kernel = cluster ? neighbours : block_sum;
+  return emulator::status(cudaLaunchKernelEx(&config, kernel, in, out, static_cast<Fault>(fault)));
 }

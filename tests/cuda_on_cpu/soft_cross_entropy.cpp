@@ -42,9 +42,10 @@ int denominator(const LossArguments* arguments, int by_label, float* result, flo
 }
 
 int rescale(void* grad, int dtype, const float* grad_output, int64_t size) {
-  const Device device = device_now();
-  if (dtype == 0) return emulator::status(launch_rescale(static_cast<float*>(grad), grad_output, size, device, nullptr));
-  if (dtype == 1) return emulator::status(launch_rescale(static_cast<__half*>(grad), grad_output, size, device, nullptr));
-  return emulator::status(launch_rescale(static_cast<__nv_bfloat16*>(grad), grad_output, size, device, nullptr));
+  const auto as = [&](auto* typed) {
+    return emulator::status(launch_rescale(typed, grad_output, size, device_now(), nullptr));
+  };
+  if (dtype == 0) return as(static_cast<float*>(grad));
+  return dtype == 1 ? as(static_cast<__half*>(grad)) : as(static_cast<__nv_bfloat16*>(grad));
 }
 }
