@@ -133,6 +133,7 @@ def boundary_figures(paper: Paper) -> list[Drawing]:
             "Correctly classified samples; the last bin holds everything beyond.",
             text,
             {"distances": columns(table)},
+            settings=ours(paper, "boundary"),
         )
     ]
 

@@ -12,6 +12,7 @@ from regfast.report import style
 from regfast.report.drawing import Drawing, sentence
 from regfast.report.figures import fields, plane, radius, scaling, smooth, theorem1
 from regfast.report.paper_results import Paper, planes, where
+from regfast.report.study_figures import alphas
 from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
@@ -68,6 +69,7 @@ def plane_figures(paper: Paper) -> list[Drawing]:
                 "as its own features: mind the axes.",
                 text,
                 {"points": columns(paper.tables["planes"])},
+                settings=ours(paper, "planes"),
             )
         )
     return drawings
@@ -138,7 +140,17 @@ def field_figures(paper: Paper) -> list[Drawing]:
 def part_settings(paper: Paper, part: str) -> str:
     """The settings of a part in words; nothing where the run names none."""
     given = paper.config.get(part) or {}
-    return "; ".join(f"{key} = {value}" for key, value in given.items()) + "." if given else ""
+    strengths = [alphas(paper.main.config)] if part == "planes" else []
+    return "; ".join([*strengths, *(f"{key} = {_value(value)}" for key, value in given.items())]) + "." if given else ""
+
+
+def _value(value: Any) -> str:
+    """A setting in words; a long list by its ends."""
+    if not isinstance(value, (list, tuple)):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if len(value) > 4:
+        return f"{_value(value[0])} … {_value(value[-1])} ({len(value)} values)"
+    return ", ".join(map(_value, value))
 
 
 def ours(paper: Paper, part: str) -> str:
@@ -198,7 +210,9 @@ def theorem_figures(paper: Paper) -> list[Drawing]:
             "never rise.",
             text,
             {"minimisers": columns(table)},
-            settings=f"Ridge λ = {ridge}, ours: without it a hard label has no finite minimiser.",
+            settings=f"Ridge λ = {ridge}, ours: without it a hard label has no finite minimiser. "
+            f"{ours(paper, 'theorem1')} "
+            "Random heads: normal weights of variance 1/d, biases N(0, 1).",
         )
     ]
 
@@ -243,8 +257,8 @@ def scaling_figures(paper: Paper) -> list[Drawing]:
             "s) b stays behind.",
             f"Lowest ECE: {'; '.join(best)}.",
             {"scaling": columns(table)},
-            settings="The scales tried are ours. The optima are read off the test data: a best case, not a calibrated "
-            "model.",
+            settings=f"{ours(paper, 'scaling')} The optima are read off the test data: a best case, not a calibrated "
+            "model.".strip(),
         )
     ]
 
@@ -271,6 +285,7 @@ def smooth_figures(paper: Paper) -> list[Drawing]:
             "over-confidence. Does the sign agree with the binned diagram's, and is the diagonal inside the band?",
             f"Smooth calibration error with its 95 % interval, first seed: {sentence(found)}.",
             {"smooth": columns(table)},
+            settings=ours(paper, "smooth"),
         )
     ]
 
@@ -301,7 +316,8 @@ def radius_figures(paper: Paper) -> list[Drawing]:
             f"From r → 0 to r → ∞ the direction turns by a median of (in degrees) {listed(turned)}. The median cosine "
             f"moves over the radii shown by {listed(spans)}.",
             {"radius": columns(table)},
-            settings="Default radius: the median norm of the correctly classified features, ours.",
+            settings="Default radius: the median norm of the correctly classified features, ours. "
+            f"{ours(paper, 'radius')}",
         )
     ]
 

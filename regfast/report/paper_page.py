@@ -12,6 +12,7 @@ from regfast.report.drawing import Drawing
 from regfast.report.page import Page, Section, VerdictGroup
 from regfast.report.paper_results import Paper
 from regfast.report.results import Study
+from regfast.report.study_figures import attack_settings, training
 from regfast.report.study_page import chance_note, environment, settings, study_name, words
 from regfast.report.tables import Cell, Table, estimate, metrics_table
 
@@ -143,7 +144,12 @@ def across(studies: Sequence[Study]) -> Table:
             metrics = study.metrics.get("regularizers", {}).get(name, {})
             values = [estimate(metrics.get(m)) for m in (*WIDE, *(f"asr_{i}" for i in ids))]
             rows.append([study_name(study), style.label(name), *values])
-    note = "Mean over seeds and 95 % interval. The settings of every attack are listed under Settings, and are ours."
+    note = "Mean over seeds and 95 % interval. Ours: "
+    note += ". ".join(
+        f"{study_name(study)}: {training(study)}; {attack_settings(study.config.get('attacks', []))}"
+        for study in studies
+    )
+    note += "."
     return Table("across", "Across data sets and architectures", head, rows, note, stacked=True)
 
 

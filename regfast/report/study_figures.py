@@ -20,6 +20,31 @@ Array = npt.NDArray[Any]
 COLUMNS = 3  # attacks side by side
 
 
+def alphas(config: Mapping[str, Any]) -> str:
+    """The regularizers' strengths of config.json in words: "label smoothing α = 0.1, Mixup α = 1"."""
+    parts = []
+    for name, params in config.get("regularizers", {}).items():
+        values = [
+            f"{'α' if key in ('alpha', 'smoothing') else key} = {value:g}" for key, value in (params or {}).items()
+        ]
+        if values:
+            parts.append(f"{style.in_sentence(name)} {', '.join(values)}")
+    return ", ".join(parts)
+
+
+def training(study: Study) -> str:
+    """What the paper leaves open in training: strengths, epochs, seeds."""
+    epochs, seeds = study.config.get("epochs", "–"), len(study.seeds)
+    return f"{alphas(study.config)}; {epochs} epochs; {seeds} seed{'s' * (seeds != 1)}"
+
+
+def attack_settings(attacks: Sequence[Mapping[str, Any]]) -> str:
+    """The attacks with their norm, ε, steps and restarts."""
+    return "; ".join(
+        attack_name(a) + (f", {a['restarts']} restarts" if (a.get("restarts") or 1) > 1 else "") for a in attacks
+    )
+
+
 def drawings(study: Study) -> list[Drawing]:
     """Every figure that the files of ``study`` allow, in the page's order."""
     found = representation_figures(study)
@@ -100,7 +125,10 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
         found += asr_along_cosine(columns, study.attacks[-1])
     if not in_span:
         found += f" ECE: {listed({m.regularizer: m.ece for m in columns})}."
-    return Drawing(name, title, figure, look, found, _representation_data(study, columns, in_span))
+    settings = f"Ours: {training(study)}; v_opt at the median norm of each model's correct features; "
+    settings += "" if in_span else f"{representation.RELIABILITY_BINS} bins of equal width in the ECE; "
+    settings += f"attacks: {attack_settings(study.attacks)}."
+    return Drawing(name, title, figure, look, found, _representation_data(study, columns, in_span), settings=settings)
 
 
 def asr_along_cosine(columns: Sequence[representation.Model], attack: Mapping[str, Any]) -> str:
@@ -201,9 +229,15 @@ def sweep_figures(study: Study) -> list[Drawing]:
                         ]
                     )
                 },
+                settings=f"Ours: {training(study)}; {_steps(study)}ε as on the axis.",
             )
         )
     return found
+
+
+def _steps(study: Study) -> str:
+    steps = (study.config.get("sweep") or {}).get("steps")
+    return f"{steps} steps; " if steps else ""
 
 
 def curve_figure(study: Study) -> Drawing:
@@ -246,6 +280,7 @@ def curve_figure(study: Study) -> Drawing:
         "keep growing it? Lines are means over seeds, bands span the seeds.",
         f"From the first epoch to the last, RMS goes: {sentence(parts)}. Cosine: {sentence(turns)}.",
         {"curves": stack(rows)},
+        settings=f"Ours: {training(study)}; held-out images, v_opt at the median norm of those that are right.",
     )
 
 
@@ -302,4 +337,5 @@ def displacement_figure(study: Study) -> Drawing:
         "where there are several.",
         f"Mean cosine. {' '.join(parts)}" if parts else "No sample was attacked.",
         {"histogram": stack(rows)},
+        settings=f"Ours: {training(study)}; attacks: {attack_settings(attacks)}.",
     )

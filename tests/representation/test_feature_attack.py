@@ -16,7 +16,7 @@ def test_success_is_what_the_exact_distance_says(num_classes, dim):
     weight, bias = random_head(num_classes, dim, seed=dim)
     features, labels = right_features(weight, bias)
     way = boundary_distance(features, weight, bias, labels)
-    eps = float(way.distance.median())
+    eps = float(way.distance.sort().values[49:51].mean())  # no sample's own distance: on a tie rounding decides
     result = feature_attack(features, weight, bias, labels, eps=eps, steps=100, objective="margin")
     # Nothing nearer than eps may resist an attack that follows the nearest rival, nothing farther may fall.
     assert not bool(result.success[way.distance > eps * (1 + 1e-9)].any())
