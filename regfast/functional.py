@@ -6,7 +6,7 @@ A target is one of: classes (B,) int64 (index target), probabilities (B, K) floa
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 Target: TypeAlias = "Tensor | SoftTargets"
+# first, second, weight, dense, smoothing, index_target of `regfast.ops.soft_cross_entropy`.
+_Parts: TypeAlias = "tuple[Tensor | None, Tensor | None, float | Tensor, Tensor | None, float | Tensor, bool]"
 
 
 def soft_cross_entropy(
@@ -68,16 +70,23 @@ def soft_cross_entropy(
         TypeError, ValueError: for arguments of the wrong type, shape, device or range.
         IndexError: classes out of [0, K), on CPU; on a GPU (and compiled) such rows have a NaN loss and gradient.
     """
-    target_arguments = _unpack(logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction)
+    first, second, weight, dense, smoothing, index_target = _unpack(
+        logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction
+    )
     return _soft_cross_entropy.soft_cross_entropy(
         logits,
+        first,
+        second,
+        weight,
+        dense,
+        smoothing=smoothing,
         class_weight=class_weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        index_target=index_target,
         inplace=inplace,
         backward=_checked_backward(backward),
-        **target_arguments,
     )
 
 
@@ -110,7 +119,9 @@ def soft_cross_entropy_stats(
     Raises:
         TypeError, ValueError, IndexError: as `soft_cross_entropy`; ValueError also for centers without features.
     """
-    target_arguments = _unpack(logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction)
+    first, second, weight, dense, smoothing, index_target = _unpack(
+        logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction
+    )
     if features is not None:
         _check_matrix("features", features)
         _check_rows("features", features, logits)
@@ -120,16 +131,21 @@ def soft_cross_entropy_stats(
         raise ValueError("centers and feature_grad need features, got None")
     return _soft_cross_entropy.soft_cross_entropy_stats(
         logits,
-        features=features,
-        centers=centers,
+        first,
+        second,
+        weight,
+        dense,
+        features,
+        centers,
+        smoothing=smoothing,
         class_weight=class_weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        index_target=index_target,
         inplace=inplace,
         backward=_checked_backward(backward),
         feature_grad=feature_grad,
-        **target_arguments,
     )
 
 
@@ -172,18 +188,23 @@ def linear_soft_cross_entropy(
     classes = weight.shape[0]
     if bias is not None and (bias.shape != (classes,) or bias.dtype != features.dtype):
         raise ValueError(f"bias must be ({classes},) {features.dtype}, got {_shape(bias)} {bias.dtype}")
-    target_arguments = _unpack(
+    first, second, mixture, dense, smoothing, index_target = _unpack(
         features, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, classes
     )
     return _linear_soft_cross_entropy.linear_soft_cross_entropy(
         features,
         weight,
         bias,
+        first,
+        second,
+        mixture,
+        dense,
+        smoothing=smoothing,
         class_weight=class_weight,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=reduction,
-        **target_arguments,
+        index_target=index_target,
     )
 
 
@@ -223,10 +244,15 @@ def _unpack(
     ignore_index: int,
     reduction: str,
     classes: int | None = None,
-) -> dict[str, Any]:
-    """The target's parts as the ops take them, after checking them and the weights against `rows` (B, …)."""
+) -> _Parts:
+    """The target's parts as the ops take them, after checking them and the weights against `rows` (B, …).
+
+    Small losses wait for this code, hence few calls.
+    """
     _check_matrix("logits", rows)
-    classes = rows.shape[1] if classes is None else classes
+    shape = rows.shape
+    if classes is None:
+        classes = shape[1]
     if classes < 1:
         raise ValueError("logits must have at least one class, got none")
     if reduction not in ("none", "mean", "sum"):
@@ -236,33 +262,34 @@ def _unpack(
             raise ValueError(f"label_smoothing must be a number or a 0-d tensor, got shape {_shape(label_smoothing)}")
     elif not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-    _check_weights("class_weight", class_weight, rows, classes)
-    _check_weights("sample_weight", sample_weight, rows, rows.shape[0])
+    if class_weight is not None:
+        _check_weights("class_weight", class_weight, rows, classes)
+    if sample_weight is not None:
+        _check_weights("sample_weight", sample_weight, rows, shape[0])
 
-    if isinstance(target, SoftTargets):
-        if target.num_classes != classes:
-            raise ValueError(f"target has {target.num_classes} classes, logits have {classes}")
-        _check_classes("target", target.first, rows)
-        # (1 - ε)((1 - s) e + s/K) + ε/K, exact where s or ε is 0.
-        smoothing = target.smoothing + (1 - target.smoothing) * label_smoothing
-        weight = target.weight
-        hard = not isinstance(weight, Tensor) and weight == 1
-        if torch.compiler.is_compiling() and not isinstance(weight, Tensor):
-            # λ is another number in every batch: handed on as one, it would be compiled anew for each.
-            weight = torch.ones((), dtype=torch.float64, device=rows.device) * weight
-        second = None if hard else target.second
-        return {"first": target.first, "second": second, "weight": weight, "smoothing": smoothing}
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
-    if target.is_floating_point():
-        if target.shape != (rows.shape[0], classes):
-            raise ValueError(f"a probability target must have shape {(rows.shape[0], classes)}, got {_shape(target)}")
+    if isinstance(target, Tensor):
+        if not target.is_floating_point():
+            _check_classes("target", target, rows)
+            return target, None, 1.0, None, label_smoothing, True
+        if target.shape != (shape[0], classes):
+            raise ValueError(f"a probability target must have shape {(shape[0], classes)}, got {_shape(target)}")
         _check_device("target", target, rows)
         if ignore_index >= 0:
             raise ValueError(f"ignore_index is for index targets, got {ignore_index} with a probability target")
-        return {"dense": target, "smoothing": label_smoothing}
-    _check_classes("target", target, rows)
-    return {"first": target, "smoothing": label_smoothing, "index_target": True}
+        return None, None, 1.0, target, label_smoothing, False
+    if not isinstance(target, SoftTargets):
+        raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
+    if target.num_classes != classes:
+        raise ValueError(f"target has {target.num_classes} classes, logits have {classes}")
+    _check_classes("target", target.first, rows)
+    # (1 - ε)((1 - s) e + s/K) + ε/K, exact where s or ε is 0.
+    smoothing = target.smoothing + (1 - target.smoothing) * label_smoothing
+    weight = target.weight
+    hard = not isinstance(weight, Tensor) and weight == 1
+    if torch.compiler.is_compiling() and not isinstance(weight, Tensor):
+        # λ is another number in every batch: handed on as one, it would be compiled anew for each.
+        weight = torch.ones((), dtype=torch.float64, device=rows.device) * weight
+    return target.first, None if hard else target.second, weight, None, smoothing, False
 
 
 def _checked_backward(backward: Backward) -> Backward:
@@ -279,7 +306,7 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
     if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
         got = matrix.dtype if isinstance(matrix, Tensor) else type(matrix).__name__
         raise TypeError(f"{name} must be a floating tensor, got {got}")
-    if matrix.dim() != 2:
+    if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, rows first, got shape {_shape(matrix)}")
 
 
@@ -290,7 +317,7 @@ def _check_rows(name: str, tensor: Tensor, rows: Tensor) -> None:
 
 
 def _check_device(name: str, tensor: Tensor, rows: Tensor) -> None:
-    if tensor.device != rows.device:
+    if not (tensor.is_cpu and rows.is_cpu) and tensor.device != rows.device:
         raise ValueError(f"{name} must be on {rows.device}, got {tensor.device}")
 
 
@@ -310,9 +337,7 @@ def _check_classes(name: str, classes: Tensor, rows: Tensor) -> None:
     _check_rows(name, classes, rows)
 
 
-def _check_weights(name: str, weights: Tensor | None, rows: Tensor, length: int) -> None:
-    if weights is None:
-        return
+def _check_weights(name: str, weights: Tensor, rows: Tensor, length: int) -> None:
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"{name} must be a floating tensor, got {got}")

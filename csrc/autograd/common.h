@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
 #include "../target.h"
@@ -23,17 +24,29 @@ inline void check_once_differentiable() {
               "regfast.use_backend(\"reference\")");
 }
 
+// Takes a node over: as std::shared_ptr or c10::intrusive_ptr, whichever this version of torch has.
+template <class Pointer = decltype(torch::autograd::Edge::function)>
+Pointer owned(torch::autograd::Node* node) {
+  if constexpr (std::is_constructible_v<Pointer, torch::autograd::Node*>) return Pointer(node);
+  else return Pointer::unsafe_steal_from_new(node);
+}
+
 // A tensor that is traced (torch.compile, fake or functional tensors): its values are not known, its memory is not its own.
 inline bool traced(const at::Tensor& tensor) {
   return tensor.is_meta() || !tensor.has_storage() ||
          tensor.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize}));
 }
 
+// Whether a value that is at hand is 1.
+inline bool is_one(const at::Tensor& scalar) {
+  if (scalar.dim() != 0 || !scalar.is_cpu() || traced(scalar)) return false;
+  if (scalar.scalar_type() == at::kFloat) return *scalar.const_data_ptr<float>() == 1;  // item() costs a small loss's time
+  return scalar.item<double>() == 1;
+}
+
 // grad · grad_output, where grad was made for grad_output = 1: itself where that is so and can be seen without waiting.
 inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output) {
-  if (grad_output.dim() == 0 && grad_output.is_cpu() && !traced(grad_output) && grad_output.item<double>() == 1) {
-    return grad;
-  }
+  if (is_one(grad_output)) return grad;
   if (grad.is_cuda() && grad_output.dim() == 0 && !traced(grad) && !traced(grad_output)) {
     // On the device, which nobody waits for: where grad_output is 1 the gradient is neither read nor written. A second
     // backward would find it rescaled; the version makes autograd say so.

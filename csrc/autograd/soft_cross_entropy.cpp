@@ -37,40 +37,72 @@ bool stores(int64_t backward, int64_t reduction) {
   return backward == kStore || (backward == kAuto && reduction != kNone);
 }
 
+// The loss whose gradient is at hand: a plain node, since torch::autograd::Function costs as much as a small loss.
+struct StoredLoss : torch::autograd::Node {
+  torch::autograd::SavedVariable grad;
+
+  variable_list apply(variable_list&& grads) override {
+    check_once_differentiable();
+    return {grads[0].defined() ? rescaled(grad.unpack(), grads[0]) : at::Tensor()};
+  }
+  std::string name() const override { return "SoftCrossEntropyBackward"; }
+  void release_variables() override { grad.reset_data(); }
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override { args.collect(grad, false); }
+  variable_list apply_with_saved(const variable_list& inputs,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    saved.before(grad);
+    variable_list out = apply(variable_list(inputs));
+    saved.after(grad);
+    return out;
+  }
+
+  static at::Tensor loss_of(const at::Tensor& logits, const Target& target) {
+    auto* stored = new StoredLoss;
+    const auto node = owned(stored);
+    node->set_next_edges(torch::autograd::collect_next_edges(logits));
+    at::Tensor loss, grad;
+    {
+      at::AutoDispatchBelowADInplaceOrView below;
+      std::tie(loss, grad) = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
+    }
+    torch::autograd::set_history(loss, node);
+    stored->grad = torch::autograd::SavedVariable(grad, /*is_output=*/false);
+    return loss;
+  }
+};
+
+// The loss whose gradient is yet to be computed, or takes the place of the logits (`inplace`).
 struct Loss : torch::autograd::Function<Loss> {
-  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target, bool inplace, bool store) {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target, bool inplace) {
     at::AutoDispatchBelowADInplaceOrView below;
-    ctx->saved_data["stored"] = store;
-    if (!store) {
+    if (!inplace) {
       keep(ctx, {logits}, target);
       return std::get<0>(forward_op().call(logits, REGFAST_TARGET_OF(target), false));
     }
-    if (inplace && target.reduction != kNone && !traced(logits)) {
-      // Not a saved variable: the gradient lives in the memory of an input, which others see change.
-      at::Tensor grad = logits.detach();
-      at::Tensor loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
-      logits.unsafeGetTensorImpl()->bump_version();
-      ctx->saved_data["grad"] = grad;
-      return loss;
-    }
-    auto [loss, grad] = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
-    ctx->save_for_backward({grad});
+    // Not a saved variable: the gradient lives in the memory of an input, which others see change.
+    at::Tensor grad = logits.detach();
+    at::Tensor loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
+    logits.unsafeGetTensorImpl()->bump_version();
+    ctx->saved_data["grad"] = grad;
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
     const auto saved = ctx->get_saved_variables();
-    if (ctx->saved_data.count("grad")) return {rescaled(ctx->saved_data["grad"].toTensor(), grads[0]), {}, {}, {}};
-    if (ctx->saved_data["stored"].toBool()) return {rescaled(saved[0], grads[0]), {}, {}, {}};
+    if (ctx->saved_data.count("grad")) return {rescaled(ctx->saved_data["grad"].toTensor(), grads[0]), {}, {}};
     const Target target = kept(ctx, saved, 1);
-    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}, {}, {}};
+    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}, {}};
   }
 };
 
 at::Tensor autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool inplace, int64_t backward) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
-  if (wants_gradient(logits)) return Loss::apply(logits, target, inplace, stores(backward, reduction));
+  if (wants_gradient(logits)) {
+    const bool store = stores(backward, reduction);
+    inplace = inplace && store && reduction != kNone && !traced(logits);
+    return store && !inplace ? StoredLoss::loss_of(logits, target) : Loss::apply(logits, target, inplace);
+  }
   at::AutoDispatchBelowADInplaceOrView below;
   return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
 }

@@ -3,10 +3,6 @@
 
 #include <ATen/ATen.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "../include/numeric.h"
 
 namespace regfast {
@@ -52,19 +48,6 @@ inline at::Tensor as(const at::Tensor& tensor, at::ScalarType type) {
 
 inline at::Tensor adjacent_columns(const at::Tensor& tensor) {
   return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : tensor.contiguous();
-}
-
-// An empty tensor like `tensor`. Memory beyond some megabytes comes fresh from the system at every call, and a fault for each
-// of its 4 kB pages costs as much as the arithmetic: ask for 2 MB pages.
-inline at::Tensor fresh_like(const at::Tensor& tensor) {
-  at::Tensor out = at::empty(tensor.sizes(), tensor.options());
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = uintptr_t(1) << 21;
-  const auto start = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t first = (start + kPage - 1) / kPage * kPage, end = (start + out.nbytes()) / kPage * kPage;
-  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // no matter if it fails
-#endif
-  return out;
 }
 
 // Rows a thread should have at least, so that its work is worth waking it.

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "formats.h"
+#include "gradient_memory.h"
 #include "loss.h"
 
 namespace regfast {
@@ -12,7 +13,7 @@ namespace {
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool gradient) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   LossJob job(logits, target);
-  at::Tensor grad = gradient ? fresh_like(logits) : at::empty({0}, logits.options());
+  at::Tensor grad = gradient ? gradient_like(logits) : at::empty({0}, logits.options());
   if (gradient) job.grad = grad;
   job.run();
   return {job.reduced(), grad};
@@ -21,7 +22,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& logits, REGFAST_TAR
 at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   LossJob job(logits, target);
-  job.grad = fresh_like(logits);
+  job.grad = gradient_like(logits);
   job.grad_output = grad_output;
   job.run();
   return job.grad;
@@ -41,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     bool gradient) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   LossJob job(logits, target);
-  at::Tensor grad = gradient ? fresh_like(logits) : at::empty({0}, logits.options());
+  at::Tensor grad = gradient ? gradient_like(logits) : at::empty({0}, logits.options());
   if (gradient) job.grad = grad;
   const int64_t rows = logits.size(0);
   job.scalars = at::empty({5, rows}, job.losses.options());

@@ -95,3 +95,13 @@ def test_compiles_whole(backend):
         compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")(logits, labels, kind)
         torch.testing.assert_close(compiled, objective(logits, labels, kind))
     assert math.isfinite(compiled.loss.sum())
+
+
+def test_what_does_not_fit_is_named(backend):
+    z, first = torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"logits must be \(B, K\), got \(5,\)"):
+        objective(z[0], first, "ce")
+    with pytest.raises(ValueError, match=r"labels must be \(4,\), one for each row, got \(2,\)"):
+        objective(z, first[:2], "ce")
+    with pytest.raises(ValueError, match=r"targets must be \(4,\), one for each row, got \(2,\)"):
+        objective(z, first, "ce-targeted", first[:2])

@@ -195,3 +195,23 @@ def test_l1_projection_of_a_point_inside_is_itself(backend):
     delta = 0.01 * torch.randn(3, 2, 4)
     torch.testing.assert_close(l1_box_projection(clean, delta, 1.0), delta, rtol=0, atol=1e-6)
     assert l1_box_projection(clean, delta, 0.0).abs().max() < 1e-6
+
+
+def test_what_does_not_fit_is_named():
+    point = torch.rand(4, 3)
+    for name in ("gradient", "clean", "previous"):
+        tensors = {"gradient": point, "clean": point, "previous": point, name: point[:2]}
+        with pytest.raises(ValueError, match=rf"{name} must have the shape \(4, 3\), got \(2, 3\)"):
+            perturb_step(point, eps=0.1, step=0.1, norm="l2", **tensors)
+    for name in ("eps", "step", "momentum", "sparsity"):
+        numbers = {"eps": 0.1, "step": 0.1, name: torch.rand(3)}
+        with pytest.raises(ValueError, match=rf"{name} must be a number or \(4,\), one for each row, got \(3,\)"):
+            perturb_step(point, point, point, norm="linf", **numbers)
+    with pytest.raises(ValueError, match=r"delta must have the shape \(4, 3\)"):
+        l1_box_projection(point, point[:, :2], 0.1)
+    with pytest.raises(ValueError, match=r"sample must be \(4,\), one id for each row of clean, got \(3,\)"):
+        random_start(point, 0.1, "linf", 1, torch.arange(3))
+    with pytest.raises(ValueError, match=r"seed must lie in \[0, 2\^64\), got -1"):
+        random_start(point, 0.1, "linf", -1, torch.arange(4))
+    with pytest.raises(ValueError, match="restart must be an int or have one value a sample"):
+        random_start(point, 0.1, "linf", 1, torch.arange(4), restart=torch.arange(2))

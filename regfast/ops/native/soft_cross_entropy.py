@@ -31,20 +31,24 @@ def soft_cross_entropy(
     backward: str,
 ) -> Tensor:
     """See `regfast.ops.soft_cross_entropy.soft_cross_entropy`."""
+    weights, lam = (weight, 0.0) if isinstance(weight, Tensor) else (None, weight)
+    epsilons, epsilon = (smoothing, 0.0) if isinstance(smoothing, Tensor) else (None, smoothing)
     return _loss(
         logits,
         first,
         second,
-        *split(weight),
+        weights,
+        lam,
         dense,
-        *split(smoothing),
+        epsilons,
+        epsilon,
         class_weight,
         sample_weight,
         ignore_index,
-        code(REDUCTIONS, "reduction", reduction),
+        REDUCTIONS[reduction],
         index_target,
         inplace,
-        code(BACKWARDS, "backward", backward),
+        BACKWARDS[backward],
     )
 
 

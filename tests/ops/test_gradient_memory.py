@@ -1,0 +1,85 @@
+"""Large gradients on the CPU get the memory of earlier ones: never of one that is still alive."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch.nn import functional
+
+from regfast.functional import soft_cross_entropy
+
+pytest.importorskip("regfast._native")
+
+ROWS, CLASSES = 256, 1003  # 1 MB
+
+
+def gradient(seed: int, rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ours and PyTorch's."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, CLASSES, generator=generator, requires_grad=True)
+    labels = torch.randint(CLASSES, (rows,), generator=generator)
+    (own,) = torch.autograd.grad(soft_cross_entropy(logits, labels), logits)
+    (expected,) = torch.autograd.grad(functional.cross_entropy(logits, labels), logits)
+    return own, expected
+
+
+def test_living_gradients_share_nothing():
+    pairs = [gradient(seed, ROWS + seed) for seed in range(6)]
+    assert len({own.data_ptr() for own, _ in pairs}) == len(pairs)
+    for own, expected in pairs:
+        torch.testing.assert_close(own, expected)
+
+
+def test_a_freed_gradient_leaves_its_memory_to_the_next():
+    first, _ = gradient(0)
+    place = first.data_ptr()
+    first.fill_(torch.nan)
+    del first
+    second, expected = gradient(1)
+    assert second.data_ptr() == place
+    torch.testing.assert_close(second, expected)
+
+
+def test_a_view_keeps_the_memory():
+    whole, expected = gradient(0)
+    row = whole[3]
+    del whole
+    others = [gradient(seed) for seed in range(1, 4)]
+    torch.testing.assert_close(row, expected[3])
+    assert all(other.data_ptr() != row.untyped_storage().data_ptr() for other, _ in others)
+
+
+def test_a_gradient_can_grow():
+    own, _ = gradient(0)
+    kept = own.clone()
+    own.resize_(2 * ROWS, CLASSES)
+    torch.testing.assert_close(own[:ROWS], kept)
+
+
+def test_threads():
+    wrong = []
+
+    def work(seed: int) -> None:
+        for step in range(20):
+            own, expected = gradient(100 * seed + step, ROWS + 10 * seed)
+            if not torch.allclose(own, expected, atol=1e-8):
+                wrong.append((seed, step))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_memory_is_filled_where_torch_is_asked_to():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        own, expected = gradient(0)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    torch.testing.assert_close(own, expected)
