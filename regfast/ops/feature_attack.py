@@ -35,7 +35,17 @@ def feature_attack(
 
     Returns:
         (B, n) float64. No gradient goes through it.
+
+    Raises:
+        ValueError: shapes that don't fit.
+        IndexError: labels out of range, on CPU; on a GPU such rows are NaN.
     """
+    if logits.dim() != 2 or rows.dim() != 2 or logits.shape[1] != len(rows) or len(rows) < 2:
+        shapes = f"{tuple(logits.shape)} and {tuple(rows.shape)}"
+        raise ValueError(f"logits must be (B, K) and rows (K, n) with K > 1, got {shapes}")
+    for name, tensor in (("labels", labels), ("eps", eps), ("step_size", step_size)):
+        if tensor.shape != logits.shape[:1]:
+            raise ValueError(f"{name} must be ({len(logits)},), one for each row, got {tuple(tensor.shape)}")
     run = find("feature_attack", "feature_attack", logits)
     moved: Tensor = run(logits, rows, labels, eps, step_size, steps, linf=linf, margin=margin)
     return moved

@@ -58,14 +58,24 @@ def objective(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None 
         `Objective`; the gradient has the dtype of `logits`, the value is float32 (float64 for float64).
 
     Raises:
-        ValueError: unknown kind, fewer classes than it needs, or a targeted kind without targets.
+        ValueError: unknown kind, fewer classes than it needs, a targeted kind without targets, shapes that don't fit.
         IndexError: labels or targets out of range, on CPU in eager mode; elsewhere such rows are NaN.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if logits.dim() != 2:
+        raise ValueError(f"logits must be (B, K), got {tuple(logits.shape)}")
     if logits.shape[1] < KINDS[kind]:
         raise ValueError(f"{kind!r} needs at least {KINDS[kind]} classes, logits have {logits.shape[1]}; use 'margin'")
-    if kind.endswith("-targeted") and targets is None:
-        raise ValueError(f"{kind!r} needs targets, got None")
+    _check_rows("labels", labels, logits)
+    if kind.endswith("-targeted"):
+        if targets is None:
+            raise ValueError(f"{kind!r} needs targets, got None")
+        _check_rows("targets", targets, logits)
     run = find("objective", "objective", logits)
     return run(logits, labels, kind, targets)
+
+
+def _check_rows(name: str, classes: Tensor, logits: Tensor) -> None:
+    if classes.shape != logits.shape[:1]:
+        raise ValueError(f"{name} must be ({len(logits)},), one for each row, got {tuple(classes.shape)}")

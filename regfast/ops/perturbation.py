@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from regfast.ops.dispatch import find
+from regfast.ops.philox import counters
 
 __all__ = ["TINY", "Norm", "Start", "l1_box_projection", "perturb_step", "random_start"]
 
@@ -62,9 +63,11 @@ def perturb_step(
         A new tensor like `point`.
 
     Raises:
-        ValueError: unknown norm.
+        ValueError: unknown norm, or shapes that don't fit.
     """
     _check_norm(norm)
+    _check_shapes(point, gradient=gradient, clean=clean, previous=previous)
+    _check_numbers(point, eps=eps, step=step, momentum=momentum, sparsity=sparsity)
     run = find("perturbation", "perturb_step", point)
     return run(point, gradient, clean, eps, step, norm, previous, momentum, sparsity=sparsity, lower=lower, upper=upper)
 
@@ -100,11 +103,15 @@ def random_start(
         upper: the box's upper edge.
 
     Raises:
-        ValueError: unknown norm or start.
+        ValueError, TypeError: unknown norm or start, shapes that don't fit, numbers out of range.
     """
     _check_norm(norm)
     if start not in ("sphere", "ball"):
         raise ValueError(f"start must be 'sphere' or 'ball', got {start!r}")
+    restart, step = counters(seed, sample, stage, restart, step)
+    if sample.shape != clean.shape[:1]:
+        raise ValueError(f"sample must be ({len(clean)},), one id for each row of clean, got {tuple(sample.shape)}")
+    _check_numbers(clean, eps=eps)
     run = find("perturbation", "random_start", clean)
     return run(clean, eps, norm, seed, sample, stage, restart, step, start=start, lower=lower, upper=upper)
 
@@ -123,7 +130,12 @@ def l1_box_projection(
         eps: radius ≥ 0, a number or (B,).
         lower: the box's lower edge.
         upper: the box's upper edge.
+
+    Raises:
+        ValueError: shapes that don't fit.
     """
+    _check_shapes(clean, delta=delta)
+    _check_numbers(clean, eps=eps)
     run = find("perturbation", "l1_box_projection", clean)
     return run(clean, delta, eps, lower=lower, upper=upper)
 
@@ -131,3 +143,19 @@ def l1_box_projection(
 def _check_norm(norm: str) -> None:
     if norm not in ("linf", "l2", "l1"):
         raise ValueError(f"norm must be one of linf, l2, l1, got {norm!r}")
+
+
+def _check_shapes(like: Tensor, **tensors: Tensor | None) -> None:
+    """Kernels trust what they are given: a tensor that is too small would be read beyond its end."""
+    shape = like.shape
+    if not shape:
+        raise ValueError("points must be (B, ...), got a scalar")
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def _check_numbers(like: Tensor, **values: float | Tensor) -> None:
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape != like.shape[:1]:
+            raise ValueError(f"{name} must be a number or ({len(like)},), one for each row, got {tuple(value.shape)}")

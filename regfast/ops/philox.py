@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regfast.ops.dispatch import find
 
-__all__ = ["normal", "uniform"]
+__all__ = ["counters", "normal", "uniform"]
 
 
 def uniform(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: int | Tensor, count: int) -> Tensor:
@@ -32,7 +32,8 @@ def uniform(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: 
     Raises:
         ValueError, TypeError: for arguments out of these ranges or types.
     """
-    restart, step = _checked(seed, sample, stage, restart, step, count)
+    restart, step = counters(seed, sample, stage, restart, step)
+    _check_count(count)
     return find("philox", "uniform", sample)(seed, sample, stage, restart, step, count)
 
 
@@ -44,22 +45,25 @@ def normal(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: i
     Returns:
         (S, count) float32.
     """
-    restart, step = _checked(seed, sample, stage, restart, step, count)
+    restart, step = counters(seed, sample, stage, restart, step)
+    _check_count(count)
     return find("philox", "normal", sample)(seed, sample, stage, restart, step, count)
 
 
-def _checked(
-    seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: int | Tensor, count: int
-) -> tuple[Tensor, Tensor]:
+def counters(seed: int, sample: Tensor, stage: int, restart: int | Tensor, step: int | Tensor) -> tuple[Tensor, Tensor]:
+    """`restart` and `step` as (S,) int64; errors as in `uniform`."""
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
     if sample.dtype != torch.int64 or sample.dim() != 1:
         raise TypeError(f"sample must be (S,) int64, got {tuple(sample.shape)} {sample.dtype}")
     if not 0 <= stage < 128:
         raise ValueError(f"stage must lie in [0, 128), got {stage}")
+    return _per_sample("restart", restart, sample), _per_sample("step", step, sample)
+
+
+def _check_count(count: int) -> None:
     if count < 0:
         raise ValueError(f"count must be at least 0, got {count}")
-    return _per_sample("restart", restart, sample), _per_sample("step", step, sample)
 
 
 def _per_sample(name: str, value: int | Tensor, sample: Tensor) -> Tensor:

@@ -90,8 +90,8 @@ def soft_cross_entropy(
         0-d or (B,); float32, float64 for float64 logits. The gradient has the dtype of `logits`.
 
     Raises:
-        IndexError: labels out of range (not `ignore_index`), on CPU in eager mode. On a GPU and under torch.compile
-            such rows have a NaN loss and a NaN gradient.
+        IndexError: labels out of range (not `ignore_index`), on CPU; under torch.compile when the graph runs, and from
+            the native kernels only. Elsewhere such rows have a NaN loss and a NaN gradient.
 
     A term with `q_c = 0` contributes 0 even where `z_c = -inf`.
     """
