@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,18 @@ from torch import Tensor
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc" / "include"
 CACHE = HERE.parents[1] / "build" / "cuda_on_cpu"
-COMPILER = shutil.which("g++")
+
+
+def _compiler() -> str | None:
+    """g++ 12 or later (16-bit floats in C++) on Linux (thread-local memory found by its loader)."""
+    found = shutil.which("g++") if sys.platform == "linux" else None
+    if found is None:
+        return None
+    version = subprocess.run([found, "-dumpversion"], capture_output=True, text=True).stdout
+    return found if version.split(".")[0].strip().isdigit() and int(version.split(".")[0]) >= 12 else None
+
+
+COMPILER = _compiler()
 # Undefined behaviour traps: misaligned access, overflow, indices beyond a fixed array. Shared memory needs no
 # constructors, and each library keeps its own. Fortification would forbid the jumps between stacks.
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-gnu-unique")

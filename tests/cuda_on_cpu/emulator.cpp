@@ -196,7 +196,7 @@ Worker* idle_worker() {
 }
 
 void on_signal(int number, siginfo_t* info, void*) {
-  if (number == SIGILL) fail("undefined behaviour: a misaligned access, an overflow or the like");
+  if (number == SIGILL || number == SIGTRAP) fail("undefined behaviour: a misaligned access, an overflow or the like");
   fail("a stray access: %s", describe(info->si_addr).c_str());
 }
 
@@ -328,13 +328,13 @@ bool run(const Launch& wanted, const std::function<void()>& what) {
   gridDim = wanted.grid;
   blockDim = wanted.block;
   generator.seed(machine.seed);
-  constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL};
-  struct sigaction action{}, former[3];
+  constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP};
+  struct sigaction action{}, former[4];
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &action, &former[i]);
+  for (int i = 0; i < 4; ++i) sigaction(kSignals[i], &action, &former[i]);
   run_launch();
-  for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &former[i], nullptr);
+  for (int i = 0; i < 4; ++i) sigaction(kSignals[i], &former[i], nullptr);
   return !failed;
 }
 

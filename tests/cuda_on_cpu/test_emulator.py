@@ -10,7 +10,7 @@ import torch
 
 from tests.cuda_on_cpu import build
 
-pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="no g++ here")
+pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="no g++ 12 here")
 
 COUNT = 96
 FAULTS = {
