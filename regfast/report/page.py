@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from markupsafe import Markup
 
 from regfast.report import style
 from regfast.report.claims import RULE, Verdict
-from regfast.report.drawing import Drawing, cell, sentence, to_csv
+from regfast.report.drawing import Drawing, cell, data_address, sentence, to_csv
 from regfast.report.tables import Table, number, text, to_latex, to_markdown
 from regfast.report.tables import to_csv as table_csv
 
@@ -108,11 +107,6 @@ def _by_regularizer(verdicts: Sequence[Verdict]) -> list[str]:
     return sentences
 
 
-def data_address(content: str, kind: str) -> str:
-    """``content`` as a ``data:`` address for a download link."""
-    return f"data:{kind};charset=utf-8;base64," + base64.b64encode(content.encode()).decode()
-
-
 def preview(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     """The first rows of ``columns`` as text."""
     return [[cell(value) for value in row] for row in list(zip(*columns.values(), strict=True))[:PREVIEW]]
@@ -140,11 +134,11 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.filters |= {
-        "csv_address": lambda columns: data_address(to_csv(columns), "text/csv"),
+        "csv_address": lambda columns: data_address(to_csv(columns), "text/csv;charset=utf-8"),
         "table_addresses": lambda table: {
-            "CSV": ("csv", data_address(table_csv(table), "text/csv")),
-            "LaTeX": ("tex", data_address(to_latex(table), "text/plain")),
-            "Markdown": ("md", data_address(to_markdown(table), "text/plain")),
+            "CSV": ("csv", data_address(table_csv(table), "text/csv;charset=utf-8")),
+            "LaTeX": ("tex", data_address(to_latex(table), "text/plain;charset=utf-8")),
+            "Markdown": ("md", data_address(to_markdown(table), "text/plain;charset=utf-8")),
         },
         "preview": preview,
         "signed": lambda value: number(value, signed=True),
@@ -169,7 +163,7 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         for k, name in enumerate(names)
     ]
     drawings = [d for section in page.sections for d in section.drawings]
-    images = {d.name: Markup(style.themed_svg(d.svg or figures / f"{d.name}.svg")) for d in drawings}
+    images = {d.name: style.themed_svg(d.svg or figures / f"{d.name}.svg") for d in drawings}
     return env.get_template("page.html.j2").render(
         page=page,
         regularizers=names,

@@ -14,7 +14,7 @@ from regfast.report.paper_results import Paper
 from regfast.report.results import Study
 from regfast.report.study_figures import attack_settings, training
 from regfast.report.study_page import chance_note, environment, settings, study_name, words
-from regfast.report.tables import Cell, Table, estimate, metrics_table
+from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table
 
 WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
 
@@ -144,7 +144,7 @@ def across(studies: Sequence[Study]) -> Table:
             metrics = study.metrics.get("regularizers", {}).get(name, {})
             values = [estimate(metrics.get(m)) for m in (*WIDE, *(f"asr_{i}" for i in ids))]
             rows.append([study_name(study), style.label(name), *values])
-    note = "Mean over seeds and 95 % interval. Ours: "
+    note = f"Mean over seeds and 95 % interval. {ERRORS} Ours: "
     note += ". ".join(
         f"{study_name(study)}: {training(study)}; {attack_settings(study.config.get('attacks', []))}"
         for study in studies

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 _DIGITS = 100  # coordinates are kept to a hundredth of a point, a fiftieth of a pixel on the page
-_FLAT = 3  # hundredths that a point left out of a straight run lies beside it, at most
-_RUN = 8  # points left out in a row, at most: their errors add up
+_FLAT = 5  # hundredths that a point left out of a straight run lies beside it, at most
+_RUN = 60  # points left out in a row, at most: each is checked again for every further one
 
 _TOKEN = re.compile(r"[A-Za-z]|-?\d*\.?\d+(?:e-?\d+)?")
 _COUNTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "z": 0, "Z": 0}  # points that a command takes
@@ -70,28 +70,34 @@ def _commands(path: str) -> Iterator[tuple[str, list[Point]]]:
 def _thinned(commands: list[tuple[str, list[Point]]]) -> list[tuple[str, list[Point]]]:
     """Without lines that go nowhere, and without points between two lines in the same direction."""
     kept: list[tuple[str, list[Point]]] = []
-    dropped = 0
+    skipped: list[Point] = []  # between the last two that are kept
     for command, points in commands:
-        if command == "L" and kept and kept[-1][0] in ("M", "L"):
+        if command == "L" and kept and kept[-1][0] == "L":
             here = kept[-1][1][0]
-            if here == points[0] and kept[-1][0] == "L":
+            if here == points[0]:
                 continue
-            if kept[-1][0] == "L" and dropped < _RUN and kept[-2][0] in ("M", "L"):
-                before = kept[-2][1][0]
-                if _between(before, here, points[0]):
-                    kept[-1] = (command, points)
-                    dropped += 1
+            if kept[-2][0] in ("M", "L") and len(skipped) < _RUN:
+                run = [*skipped, here]
+                if _straight(kept[-2][1][0], run, points[0]):
+                    kept[-1], skipped = (command, points), run
                     continue
-        dropped = 0
+        skipped = []
         kept.append((command, points))
     return kept
 
 
-def _between(before: Point, here: Point, after: Point) -> bool:
-    ax, ay, bx, by = here[0] - before[0], here[1] - before[1], after[0] - before[0], after[1] - before[1]
+def _straight(start: Point, run: list[Point], end: Point) -> bool:
+    """Whether the points of ``run`` lie on the way from ``start`` to ``end``, in order."""
+    bx, by = end[0] - start[0], end[1] - start[1]
     length = (bx * bx + by * by) ** 0.5
-    forward = ax * (bx - ax) + ay * (by - ay) >= 0
-    return forward and length > 0 and abs(ax * by - ay * bx) <= _FLAT * length
+    before = 0
+    for x, y in [*run, end]:
+        ax, ay = x - start[0], y - start[1]
+        along = ax * bx + ay * by
+        if along < before or abs(ax * by - ay * bx) > _FLAT * length:
+            return False
+        before = along
+    return length > 0
 
 
 def _round(number: str) -> int:

@@ -34,6 +34,10 @@ METRICS = {
     "cosine_in_span": "Cosine, in-span part",
     "radius": "Radius r of v_opt",
 }
+ERRORS = (
+    "Few samples make a calibration error too large; its interval (basic bootstrap) takes that off, and so reaches "
+    "further down than up."
+)
 LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -101,7 +105,8 @@ def metrics_table(study: Study) -> Table:
             rows.append([title, *(estimate(c) for c in cells)])
     seeds = len(study.seeds)
     note = f"Mean over {seeds} seed{'s' * (seeds != 1)} and bootstrap 95 % interval. "
-    note += "ASR counts only samples that the model classified correctly."
+    note += "ASR counts only samples that the model classified correctly. "
+    note += ERRORS
     return Table("metrics", "Every measure", ["", *map(style.label, study.regularizers)], rows, note)
 
 

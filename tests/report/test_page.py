@@ -1,13 +1,14 @@
-import base64
 import html.parser
 import re
 import shutil
 import subprocess
+import urllib.parse
 
 import pytest
 
 from regfast.report import write_report
 from regfast.report.claims import verdicts
+from regfast.report.drawing import data_address
 from regfast.report.page import render
 from regfast.report.results import Study
 from regfast.report.study_page import study_page
@@ -79,12 +80,10 @@ def test_verdicts_come_before_figures_and_every_regularizer_is_named(page):
 
 def test_every_download_holds_the_rows_it_promises(page):
     text = page.read_text(encoding="utf-8")
-    links = re.findall(
-        r'download="([^"]+\.csv)" href="data:text/csv;charset=utf-8;base64,([^"]+)">all (\d+) rows', text
-    )
+    links = re.findall(r'download="([^"]+\.csv)" href="data:text/csv;charset=utf-8,([^"]+)">all (\d+) rows', text)
     assert len(links) >= 6
     for name, encoded, rows in links:
-        content = base64.b64decode(encoded).decode().splitlines()
+        content = urllib.parse.unquote(encoded).splitlines()
         assert len(content) == int(rows) + 1, name
 
 
@@ -105,6 +104,13 @@ def test_names_given_by_users_are_escaped(make_study, tmp_path):
     check(text)
     assert "<script" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;co&#34;") >= 3
+
+
+def test_a_download_gives_any_text_back_and_cannot_end_its_attribute():
+    content = 'a,"b"\n100 % <script> & #é\t\r\n'
+    address = data_address(content, "text/csv;charset=utf-8")
+    assert not set('"<>&#\n') & set(address)
+    assert urllib.parse.unquote(address.partition(",")[2]) == content
 
 
 def test_the_page_of_a_paper_run_has_every_part(paper):

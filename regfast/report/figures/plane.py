@@ -127,9 +127,12 @@ def regions(axes: Axes, plane: Plane, half: float, alpha: float = 0.22) -> None:
     tints = np.array([(*to_rgb(class_colour(c)), alpha) for c in range(len(plane.weight))])
     extent = (-half, half, -half, half)
     axes.imshow(tints[predicted], origin="lower", extent=extent, interpolation="nearest", zorder=0)
-    # Between two classes the boundary is where the best logit ties with the next: one contour per class that wins.
+    # A class's region is where its margin is positive. The margin is linear on both sides of an edge, so that its
+    # contour is a straight line, where that of the classes themselves would be a staircase.
+    points = plane.weight @ np.stack(np.meshgrid(x, x), axis=0).reshape(2, -1) + plane.offset[:, None]
     for c in np.unique(predicted):
-        axes.contour(x, x, predicted == c, levels=[0.5], colors=style.MUTED, linewidths=0.35, zorder=1)
+        margin = points[c] - np.delete(points, c, axis=0).max(axis=0)
+        axes.contour(x, x, margin.reshape(GRID, GRID), levels=[0], colors=style.MUTED, linewidths=0.35, zorder=1)
 
 
 def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
