@@ -33,8 +33,8 @@ def available(module: str) -> bool:
     """Whether a peer can be imported; says so if not."""
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        print(f"{module} is left out: {error}")
+    except Exception as error:  # not there, or built for another torch
+        print(f"{module} is left out: {type(error).__name__}: {error}")
         return False
     return True
 
@@ -61,9 +61,11 @@ def theirs(who: str, peer: Peer, model: nn.Module, images: Tensor, labels: Tenso
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
-    """What `call` gives, and its seconds: of the wall and of the processor."""
+    """What `call` gives, and its seconds, until a GPU is done too: of the wall and of the processor."""
     start, cpu = time.perf_counter(), time.process_time()
     value = call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return value, (time.perf_counter() - start, time.process_time() - cpu)
 
 
@@ -78,7 +80,7 @@ def pgd(eps: float, steps: int, size: float) -> dict[str, Peer]:
         import foolbox
 
         def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
             attack = foolbox.attacks.LinfPGD(abs_stepsize=size, steps=steps)
             return attack(wrapped, images, labels, epsilons=eps)[1]
 
@@ -93,7 +95,7 @@ def apgd(eps: float, steps: int) -> dict[str, Peer]:
         from autoattack.autopgd_base import APGDAttack
 
         peers["reference"] = lambda m, x, y: APGDAttack(
-            m, n_iter=steps, norm="Linf", eps=eps, loss="ce", device="cpu", seed=0
+            m, n_iter=steps, norm="Linf", eps=eps, loss="ce", device=str(x.device), seed=0
         ).perturb(x, y)
     if available("adv_lib.attacks.auto_pgd"):
         from adv_lib.attacks.auto_pgd import apgd as run
@@ -113,7 +115,8 @@ def autoattack(eps: float, stages: list[str] | None = None) -> dict[str, Peer]:
         from autoattack import AutoAttack
 
         def run(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            attack = AutoAttack(model, norm="Linf", eps=eps, seed=0, device="cpu", verbose=False)
+            device = str(images.device)
+            attack = AutoAttack(model, norm="Linf", eps=eps, seed=0, device=device, verbose=False)
             attack.attacks_to_run = list(stages or attack.attacks_to_run)
             return attack.run_standard_evaluation(images, labels, bs=BATCH)
 

@@ -61,18 +61,20 @@ def main() -> None:
             if time.monotonic() > deadline:
                 result["skipped"].append([rows, classes, str(dtype), kind])
                 continue
-            measure(result, losses.candidates(kind), kind, rows, classes, dtype)
+            attempt(result, measure, losses.candidates(kind), kind, rows, classes, dtype)
             if also_compiled:
                 compile_later.append((kind, rows, classes, dtype))
         write(result, options.out)
-    for part in (linear, attacks, statistics):
+        if not result.get("attacks") and time.monotonic() < deadline:  # second, behind the largest losses
+            attempt(result, attacks)
+    for part in (linear, statistics, features):
         if time.monotonic() < deadline:
-            part(result)
+            attempt(result, part)
             write(result, options.out)
     for kind, rows, classes, dtype in compile_later:
         if time.monotonic() < deadline:
             torch._dynamo.reset()
-            measure(result, {"torch.compile": losses.compiled(kind)}, kind, rows, classes, dtype)
+            attempt(result, measure, {"torch.compile": losses.compiled(kind)}, kind, rows, classes, dtype)
         else:
             result["skipped"].append([rows, classes, str(dtype), kind, "torch.compile"])
     write(result, options.out)
@@ -81,7 +83,17 @@ def main() -> None:
     except ImportError as error:
         print(f"no figure: {error}")
     if result["skipped"]:
-        print(f"not measured, out of time: {result['skipped']}")
+        print(f"not measured: {result['skipped']}")
+
+
+def attempt(result: dict[str, Any], part: Callable[..., None], *arguments: Any) -> None:
+    """Run a part of the suite; one that fails is noted, and ends no other."""
+    try:
+        part(result, *arguments)
+    except Exception as error:
+        result["skipped"].append([part.__name__, *map(str, arguments[1:]), f"{type(error).__name__}: {error}"[:300]])
+        print(f"{part.__name__} failed: {type(error).__name__}: {error}"[:400])
+        torch.cuda.empty_cache()
 
 
 def measure(
@@ -158,32 +170,78 @@ def linear(result: dict[str, Any]) -> None:
 
 
 def attacks(result: dict[str, Any]) -> None:
-    """Objectives and steps against the reference's composition of torch ops."""
+    """Objectives, steps and starts: what the table chooses, each GPU backend, and the reference's torch operations."""
     from regfast.ops import dispatch
-    from regfast.ops.objective import objective
-    from regfast.ops.perturbation import perturb_step
 
     result["attacks"] = []
-    for rows, classes, shape in ((512, 10, (3, 32, 32)), (64, 1000, (3, 224, 224))):
-        z, y = torch.randn(rows, classes, device="cuda"), torch.randint(classes, (rows,), device="cuda")
-        point, clean, gradient, before = torch.rand(4, rows, *shape, device="cuda")
-        eps = torch.full((rows,), 0.03, device="cuda")
-        calls: dict[str, Callable[[int], Any]] = {
-            f"objective dlr {rows}x{classes}": lambda i, z=z, y=y: objective(z, y, "dlr"),  # type: ignore[misc]
-            f"objective ce {rows}x{classes}": lambda i, z=z, y=y: objective(z, y, "ce"),  # type: ignore[misc]
-        }
-        for norm in ("linf", "l2"):
-            calls[f"step {norm} with momentum {rows}x{shape}"] = (  # type: ignore[assignment]
-                lambda i, a=(point, gradient, clean, eps, eps, norm, before, 0.75): perturb_step(*a)
-            )
-        for name, call in calls.items():
-            for backend in (None, "reference"):
-                with dispatch.use_backend(backend):
-                    entry: dict[str, Any] = {"name": name, "backend": backend or "regfast"}
-                    entry |= timing.time_calls(call, 1)
-                    entry["graph"] = timing.time_graph(call, 4)["us"]
+    backends = [name for name in ("triton", "cuda") if dispatch.unavailable(name) is None]
+    for rows, classes, shape in (
+        (512, 10, (3, 32, 32)),
+        (16, 10, (3, 32, 32)),
+        (64, 1000, (3, 224, 224)),
+        (16, 1000, (3, 224, 224)),
+    ):
+        for name, call in attack_calls(rows, classes, shape).items():
+            for backend in (None, *backends, "reference"):
+                entry: dict[str, Any] = {"name": name, "rows": rows, "backend": backend or "regfast"}
+                try:
+                    with dispatch.use_backend(backend):
+                        entry |= timing.time_calls(call, 1, seconds=0.05)
+                        entry["graph"] = timing.time_graph(call, 4)["us"]
+                    text = f"{entry['us']:8.1f} us  in a graph {entry['graph']:8.1f} us"
+                except Exception as error:
+                    text = entry["error"] = f"{type(error).__name__}: {error}"[:300]
+                    torch.cuda.synchronize()
                 result["attacks"].append(entry)
-                print(f"{name:<48} {entry['backend']:<10} {entry['us']:8.1f} us  in a graph {entry['graph']:8.1f} us")
+                print(f"{name:<44} {entry['backend']:<10} {text}")
+
+
+def attack_calls(rows: int, classes: int, shape: tuple[int, ...]) -> dict[str, Callable[[int], Any]]:
+    """Name → one call of an op of attacks on `rows` samples."""
+    from regfast.ops.objective import objective
+    from regfast.ops.perturbation import perturb_step, random_start
+
+    z, y = torch.randn(rows, classes, device="cuda"), torch.randint(classes, (rows,), device="cuda")
+    clean, gradient, other = torch.rand(3, rows, *shape, device="cuda")
+    sample = torch.arange(rows, device="cuda")
+    where = f"{rows}x" + "x".join(map(str, shape))
+    calls: dict[str, Callable[[int], Any]] = {
+        f"objective {kind} {rows}x{classes}": lambda _, kind=kind: objective(z, y, kind)  # type: ignore[misc]
+        for kind in ("ce", "dlr")
+    }
+    for norm, radius in (("linf", 0.03), ("l2", 1.0), ("l1", 12.0)):
+        eps = torch.full((rows,), radius, device="cuda")
+        point = clean + (0.5 * radius / clean[0].numel() ** {"linf": 0.0, "l2": 0.5, "l1": 1.0}[norm])
+        arguments = (point, gradient - 0.5, clean, eps, eps / 4, norm)
+        calls[f"step {norm} {where}"] = lambda _, a=arguments: perturb_step(*a, sparsity=0.1)  # type: ignore[misc]
+        calls[f"step {norm}, momentum {where}"] = (
+            lambda _, a=(*arguments, other, 0.75): perturb_step(*a, sparsity=0.1)  # type: ignore[misc]
+        )
+        calls[f"start {norm} {where}"] = (
+            lambda _, a=(clean, eps, norm, 7, sample): random_start(*a)  # type: ignore[misc]
+        )
+    return calls
+
+
+def features(result: dict[str, Any]) -> None:
+    """Attacks on features through a head, float64: the kernel against the reference's torch operations."""
+    from regfast.ops import dispatch
+    from regfast.ops.feature_attack import feature_attack
+
+    result["feature_attack"] = []
+    for rows, classes, width in ((1000, 10, 512), (10000, 100, 512)):
+        weight = torch.randn(classes, width, device="cuda", dtype=torch.float64) / width**0.5
+        z = torch.randn(rows, width, device="cuda", dtype=torch.float64) @ weight.t()
+        arguments = (z, weight, z.argmax(1), *(torch.full((rows,), r, device="cuda").double() for r in (0.5, 0.05)))
+        for backend in (None, "reference"):
+            entry = {"rows": rows, "classes": classes, "width": width, "backend": backend or "regfast"}
+            with dispatch.use_backend(backend):
+                entry |= timing.time_calls(
+                    lambda _, a=arguments: feature_attack(*a, 20, linf=False, margin=False),  # type: ignore[misc]
+                    1,
+                )
+            result["feature_attack"].append(entry)
+            print(f"feature attack {rows}x{classes}, d={width} {entry['backend']:<10} {entry['us']:8.1f} us")
 
 
 def statistics(result: dict[str, Any]) -> None:

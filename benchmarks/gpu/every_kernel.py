@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.ops import dispatch
+from regfast.ops.feature_attack import feature_attack
 from regfast.ops.feature_stats import feature_stats
 from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
 from regfast.ops.objective import KINDS, objective
@@ -81,13 +82,19 @@ def main() -> None:
                 losses(classes, torch.float32)
             for classes in (10, 1003):
                 losses(classes, torch.bfloat16)
+            for classes in (2, 10, 1003, 20001):
+                attacks(classes)
+            for shape in ((5, 3, 33), (2, 9001), (1, 40001)):
+                steps(shape)
         torch.cuda.synchronize()
-        print(f"{backend}: losses launched")
+        print(f"{backend}: losses and attacks launched")
     for classes in (2, 10, 1003, 20001):
         statistics(classes)
-        attacks(classes)
-    for shape in ((5, 3, 33), (2, 9001)):
-        steps(shape)
+    head = torch.randn(10, FEATURES, device="cuda", dtype=torch.float64)
+    z = torch.randn(ROWS, FEATURES, device="cuda", dtype=torch.float64) @ head.t()
+    eps = torch.full((ROWS,), 0.5, device="cuda", dtype=torch.float64)
+    for linf in (False, True):
+        feature_attack(z, head, z.argmax(1), eps, eps / 4, 3, linf=linf, margin=linf)
     x = torch.randn(ROWS, FEATURES, device="cuda", requires_grad=True)
     weight = torch.randn(101, FEATURES, device="cuda", requires_grad=True)
     linear_soft_cross_entropy(x, weight, None, torch.arange(ROWS, device="cuda")).backward()
