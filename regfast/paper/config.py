@@ -175,7 +175,10 @@ def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, An
             "steps": size.steps,
             "samples": "test images that are classified correctly",
         },
-        "collapse": {"images": main.trajectory, "features": "of the training images as they are, every seed"},
+        "collapse": {
+            "images": f"at most {main.trajectory}, spread over the training set, as they are",
+            "radius of v_opt": "median norm of the correct features, epoch by epoch",
+        },
     }
 
 

@@ -120,7 +120,8 @@ def feature_attack_columns(outputs: Outputs, steps: int) -> dict[str, Array]:
 def predictor_rows(outputs: Outputs, train: ImageSet, success: Mapping[str, Array]) -> Rows:
     """Rows of predictors.parquet for this model: which clean measure foretells surviving each attack.
 
-    `success`: per attack id whether it flipped each test image. `partial` correlates a measure's rank with surviving,
+    `success`: per attack id whether it flipped each test image. `lead` is a measure's AUC minus that of v_opt's cosine,
+    on the same resamples. `partial` correlates a measure's rank with surviving,
     given norm, margin and confidence (those of them that it is not itself).
     """
     train_features, _, train_labels = predict(outputs.model, train)
@@ -138,15 +139,17 @@ def predictor_rows(outputs: Outputs, train: ImageSet, success: Mapping[str, Arra
             nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
             rows += [
                 {"attack": attack, "predictor": name, "measure": measure, **nothing}
-                for measure in ("auc", "partial")
+                for measure in ("auc", "lead", "partial")
                 for name in names
+                if (measure, name) != ("lead", "v_opt")
             ]
             continue
         power = predictor_power(scores, survived)
         for name in names:
             given = np.stack([getattr(scores, other) for other in HELD if other != name], axis=1)
             left = partial_correlation(getattr(scores, name), survived, given, resamples=1000)
-            for measure, found in (("auc", power[name].auc), ("partial", left)):
+            lead = [] if name == "v_opt" else [("lead", power[name].over_v_opt)]
+            for measure, found in (("auc", power[name].auc), *lead, ("partial", left)):
                 rows.append(
                     {
                         "attack": attack,

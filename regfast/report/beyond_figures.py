@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,9 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
             if values:
                 best = max(values, key=lambda k: values[k][0])
                 found.append(f"{style.in_sentence(name)} {best} ({number(values[best][0] + middle)})")
+        text = f"Largest, {attack if attack in panels else next(iter(panels))}: {sentence(found)}."
+        if measure == "auc":
+            text += _leads(table, names, next((k for k, v in titles.items() if v == attack), attack))
         order = [p for p in PREDICTORS.values() if any(p in v for t in panels.values() for v in t.values())]
         drawings.append(
             Drawing(
@@ -94,12 +97,27 @@ def predictor_figures(paper: Paper) -> list[Drawing]:
                 title,
                 dots.draw({k.replace(" (", "\n("): v for k, v in list(panels.items())[-3:]}, xlabel, order),
                 look,
-                f"Largest, {attack if attack in panels else next(iter(panels))}: {sentence(found)}.",
+                text,
                 {"predictors": columns(where(table, measure=measure))},
                 settings=ours(paper, "predictors"),
             )
         )
     return drawings
+
+
+def _leads(table: Mapping[str, Array], names: Sequence[str], attack: str) -> str:
+    """Of the three directions a cosine can be taken to, how far the other two lead v_opt."""
+    text = ""
+    for predictor in ("class_mean", "weight"):
+        parts = []
+        for name in names:
+            rows = where(table, regularizer=name, attack=attack, measure="lead", predictor=predictor)
+            if len(rows["value"]):
+                value, low, high = (number(float(rows[key][0]), signed=True) for key in ("value", "low", "high"))
+                parts.append(f"{style.in_sentence(name)} {value} [{low}, {high}]")
+        if parts:
+            text += f" The AUC of the {PREDICTORS[predictor]} minus that of v_opt's: {sentence(parts)}."
+    return text
 
 
 def boundary_figures(paper: Paper) -> list[Drawing]:

@@ -76,6 +76,11 @@ def test_parts_agree_with_the_study_and_with_each_other(run_dir):
     for name in ("hard", "smoothing"):  # a model with its own norms is the model
         assert own.accuracy[name] == pytest.approx(accuracy[name])
     assert (swaps.asr <= swaps.asr_exact + 1e-9).all()  # no attack on the features is stronger than the exact one
+    predictors = frame(run_dir, "predictors").set_index(["regularizer", "attack", "measure", "predictor"]).value
+    for key in predictors.index:  # a lead is the difference of two AUCs
+        if key[2] == "lead" and np.isfinite(predictors[key]):
+            own, v_opt = (predictors[(*key[:2], "auc", name)] for name in (key[3], "v_opt"))
+            assert predictors[key] == pytest.approx(own - v_opt)
     scaling = frame(run_dir, "scaling")
     assert (scaling[scaling.kind == "temperature"].changed == 0).all()
     at_one = scaling[scaling.scale == 1].groupby("regularizer").ece.agg(["min", "max"])

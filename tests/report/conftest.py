@@ -306,7 +306,7 @@ def write_paper(folder: Path, random: int = 0) -> Path:
                 "high": v + 0.1,
             }
             for n in names
-            for m, base in (("auc", 0.7), ("partial", 0.1))
+            for m, base in (("auc", 0.7), ("lead", 0.3), ("partial", 0.1))
             for p in ("v_opt", "class_mean", "weight", "norm", "margin", "confidence")
         ],
     )

@@ -100,7 +100,8 @@ def test_attacks_on_features_against_the_exact_bound(paper):
     (drawing,) = feature_attack.feature_attack_figures(paper)
     assert "At ε = 0.650 of the feature's norm PGD flips hard labels 0.250, label smoothing 0.083" in drawing.found
     assert "an exact attack hard labels 0.500, label smoothing 0.500, Mixup 0.500" in drawing.found
-    assert "PGD: hard labels 2.00, label smoothing 4.00" in drawing.found
+    assert "(median): hard labels 2.00, label smoothing 4.00" in drawing.found
+    assert "margin in place of the cross-entropy hard labels 1.00" in drawing.found
     left, right = drawing.figure.axes
     lines = [line for line in left.get_lines() if len(line.get_xdata()) > 2]
     for bound, reached in zip(lines[::2], lines[1::2], strict=True):
@@ -133,3 +134,12 @@ def test_trajectories_are_means_over_all_seeds_with_a_band(paper):
     band = panel.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (pytest.approx(0.2), pytest.approx(0.3))
     assert "over 2 seeds" in drawing.look
+
+
+def test_the_other_directions_are_compared_with_v_opt(paper):
+    auc, partial = beyond_figures.predictor_figures(paper)
+    assert "cosine to class mean minus that of v_opt's: hard labels +" in auc.found
+    assert "cosine to weight vector minus" in auc.found and "minus that of" not in partial.found
+    rows = {k: v[paper.tables["predictors"]["measure"] != "lead"] for k, v in paper.tables["predictors"].items()}
+    auc, _ = beyond_figures.predictor_figures(dataclasses.replace(paper, tables={"predictors": rows}))
+    assert "minus that of" not in auc.found
