@@ -15,11 +15,6 @@ Norm norm_of(int64_t norm) {
   return Norm(norm);
 }
 
-Processors processors_of(const at::Tensor& tensor) {
-  const Device& device = properties_of(tensor);
-  return {device.processors, device.clusters};
-}
-
 // The memory and the kernel's view of a number that may be one a row.
 struct Numbers {
   at::Tensor tensor;
@@ -78,13 +73,13 @@ at::Tensor perturb_step(const at::Tensor& point_, const at::Tensor& gradient_, c
                                 {static_cast<float>(lower), static_cast<float>(upper)}, point.size(0), row_size(point)};
   switch (gradient.scalar_type()) {
     case at::kHalf:
-      C10_CUDA_CHECK(launch_step<__half>(arguments, norm, processors_of(point), current_stream()));
+      C10_CUDA_CHECK(launch_step<__half>(arguments, norm, properties_of(point), current_stream()));
       break;
     case at::kBFloat16:
-      C10_CUDA_CHECK(launch_step<__nv_bfloat16>(arguments, norm, processors_of(point), current_stream()));
+      C10_CUDA_CHECK(launch_step<__nv_bfloat16>(arguments, norm, properties_of(point), current_stream()));
       break;
     default:
-      C10_CUDA_CHECK(launch_step<float>(arguments, norm, processors_of(point), current_stream()));
+      C10_CUDA_CHECK(launch_step<float>(arguments, norm, properties_of(point), current_stream()));
   }
   return out;
 }
@@ -101,7 +96,7 @@ at::Tensor l1_box_projection(const at::Tensor& clean_, const at::Tensor& delta_,
                                       out.data_ptr<float>(), eps.rows,
                                       {static_cast<float>(lower), static_cast<float>(upper)}, clean.size(0),
                                       row_size(clean)};
-  C10_CUDA_CHECK(launch_l1_projection(arguments, processors_of(clean), current_stream()));
+  C10_CUDA_CHECK(launch_l1_projection(arguments, properties_of(clean), current_stream()));
   return out;
 }
 
@@ -129,7 +124,7 @@ at::Tensor random_start(const at::Tensor& clean_, const MaybeTensor& eps_, doubl
                                  step.const_data_ptr<int64_t>(), eps.rows,
                                  {static_cast<float>(lower), static_cast<float>(upper)}, static_cast<uint64_t>(seed),
                                  stage, sphere, clean.size(0), row_size(clean)};
-  C10_CUDA_CHECK(launch_start(arguments, norm, processors_of(clean), current_stream()));
+  C10_CUDA_CHECK(launch_start(arguments, norm, properties_of(clean), current_stream()));
   return out;
 }
 

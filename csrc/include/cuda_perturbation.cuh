@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(512) l2_step_kernel(const StepArguments argume
 }
 
 template <typename T>
-cudaError_t launch_step(const StepArguments& arguments, Norm norm, const Processors& processors, cudaStream_t stream) {
+cudaError_t launch_step(const StepArguments& arguments, Norm norm, const Device& device, cudaStream_t stream) {
   if (norm == Norm::kLinf) return launch_chunks<StepArguments>(linf_step_kernel<T>, arguments, stream);
-  if (norm == Norm::kL2) return launch_teams<StepArguments>(l2_step_kernel<T>, arguments, processors, stream);
-  return launch_teams<StepArguments>(l1_step_kernel<T>, arguments, processors, stream);
+  if (norm == Norm::kL2) return launch_teams<StepArguments>(l2_step_kernel<T>, arguments, device, stream);
+  return launch_teams<StepArguments>(l1_step_kernel<T>, arguments, device, stream);
 }
 
 }  // namespace regfast::cuda::perturbation

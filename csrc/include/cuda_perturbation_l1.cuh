@@ -175,9 +175,9 @@ __global__ void __launch_bounds__(512, 1) l1_step_kernel(const StepArguments arg
   l1_project(slice, step.out, step.clean, step.out, step.eps, step.box, true, reduce);
 }
 
-inline cudaError_t launch_l1_projection(const ProjectionArguments& arguments, const Processors& processors,
+inline cudaError_t launch_l1_projection(const ProjectionArguments& arguments, const Device& device,
                                         cudaStream_t stream) {
-  return launch_teams<ProjectionArguments>(l1_projection_kernel, arguments, processors, stream);
+  return launch_teams<ProjectionArguments>(l1_projection_kernel, arguments, device, stream);
 }
 
 }  // namespace regfast::cuda::perturbation

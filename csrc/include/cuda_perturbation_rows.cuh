@@ -126,15 +126,10 @@ __device__ __forceinline__ void share_of(int size, const Team& team, int& begin,
 // ---------------------------------------------------------------------------------------------------------------------
 // Launches, on `stream` of the current device, of rows > 0 and size > 0. Each returns what the runtime says of it.
 
-struct Processors {
-  int count;
-  bool clusters;
-};
-
 // Blocks a row: a cluster where the row is long and there are few.
-inline int team_for(const Processors& processors, int64_t rows, int size) {
+inline int team_for(const Device& device, int64_t rows, int size) {
   int team = 1;
-  while (processors.clusters && team < kMaxCluster && size / team > 8192 && rows * team < 4 * processors.count) team *= 2;
+  while (device.clusters && team < kMaxCluster && size / team > 8192 && rows * team < 4 * device.processors) team *= 2;
   return team;
 }
 
@@ -145,9 +140,9 @@ cudaError_t launch_chunks(void (*kernel)(Arguments, int), const Arguments& argum
 }
 
 template <typename Arguments>
-cudaError_t launch_teams(void (*kernel)(Arguments, int), const Arguments& arguments, const Processors& processors,
+cudaError_t launch_teams(void (*kernel)(Arguments, int), const Arguments& arguments, const Device& device,
                          cudaStream_t stream) {
-  const int team = team_for(processors, arguments.rows, arguments.size);
+  const int team = team_for(device, arguments.rows, arguments.size);
   const int threads = arguments.size / team <= 4096 ? 256 : 512;
   return launch(kernel, arguments.rows * team, threads, 0, team, stream, arguments, team);
 }

@@ -134,16 +134,16 @@ __global__ void __launch_bounds__(512) normal_start_kernel(const StartArguments 
   }
 }
 
-inline cudaError_t launch_start(const StartArguments& arguments, Norm norm, const Processors& processors,
+inline cudaError_t launch_start(const StartArguments& arguments, Norm norm, const Device& device,
                                 cudaStream_t stream) {
   if (norm == Norm::kL2) {
-    return launch_teams<StartArguments>(normal_start_kernel<Norm::kL2>, arguments, processors, stream);
+    return launch_teams<StartArguments>(normal_start_kernel<Norm::kL2>, arguments, device, stream);
   }
   if (norm == Norm::kL1) {
-    return launch_teams<StartArguments>(normal_start_kernel<Norm::kL1>, arguments, processors, stream);
+    return launch_teams<StartArguments>(normal_start_kernel<Norm::kL1>, arguments, device, stream);
   }
   if (!arguments.sphere) return launch_chunks<StartArguments>(linf_start_kernel, arguments, stream);
-  return launch_teams<StartArguments>(linf_start_kernel, arguments, processors, stream);
+  return launch_teams<StartArguments>(linf_start_kernel, arguments, device, stream);
 }
 
 }  // namespace regfast::cuda::perturbation

@@ -7,7 +7,11 @@ using namespace regfast::cuda::perturbation;
 
 namespace {
 
-Processors processors_now() { return {emulator::machine.processors, emulator::machine.clusters}; }
+Device device_now() {
+  Device device{};
+  read_device(0, &device);
+  return device;
+}
 
 }  // namespace
 
@@ -19,16 +23,16 @@ int64_t size_of_projection() { return sizeof(ProjectionArguments); }
 
 // norm: 0 linf, 1 l2, 2 l1. dtype, of the gradient: 0 float32, 1 float16, 2 bfloat16.
 int step(const StepArguments* arguments, int norm, int dtype) {
-  if (dtype == 0) return emulator::status(launch_step<float>(*arguments, Norm(norm), processors_now(), nullptr));
-  if (dtype == 1) return emulator::status(launch_step<__half>(*arguments, Norm(norm), processors_now(), nullptr));
-  return emulator::status(launch_step<__nv_bfloat16>(*arguments, Norm(norm), processors_now(), nullptr));
+  if (dtype == 0) return emulator::status(launch_step<float>(*arguments, Norm(norm), device_now(), nullptr));
+  if (dtype == 1) return emulator::status(launch_step<__half>(*arguments, Norm(norm), device_now(), nullptr));
+  return emulator::status(launch_step<__nv_bfloat16>(*arguments, Norm(norm), device_now(), nullptr));
 }
 
 int start(const StartArguments* arguments, int norm) {
-  return emulator::status(launch_start(*arguments, Norm(norm), processors_now(), nullptr));
+  return emulator::status(launch_start(*arguments, Norm(norm), device_now(), nullptr));
 }
 
 int projection(const ProjectionArguments* arguments) {
-  return emulator::status(launch_l1_projection(*arguments, processors_now(), nullptr));
+  return emulator::status(launch_l1_projection(*arguments, device_now(), nullptr));
 }
 }
