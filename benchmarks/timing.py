@@ -1,7 +1,9 @@
 """Timing of functions that do the same thing, in turns, so that a machine's drift meets all of them alike.
 
-A sample is wall time of some calls in a row. Samples in which another process took a core away from this one (the
-system counts that) say nothing about the function: they are left out while enough others are there.
+A sample is wall time of some calls in a row, after one that is not timed: in training, too, the logits have just been
+written when the loss reads them, while the contender before has left other things in the caches. Samples in which
+another process took a core away from this one (the system counts that) say nothing about the function: they are left
+out while enough others are there.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ def _calls(function: Callable[[], object]) -> int:
 
 
 def _sample(function: Callable[[], object], calls: int) -> Sample:
+    function()
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     start = time.perf_counter()
     for _ in range(calls):

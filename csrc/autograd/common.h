@@ -5,6 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include "../target.h"
@@ -61,6 +62,17 @@ inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output
     return grad.mul(scale).to(grad.scalar_type());
   }
   return grad.mul(scale);
+}
+
+// A gradient made in the forward pass, between ctx's saved data and backward. Backward takes it out unless the graph is
+// retained: a leaf takes over a gradient that nobody else holds, and copies any other.
+inline void hold(AutogradContext* ctx, const char* name, const at::Tensor& grad) { ctx->saved_data[name] = grad; }
+
+inline at::Tensor held(AutogradContext* ctx, const char* name) {
+  at::IValue& place = ctx->saved_data[name];
+  const at::Tensor grad = place.toTensor();
+  if (!torch::autograd::get_current_graph_task_keep_graph()) place = at::Tensor();
+  return grad;
 }
 
 inline bool wants_gradient(const at::Tensor& tensor) { return tensor.requires_grad() && at::GradMode::is_enabled(); }

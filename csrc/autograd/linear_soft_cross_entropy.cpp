@@ -20,6 +20,8 @@ const auto& backward_op() {
   return handle;
 }
 
+constexpr const char* kGradients[] = {"grad_features", "grad_weight", "grad_bias"};
+
 struct LinearLoss : torch::autograd::Function<LinearLoss> {
   static at::Tensor forward(AutogradContext* ctx, at::Tensor features, at::Tensor weight, MaybeTensor bias,
                             const Target& target) {
@@ -31,8 +33,9 @@ struct LinearLoss : torch::autograd::Function<LinearLoss> {
         forward_op().call(features, weight, bias, REGFAST_TARGET_OF(target), store && of_features,
                           store && of_weight, store && of_bias);
     ctx->saved_data["stored"] = store;
-    if (store) ctx->save_for_backward({grad_features, grad_weight, grad_bias});
-    else keep(ctx, {features, weight, bias.value_or(at::Tensor())}, target);
+    if (store) {
+      hold(ctx, kGradients[0], grad_features), hold(ctx, kGradients[1], grad_weight), hold(ctx, kGradients[2], grad_bias);
+    } else keep(ctx, {features, weight, bias.value_or(at::Tensor())}, target);
     ctx->saved_data["bias"] = bias.has_value();
     return loss;
   }
@@ -45,7 +48,7 @@ struct LinearLoss : torch::autograd::Function<LinearLoss> {
     variable_list out(4);
     if (ctx->saved_data["stored"].toBool()) {
       for (int i = 0; i < 3; i++) {
-        if (wanted[i]) out[i] = rescaled(saved[i], grads[0]);
+        if (wanted[i]) out[i] = rescaled(held(ctx, kGradients[i]), grads[0]);
       }
       return out;
     }

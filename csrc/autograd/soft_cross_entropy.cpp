@@ -43,7 +43,11 @@ struct StoredLoss : torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     check_once_differentiable();
-    return {grads[0].defined() ? rescaled(grad.unpack(), grads[0]) : at::Tensor()};
+    if (!grads[0].defined()) return {at::Tensor()};
+    const at::Tensor made = grad.unpack();
+    // A leaf takes over a gradient that nobody else holds, and copies any other.
+    if (!torch::autograd::get_current_graph_task_keep_graph()) grad.reset_data();
+    return {rescaled(made, grads[0])};
   }
   std::string name() const override { return "SoftCrossEntropyBackward"; }
   void release_variables() override { grad.reset_data(); }
@@ -83,14 +87,14 @@ struct Loss : torch::autograd::Function<Loss> {
     at::Tensor grad = logits.detach();
     at::Tensor loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
     logits.unsafeGetTensorImpl()->bump_version();
-    ctx->saved_data["grad"] = grad;
+    hold(ctx, "grad", grad);
     return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
     const auto saved = ctx->get_saved_variables();
-    if (ctx->saved_data.count("grad")) return {rescaled(ctx->saved_data["grad"].toTensor(), grads[0]), {}, {}};
+    if (ctx->saved_data.count("grad")) return {rescaled(held(ctx, "grad"), grads[0]), {}, {}};
     const Target target = kept(ctx, saved, 1);
     return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}, {}};
   }
@@ -119,9 +123,9 @@ struct LossWithStats : torch::autograd::Function<LossWithStats> {
     const bool gradient = store && logits.requires_grad();
     auto [loss, grad, scalars, geometry, prediction, label] =
         stats_forward_op().call(logits, REGFAST_TARGET_OF(target), features, centers, gradient);
-    ctx->saved_data["stored"] = gradient;
-    // [grad], or [logits, target …], then [features, centers, label, prediction]
-    keep(ctx, {gradient ? grad : logits, feature_grad ? *features : at::Tensor(),
+    if (gradient) hold(ctx, "grad", grad);
+    // logits, unless their gradient is made; features, centers, label, prediction; target …
+    keep(ctx, {gradient ? at::Tensor() : logits, feature_grad ? *features : at::Tensor(),
                feature_grad && centers.has_value() ? *centers : at::Tensor(), feature_grad ? label : at::Tensor(),
                feature_grad ? prediction : at::Tensor()},
          target);
@@ -138,8 +142,8 @@ struct LossWithStats : torch::autograd::Function<LossWithStats> {
     const auto saved = ctx->get_saved_variables();
     variable_list out(6);
     if (ctx->needs_input_grad(0) && grads[0].defined()) {
-      if (ctx->saved_data["stored"].toBool()) {
-        out[0] = rescaled(saved[0], grads[0]);
+      if (ctx->saved_data.count("grad")) {
+        out[0] = rescaled(held(ctx, "grad"), grads[0]);
       } else {
         const Target target = kept(ctx, saved, 5);
         out[0] = backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target));

@@ -83,21 +83,17 @@ REGFAST_INLINE fp16 store<fp16>(float value) {
 // x = n ln 2 + r; adding 1.5 · 2^(mantissa bits) rounds x / ln 2 to the integer n and leaves n in the low bits, and with
 // the exponent's bias added too, those bits shifted up are the float 2^n.
 REGFAST_INLINE float exp_nonpositive(float x) {
-  constexpr float kLowest = -87.0f, kRound = 12582912.0f + 127.0f;
+  constexpr float kLowest = -88.0f, kRound = 12582912.0f + 127.0f;  // at kLowest those bits are 0, and so is the float
   const float v = x < kLowest ? kLowest : x;
   const float t = v * 1.44269504088896341f + kRound;
   const float n = t - kRound;
   float r = v - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;  // Cephes expf
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const float y = p * bits_as<float>(bits_as<uint32_t>(t) << 23);
-  return x < kLowest ? 0.0f : y;
+  const float square = r * r;  // the polynomial of Cephes' expf, in pairs: a shorter chain
+  const float high = 1.9875691500e-4f * r + 1.3981999507e-3f, middle = 8.3334519073e-3f * r + 4.1665795894e-2f;
+  const float low = 1.6666665459e-1f * r + 5.0000001201e-1f;
+  const float p = ((high * square + middle) * square + low) * square + (r + 1.0f);
+  return p * bits_as<float>(bits_as<uint32_t>(t) << 23);
 }
 
 REGFAST_INLINE double exp_nonpositive(double x) {

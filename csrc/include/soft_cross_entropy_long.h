@@ -42,30 +42,27 @@ REGFAST_INLINE int64_t position(const T* z, const Largest<A>& largest) {
 
 template <class A>
 struct Sums {
-  A below = 0;    // Σ e over the logits below m
-  A largest = 0;  // how many equal m
-  A mass = 0;     // dense: Q
-  A dot = 0;      // dense: Σ q (z - m); sparse: Σ w (z - m)
-  A moment = 0;   // Σ e (z - m)
+  A total = 0;   // Σ e
+  A mass = 0;    // dense: Q
+  A dot = 0;     // dense: Σ q (z - m); sparse: Σ w (z - m)
+  A moment = 0;  // Σ e (z - m)
 
   template <class B>
   REGFAST_INLINE void add(const Sums<B>& other) {
-    below += other.below, largest += other.largest, mass += other.mass, dot += other.dot, moment += other.moment;
+    total += other.total, mass += other.mass, dot += other.dot, moment += other.moment;
   }
 };
 
 // e = exp(z - m) of a block, and its sums.
 template <bool Dense, bool Weighted, bool Stats, class T, class P, class A>
 REGFAST_INLINE Sums<A> exponentials(const T* z, const P* q, const A* w, A m, A keep, A base, A* e, int64_t n) {
-  A below = 0, largest = 0, mass = 0, dot = 0, moment = 0;
-#pragma omp simd reduction(+ : below, largest, mass, dot, moment)
+  A total = 0, mass = 0, dot = 0, moment = 0;
+#pragma omp simd reduction(+ : total, mass, dot, moment)
   for (int64_t i = 0; i < n; i++) {
     const A x = A(load(z[i])) - m;
     const A y = exp_nonpositive(x);
     e[i] = y;
-    const bool top = x >= 0;
-    below += top ? A(0) : y;
-    largest += top ? A(1) : A(0);
+    total += y;
     if (Dense) {
       A share = A(load(q[i])) * keep + base;
       if (Weighted) share *= w[i];
@@ -78,7 +75,21 @@ REGFAST_INLINE Sums<A> exponentials(const T* z, const P* q, const A* w, A m, A k
     }
     if (Stats) moment += y != 0 ? y * x : A(0);
   }
-  return {below, largest, mass, dot, moment};
+  return {total, mass, dot, moment};
+}
+
+// Σ e over the logits below m.
+template <class T, class A>
+REGFAST_INLINE double sum_below(const T* z, const A* e, A m, int64_t classes) {
+  double sum = 0;
+  for (int64_t begin = 0; begin < classes; begin += kBlock) {
+    const int64_t end = begin + kBlock < classes ? begin + kBlock : classes;
+    A below = 0;
+#pragma omp simd reduction(+ : below)
+    for (int64_t i = begin; i < end; i++) below += A(load(z[i])) < m ? e[i] : A(0);
+    sum += below;
+  }
+  return sum;
 }
 
 template <bool Dense, bool Weighted, class T, class P, class A>
@@ -97,8 +108,14 @@ REGFAST_INLINE void zero(T* grad, int64_t n) {
   for (int64_t i = 0; i < n; i++) grad[i] = T{};
 }
 
+template <class T>
+REGFAST_INLINE void prefetch(const T* at, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(at + i, 0, 2);
+}
+
 template <bool Dense, bool Weighted, bool Stats, class T, class P>
-REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row) {
+REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, bool last) {
   using A = Accumulator<T>;
   const int64_t classes = call.classes;
   const T* z = call.logits + row * call.logits_stride;
@@ -143,10 +160,17 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row) {
   Sums<double> sums;
   for (int64_t begin = 0; begin < classes; begin += kBlock) {
     const int64_t n = begin + kBlock < classes ? kBlock : classes - begin;
+    // Memory works on the next row while the exponentials keep the core busy.
+    if (!last) {
+      prefetch(z + call.logits_stride + begin, n);
+      if (Dense) prefetch(q + call.dense_stride + begin, n);
+    }
     sums.add(exponentials<Dense, Weighted, Stats>(z + begin, Dense ? q + begin : q, Weighted ? w + begin : w, m, keep,
                                                   A(uniform), e + begin, n));
   }
-  const double rest = sums.below + (sums.largest - 1), sum = 1 + rest;
+  double rest = sums.total - 1;
+  if (rest < 1) rest = sum_below(z, e, m, classes);  // one largest logit, whose 1 cost the others digits
+  const double sum = 1 + rest;
   const double log_sum = std::log1p(rest);
 
   double mass = sums.mass, dot = sums.dot;
@@ -192,10 +216,11 @@ template <bool Dense, class T, class P>
 REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {
   const bool weighted = call.class_weight != nullptr;
   for (int64_t row = begin; row < end; row++) {
-    if (weighted && call.stats) one_row<Dense, true, true>(call, row);
-    else if (weighted) one_row<Dense, true, false>(call, row);
-    else if (call.stats) one_row<Dense, false, true>(call, row);
-    else one_row<Dense, false, false>(call, row);
+    const bool last = row + 1 == end;
+    if (weighted && call.stats) one_row<Dense, true, true>(call, row, last);
+    else if (weighted) one_row<Dense, true, false>(call, row, last);
+    else if (call.stats) one_row<Dense, false, true>(call, row, last);
+    else one_row<Dense, false, false>(call, row, last);
   }
 }
 

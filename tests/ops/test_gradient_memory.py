@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from regfast.functional import soft_cross_entropy
+from regfast.functional import linear_soft_cross_entropy, soft_cross_entropy, soft_cross_entropy_stats
 
 pytest.importorskip("regfast._native")
 
@@ -56,6 +56,23 @@ def test_a_gradient_can_grow():
     kept = own.clone()
     own.resize_(2 * ROWS, CLASSES)
     torch.testing.assert_close(own[:ROWS], kept)
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_a_leaf_takes_the_gradient_over_unless_the_graph_is_retained(retain):
+    logits = torch.randn(ROWS, CLASSES, requires_grad=True)
+    features, weight = torch.randn(64, 32, requires_grad=True), torch.randn(CLASSES, 32, requires_grad=True)
+    labels = torch.randint(CLASSES, (ROWS,))
+    for loss in (
+        soft_cross_entropy(logits, labels),
+        soft_cross_entropy_stats(logits, labels)[0],
+        linear_soft_cross_entropy(features, weight, None, labels[:64]),
+    ):
+        with torch.autograd.profiler.profile() as profile:
+            loss.backward(retain_graph=retain)
+        copied = {event.key for event in profile.key_averages()} & {"aten::clone", "aten::copy_", "aten::mul"}
+        assert bool(copied) == retain
+        logits.grad = None
 
 
 def test_threads():
