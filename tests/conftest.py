@@ -11,6 +11,9 @@ import torch
 if not torch.cuda.is_available():  # before anything imports triton: its kernels run under its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: each keeps to one core
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
