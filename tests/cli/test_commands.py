@@ -136,7 +136,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
         str(tmp_path / "run"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A shell's background jobs, and what they start, ignore interrupts.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    signal.signal(signal.SIGINT, handler)
     first = tmp_path / "run" / "checkpoints" / "hard-seed0.safetensors"
     deadline = time.monotonic() + 120
     while not first.is_file() and time.monotonic() < deadline and process.poll() is None:
