@@ -7,6 +7,7 @@
 
 #include "../include/soft_cross_entropy.h"
 #include "formats.h"
+#include "over_rows.h"
 
 namespace regfast {
 namespace {
@@ -71,6 +72,7 @@ LossJob::LossJob(int64_t rows, int64_t classes, const at::TensorOptions& options
 void LossJob::check_labels(const at::Tensor& labels, const char* name) const {
   const int64_t* at = labels.const_data_ptr<int64_t>();
   const int64_t* ignored = first_.const_data_ptr<int64_t>();
+  if (labels_in_range(at, ignored, rows_, classes_, target_.ignore_index)) return;
   for (int64_t row = 0; row < rows_; row++) {
     TORCH_CHECK_INDEX((at[row] >= 0 && at[row] < classes_) || ignored[row] == target_.ignore_index, name, " label ",
                       at[row], " of row ", row, " is out of range: it must lie in [0, ", classes_,
@@ -79,6 +81,11 @@ void LossJob::check_labels(const at::Tensor& labels, const char* name) const {
 }
 
 void LossJob::find_denominator() {
+  if (!sample_weight_.defined() && !(target_.index_target && class_weight_.defined())) {
+    const int64_t* label = pointer<int64_t>(first_);
+    denominator_ = double(label == nullptr ? rows_ : count_others(label, rows_, target_.ignore_index));
+    return;
+  }
   const auto total = [&](auto zero) {
     using A = decltype(zero);
     const A* sample = pointer<A>(sample_weight_);
@@ -96,13 +103,8 @@ void LossJob::find_denominator() {
 
 at::Tensor LossJob::reduced() const {
   if (target_.reduction == kNone) return losses;
-  const auto sum = [&](auto zero) {
-    const auto* at = losses.const_data_ptr<decltype(zero)>();
-    double total = 0;
-    for (int64_t row = 0; row < rows_; row++) total += double(at[row]);
-    return total;
-  };
-  const double total = losses.scalar_type() == at::kDouble ? sum(double()) : sum(float());
+  const double total = losses.scalar_type() == at::kDouble ? sum_double(losses.const_data_ptr<double>(), rows_)
+                                                           : sum_float(losses.const_data_ptr<float>(), rows_);
   return at::scalar_tensor(total / denominator_, losses.options());
 }
 
