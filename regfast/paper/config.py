@@ -14,7 +14,8 @@ VERSION = 1  # of the result files; a run of another version is not continued
 
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
 _WATCHED = 5000  # training images at most whose geometry the main study measures after every epoch
-_BESIDE = 256  # test images of the embedded studies beside the main one: the attacks on them took half of a run
+# At most, of the embedded studies beside the main one: they took half of a run.
+_BESIDE_IMAGES, _BESIDE_EPOCHS = 128, 30
 _LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
 
 
@@ -88,9 +89,9 @@ def paper_config(
     """The paper run of one of the studies' sizes on every data set with every model; the first of each is the main one.
 
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
-    (smoke: the first two), at most two seeds and 256 test images each beside the main study. `label`: the class whose
-    loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on their first
-    1,000 test images unless `limit` says otherwise.
+    (smoke: the first two), at most two seeds, 30 epochs and 128 test images each beside the main study. `label`: the
+    class whose loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on
+    their first 1,000 test images unless `limit` says otherwise.
 
     Raises ValueError for names, sizes and values that do not exist or fit.
     """
@@ -115,7 +116,9 @@ def paper_config(
         if own and studies and seeds is None:
             study = replace(study, seeds=study.seeds[:2])
         if own and studies and limit is None:
-            study = replace(study, limit=min(study.limit or _BESIDE, _BESIDE))
+            study = replace(study, limit=min(study.limit or _BESIDE_IMAGES, _BESIDE_IMAGES))
+        if own and studies and epochs is None:
+            study = replace(study, recipe=replace(study.recipe, epochs=min(study.recipe.epochs, _BESIDE_EPOCHS)))
         if not studies:
             study = replace(study, trajectory=_WATCHED)
         studies.append(study)
