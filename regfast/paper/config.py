@@ -15,7 +15,7 @@ VERSION = 1  # of the result files; a run of another version is not continued
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
 _WATCHED = 5000  # training images at most whose geometry the main study measures after every epoch
 # At most, of the embedded studies beside the main one: they took half of a run.
-_BESIDE_IMAGES, _BESIDE_EPOCHS = 128, 30
+_BESIDE_IMAGES, _BESIDE_EPOCHS = 128, 25
 _LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
 
 
@@ -89,7 +89,7 @@ def paper_config(
     """The paper run of one of the studies' sizes on every data set with every model; the first of each is the main one.
 
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
-    (smoke: the first two), at most two seeds, 30 epochs and 128 test images each beside the main study. `label`: the
+    (smoke: the first two), at most two seeds, 25 epochs and 128 test images each beside the main study. `label`: the
     class whose loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on
     their first 1,000 test images unless `limit` says otherwise.
 
