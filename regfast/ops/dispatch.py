@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -100,7 +100,9 @@ _interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on 
 _transformed = torch._C._are_functorch_transforms_active
 _functions: dict[tuple[str, str], Callable[..., Any] | str] = {}  # (backend, function), or why there is none
 # What of the table this machine has, by (function, device, dtype). Looked up for every call: small losses wait for it.
-_candidates: dict[tuple[str, str, torch.dtype], list[tuple[int, int, int, int | None, Callable[..., Any]]]] = {}
+# A candidate: least, most, multiple, elements, function.
+_Candidate: TypeAlias = "tuple[int, int, int, int | None, Callable[..., Any]]"
+_candidates: dict[tuple[str, str, torch.dtype], list[_Candidate]] = {}
 
 
 def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ...] = ()) -> Callable[..., Any]:
@@ -158,21 +160,25 @@ def _load() -> None:
     """Import, once, every module of the backends that this machine has; note why where there is none."""
     if _functions:
         return
+    found: dict[tuple[str, str], Callable[..., Any] | str] = {}
     for backend in BACKENDS:
         reason = unavailable(backend)
         for family, functions in FAMILIES.items():
             module = _import(backend, family) if reason is None else reason
             for function in functions:
-                found = module if isinstance(module, str) else getattr(module, function, f"it has no {function}")
-                _functions[backend, function] = found
+                served = module if isinstance(module, str) else getattr(module, function, f"it has no {function}")
+                found[backend, function] = served
+    fitting: dict[tuple[str, str, torch.dtype], list[_Candidate]] = {}
     for family, functions in FAMILIES.items():
         for rule in _TABLE[family]:
             for function in functions:
-                found = _functions[rule.backend, function]
-                if not isinstance(found, str):
+                served = found[rule.backend, function]
+                if not isinstance(served, str):
                     for dtype in rule.dtypes:
-                        fitting = _candidates.setdefault((function, rule.device, dtype), [])
-                        fitting.append((rule.least, rule.most, rule.multiple, rule.elements, found))
+                        candidate = (rule.least, rule.most, rule.multiple, rule.elements, served)
+                        fitting.setdefault((function, rule.device, dtype), []).append(candidate)
+    _candidates.update(fitting)
+    _functions.update(found)  # last: a thread that finds them empty loads for itself
 
 
 # What torch.compiler.assume_constant_result sets, without importing the compiler: tracing calls it and goes on.

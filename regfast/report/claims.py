@@ -98,7 +98,7 @@ def measures(rows: Array, names: list[str]) -> Array:
         if name == "ece":
             result[:, k] = ece_statistic()(rows[..., -2:])
         elif name.startswith("asr_"):
-            result[:, k] = _ratio(rows[..., k].sum(axis=1), rows[..., -1].sum(axis=1))
+            result[:, k] = ratio(rows[..., k].sum(axis=1), rows[..., -1].sum(axis=1))
     return result
 
 
@@ -171,8 +171,8 @@ def within_models(study: Study, resamples: int = 2000, seed: int = 0) -> list[Ve
                         f"ASR, {attack_name(attack)}",
                         regularizer,
                         -1,
-                        float(_ratio(sums[:, 3 + 2 * k], sums[:, 1]).mean()),
-                        float(_ratio(sums[:, 2 + 2 * k], sums[:, 0]).mean()),
+                        float(ratio(sums[:, 3 + 2 * k], sums[:, 1]).mean()),
+                        float(ratio(sums[:, 2 + 2 * k], sums[:, 0]).mean()),
                         float(change.estimate[k]),
                         float(change.low[k]),
                         float(change.high[k]),
@@ -200,10 +200,11 @@ def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict
 def _half_gaps(rows: Array) -> Array:
     """ASR of the upper half minus that of the lower, per attack: (R, n, 2 + 2 attacks) → (R, attacks)."""
     sums = rows.sum(axis=1)
-    return _ratio(sums[:, 2::2], sums[:, :1]) - _ratio(sums[:, 3::2], sums[:, 1:2])
+    return ratio(sums[:, 2::2], sums[:, :1]) - ratio(sums[:, 3::2], sums[:, 1:2])
 
 
-def _ratio(part: Any, whole: Any) -> Array:
+def ratio(part: Any, whole: Any) -> Array:
+    """``part / whole``, NaN where the whole is 0."""
     return np.divide(
         part,
         whole,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regfast.report import style
-from regfast.report.claims import Verdict
+from regfast.report.claims import Verdict, ratio
 from regfast.report.drawing import Drawing
 from regfast.report.figures import feature_attack as figure
 from regfast.report.paper_figures import columns, ours
@@ -137,5 +137,4 @@ def _hits(table: Columns, name: str, seed: Any, measures: list[tuple[str, str, s
 def _rates(rows: Array) -> Array:
     """(R, n, measures + 1) → (R, measures)."""
     sums = rows.sum(axis=1)
-    whole = sums[:, -1:]
-    return np.divide(sums[:, :-1], whole, out=np.full(sums[:, :-1].shape, np.nan), where=whole > 0)
+    return ratio(sums[:, :-1], sums[:, -1:])
