@@ -20,14 +20,6 @@ Kind kind_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "kind must be ce, margin, dlr or probability-margin, or one of them and -targeted, got ", name);
 }
 
-at::Tensor classes_of(const at::Tensor& tensor, const at::Tensor& logits, const char* name) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, name, " must be int64, got ", tensor.scalar_type());
-  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == logits.size(0) && tensor.device() == logits.device(), name,
-                    " must be (B,) = (", logits.size(0), ",) on ", logits.device(), ", got ", tensor.sizes(), " on ",
-                    tensor.device());
-  return tensor.contiguous();
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> objective(const at::Tensor& logits_, const at::Tensor& labels_,
                                                          std::string_view name,
                                                          const std::optional<at::Tensor>& targets_) {
@@ -37,8 +29,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> objective(const at::Tensor& logit
   const Kind kind = kind_of(targeted ? name.substr(0, name.size() - kSuffix.size()) : name);
   TORCH_CHECK_VALUE(!targeted || targets_.has_value(), "a targeted kind needs targets");
   const c10::cuda::CUDAGuard guard(logits_.device());
-  const at::Tensor logits = with_rows(logits_), labels = classes_of(labels_, logits, "labels");
-  const at::Tensor targets = targeted ? classes_of(*targets_, logits, "targets") : at::Tensor();
+  const at::Tensor logits = with_rows(logits_), labels = ids_of(labels_, logits, "labels");
+  const at::Tensor targets = targeted ? ids_of(*targets_, logits, "targets") : at::Tensor();
   const int64_t rows = logits.size(0), columns = logits.size(1);
   const int64_t least = kind == Kind::kLogitRatio ? (targeted ? 4 : 3) : kind == Kind::kCrossEntropy || targeted ? 1 : 2;
   TORCH_CHECK_VALUE(columns >= least, name, " needs at least ", least, " classes, logits have ", columns);

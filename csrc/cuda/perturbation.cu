@@ -100,14 +100,6 @@ at::Tensor l1_box_projection(const at::Tensor& clean_, const at::Tensor& delta_,
   return out;
 }
 
-at::Tensor ids_of(const at::Tensor& tensor, const at::Tensor& clean, const char* name) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, name, " must be int64, got ", tensor.scalar_type());
-  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == clean.size(0) && tensor.device() == clean.device(), name,
-                    " must be (B,) = (", clean.size(0), ",) on ", clean.device(), ", got ", tensor.sizes(), " on ",
-                    tensor.device());
-  return tensor.contiguous();
-}
-
 at::Tensor random_start(const at::Tensor& clean_, const MaybeTensor& eps_, double eps_value, int64_t norm_,
                         int64_t seed, const at::Tensor& sample_, int64_t stage, const at::Tensor& restart_,
                         const at::Tensor& step_, bool sphere, double lower, double upper) {

@@ -54,6 +54,15 @@ inline at::Tensor floats(const std::optional<at::Tensor>& tensor, const at::Tens
 
 inline const float* pointer(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr<float>() : nullptr; }
 
+// One int64 (a class, a sample's id) for each row of `like`, without gaps.
+inline at::Tensor ids_of(const at::Tensor& tensor, const at::Tensor& like, const char* name) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, name, " must be int64, got ", tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == like.size(0) && tensor.device() == like.device(), name,
+                    " must be (B,) = (", like.size(0), ",) on ", like.device(), ", got ", tensor.sizes(), " on ",
+                    tensor.device());
+  return tensor.contiguous();
+}
+
 // Columns adjacent.
 inline at::Tensor with_rows(const at::Tensor& tensor) {
   return tensor.size(1) <= 1 || tensor.stride(1) == 1 ? tensor : tensor.contiguous();
