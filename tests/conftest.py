@@ -1,9 +1,11 @@
-"""Fixtures that every folder of tests may use."""
+"""Fixtures that every folder of tests may use, and the seed of their random input."""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -13,6 +15,22 @@ if not torch.cuda.is_available():  # before anything imports triton: its kernels
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: each keeps to one core
     torch.set_num_threads(1)
+
+SEED = os.environ.setdefault("REGFAST_TEST_SEED", str(random.SystemRandom().randrange(2**32)))  # workers inherit it
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """At the end, where the failures are read: `REGFAST_TEST_SEED=… pytest …` draws the same input again."""
+    terminalreporter.write_line(f"random input: REGFAST_TEST_SEED={SEED}")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_input(request: pytest.FixtureRequest) -> None:
+    """Input that is new in every run, and in a test the same whichever tests ran before it.
+
+    Helpers that seed a generator of their own add `torch.initial_seed()`.
+    """
+    torch.manual_seed(crc32(f"{SEED} {request.node.nodeid}".encode()))
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ REGFAST_INLINE void row(const FeatureAttack& call, int64_t at) {
   double* z = call.scratch;
   double* share = z + classes;
   double* slope = share + classes;
+  const double lowest = unknown(kLowestExponent<double>);
 
   for (int64_t k = 0; k < classes; k++) z[k] = clean[k];
   int64_t best = rival(z, classes, label);
@@ -55,7 +56,7 @@ REGFAST_INLINE void row(const FeatureAttack& call, int64_t at) {
     } else {
       double sum = 0;
       // The label's own entry may overflow on the way; it is not looked at.
-      for (int64_t k = 0; k < classes; k++) share[k] = exp_nonpositive(z[k] - z[best]);
+      for (int64_t k = 0; k < classes; k++) share[k] = exp_nonpositive<false>(z[k] - z[best], lowest);
       share[label] = 0;
       for (int64_t k = 0; k < classes; k++) sum += share[k];
       for (int64_t k = 0; k < classes; k++) {

@@ -1,11 +1,31 @@
-// One binary for several instruction sets: the loader picks a variant of every function marked REGFAST_CLONES.
+// One binary for several instruction sets: the loader picks a variant of every function that REGFAST_CLONES marks or
+// REGFAST_VERSIONS defines. What the latter defines learns from kFused whether its variant fuses multiplication and addition.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
 #define REGFAST_MULTIVERSION 1
 #define REGFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define REGFAST_VERSION(isa, fused, signature, ...) \
+  __attribute__((target(isa))) signature {          \
+    constexpr bool kFused = fused;                  \
+    __VA_ARGS__                                     \
+  }
+#define REGFAST_VERSIONS(signature, ...)                          \
+  REGFAST_VERSION("arch=x86-64-v4", true, signature, __VA_ARGS__) \
+  REGFAST_VERSION("arch=x86-64-v3", true, signature, __VA_ARGS__) \
+  REGFAST_VERSION("default", false, signature, __VA_ARGS__)
 #else
 #define REGFAST_CLONES
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define REGFAST_FUSED true
+#else
+#define REGFAST_FUSED false
+#endif
+#define REGFAST_VERSIONS(signature, ...)      \
+  signature {                                 \
+    constexpr bool kFused = REGFAST_FUSED;    \
+    __VA_ARGS__                               \
+  }
 #endif
 
 // What a variant calls must be compiled with it, hence inlined.

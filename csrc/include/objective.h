@@ -72,6 +72,7 @@ REGFAST_INLINE Top<A, N> largest(const T* z, int64_t classes) {
 template <class T, class A>
 REGFAST_INLINE double exponentials(const T* z, A m, A* e, int64_t classes, double& below) {
   constexpr int64_t kBlock = 1024;
+  const A lowest = unknown(kLowestExponent<A>);
   double total = 0;
   below = 0;
   for (int64_t begin = 0; begin < classes; begin += kBlock) {
@@ -80,7 +81,7 @@ REGFAST_INLINE double exponentials(const T* z, A m, A* e, int64_t classes, doubl
 #pragma omp simd reduction(+ : sum, top)
     for (int64_t k = begin; k < end; k++) {
       const A x = A(load(z[k])) - m;
-      const A y = exp_nonpositive(x);
+      const A y = exp_nonpositive<false>(x, lowest);
       e[k] = y;
       sum += x >= 0 ? A(0) : y;
       top += x >= 0 ? A(1) : A(0);

@@ -11,74 +11,83 @@ namespace long_rows {
 
 constexpr int64_t kBlock = 1024;  // summed in A before it goes to a float64 total
 
-// The largest value so far and the block in which it first appeared.
+// The largest value so far and the block in which it first appeared, and the smallest.
 template <class A>
-struct Largest {
-  A value = -kInfinity<A>;
+struct Range {
+  A largest = -kInfinity<A>, smallest = kInfinity<A>;
   int64_t begin = 0, end = 0;
 };
 
 template <class T, class A>
-REGFAST_INLINE void find_largest(const T* z, int64_t from, int64_t to, Largest<A>& largest) {
+REGFAST_INLINE void find_range(const T* z, int64_t from, int64_t to, Range<A>& range) {
   for (int64_t begin = from; begin < to; begin += kBlock) {
     const int64_t end = begin + kBlock < to ? begin + kBlock : to;
-    A m = -kInfinity<A>;
-#pragma omp simd reduction(max : m)
+    A high = -kInfinity<A>, low = kInfinity<A>;
+#pragma omp simd reduction(max : high) reduction(min : low)
     for (int64_t i = begin; i < end; i++) {
       const A x = load(z[i]);
-      m = x > m ? x : m;
+      high = x > high ? x : high;
+      low = x < low ? x : low;
     }
-    if (m > largest.value) largest = {m, begin, end};
+    if (high > range.largest) range.largest = high, range.begin = begin, range.end = end;
+    if (low < range.smallest) range.smallest = low;
   }
 }
 
 template <class T, class A>
-REGFAST_INLINE int64_t position(const T* z, const Largest<A>& largest) {
-  for (int64_t i = largest.begin; i < largest.end; i++) {
-    if (load(z[i]) == largest.value) return i;
+REGFAST_INLINE int64_t position(const T* z, const Range<A>& range) {
+  for (int64_t i = range.begin; i < range.end; i++) {
+    if (load(z[i]) == range.largest) return i;
   }
   return 0;  // no value above -inf
 }
 
+// Sums over the classes, with class weights w (else 1) and a dense target q.
 template <class A>
 struct Sums {
   A total = 0;   // Σ e
-  A mass = 0;    // dense: Q
-  A dot = 0;     // dense: Σ q (z - m); sparse: Σ w (z - m)
+  A offset = 0;  // Σ w (z - m), where wanted
+  A mass = 0;    // Σ w q
+  A dot = 0;     // Σ w q (z - m)
   A moment = 0;  // Σ e (z - m)
 
   template <class B>
   REGFAST_INLINE void add(const Sums<B>& other) {
-    total += other.total, mass += other.mass, dot += other.dot, moment += other.moment;
+    total += other.total, offset += other.offset, mass += other.mass, dot += other.dot, moment += other.moment;
   }
 };
 
+// What a loop over the classes has to do; kDeep: also where the exponential of a logit is 0, and 0 · -inf is 0.
+template <bool Dense, bool Weighted, bool Smoothed, bool Stats, bool Deep>
+struct Work {
+  static constexpr bool kDense = Dense, kWeighted = Weighted, kSmoothed = Smoothed, kStats = Stats, kDeep = Deep;
+};
+
 // e = exp(z - m) of a block, and its sums.
-template <bool Dense, bool Weighted, bool Stats, class T, class P, class A>
-REGFAST_INLINE Sums<A> exponentials(const T* z, const P* q, const A* w, A m, A keep, A base, A* e, int64_t n) {
-  A total = 0, mass = 0, dot = 0, moment = 0;
-#pragma omp simd reduction(+ : total, mass, dot, moment)
+template <class Work, bool Fused, class T, class P, class A>
+REGFAST_INLINE Sums<A> exponentials(const T* z, const P* q, const A* w, A m, A* e, int64_t n) {
+  const A lowest = unknown(kLowestExponent<A>);
+  A total = 0, offset = 0, mass = 0, dot = 0, moment = 0;
+#pragma omp simd reduction(+ : total, offset, mass, dot, moment)
   for (int64_t i = 0; i < n; i++) {
     const A x = A(load(z[i])) - m;
-    const A y = exp_nonpositive(x);
+    const A y = Work::kDeep ? exp_nonpositive<Fused>(x, lowest) : exp_in_range<Fused>(x);
     e[i] = y;
     total += y;
-    if (Dense) {
-      A share = A(load(q[i])) * keep + base;
-      if (Weighted) share *= w[i];
+    if (Work::kSmoothed && Work::kWeighted) offset += w[i] != 0 ? w[i] * x : A(0);
+    else if (Work::kSmoothed) offset += x;
+    if (Work::kDense) {
+      A share = A(load(q[i]));
+      if (Work::kWeighted) share *= w[i];
       mass += share;
-      dot += share != 0 ? share * x : A(0);
-    } else if (Weighted) {
-      dot += w[i] != 0 ? w[i] * x : A(0);
-    } else {
-      dot += x;
+      dot += !Work::kDeep || share != 0 ? share * x : A(0);
     }
-    if (Stats) moment += y != 0 ? y * x : A(0);
+    if (Work::kStats) moment += !Work::kDeep || y != 0 ? y * x : A(0);
   }
-  return {total, mass, dot, moment};
+  return {total, offset, mass, dot, moment};
 }
 
-// Σ e over the logits below m.
+// Σ exp(z - m) over the logits below m, to the last digits: at z - m = -40 the rounding of that difference alone is 2e-6 of e.
 template <class T, class A>
 REGFAST_INLINE double sum_below(const T* z, const A* e, A m, int64_t classes) {
   double sum = 0;
@@ -86,7 +95,10 @@ REGFAST_INLINE double sum_below(const T* z, const A* e, A m, int64_t classes) {
     const int64_t end = begin + kBlock < classes ? begin + kBlock : classes;
     A below = 0;
 #pragma omp simd reduction(+ : below)
-    for (int64_t i = begin; i < end; i++) below += A(load(z[i])) < m ? e[i] : A(0);
+    for (int64_t i = begin; i < end; i++) {
+      const A x = load(z[i]), y = e[i] + e[i] * lost_in_difference(x, m, x - m);
+      below += (x < m) & (e[i] != 0) ? y : A(0);
+    }
     sum += below;
   }
   return sum;
@@ -114,7 +126,24 @@ REGFAST_INLINE void prefetch(const T* at, int64_t n) {
   for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(at + i, 0, 2);
 }
 
-template <bool Dense, bool Weighted, bool Stats, class T, class P>
+// The row after it is fetched meanwhile, but for the last.
+template <class Work, bool Fused, class T, class P, class A>
+REGFAST_INLINE Sums<double> sums_of_row(const SoftCrossEntropy<T, P>& call, const T* z, const P* q, A m, bool last) {
+  const A* w = call.class_weight;
+  Sums<double> sums;
+  for (int64_t begin = 0; begin < call.classes; begin += kBlock) {
+    const int64_t n = begin + kBlock < call.classes ? kBlock : call.classes - begin;
+    if (!last) {
+      prefetch(z + call.logits_stride + begin, n);
+      if (Work::kDense) prefetch(q + call.dense_stride + begin, n);
+    }
+    sums.add(exponentials<Work, Fused>(z + begin, Work::kDense ? q + begin : q, Work::kWeighted ? w + begin : w, m,
+                                       call.scratch + begin, n));
+  }
+  return sums;
+}
+
+template <bool Dense, bool Weighted, bool Stats, bool Fused, class T, class P>
 REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, bool last) {
   using A = Accumulator<T>;
   const int64_t classes = call.classes;
@@ -132,55 +161,52 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
     return;
   }
 
-  Largest<A> top;
+  Range<A> range;
   A margin = 0;
   int64_t prediction = 0, label = target.label;
   if (Stats) {
     if (Dense) {
-      Largest<A> share;
-      find_largest(q, 0, classes, share);
-      label = position(q, share);
+      Range<A> shares;
+      find_range(q, 0, classes, shares);
+      label = position(q, shares);
     }
     const int64_t at = !Dense && target.ignored ? 0 : label;
-    find_largest(z, 0, at, top);
-    find_largest(z, at + 1, classes, top);
+    find_range(z, 0, at, range);
+    find_range(z, at + 1, classes, range);
     const A own = load(z[at]);
-    margin = classes == 1 ? kInfinity<A> : own - top.value;
-    prediction = own > top.value ? at : position(z, top);
-    if (own == top.value && at < prediction) prediction = at;
-    if (own > top.value) top.value = own;
+    margin = classes == 1 ? kInfinity<A> : own - range.largest;
+    prediction = own > range.largest ? at : position(z, range);
+    if (own == range.largest && at < prediction) prediction = at;
+    if (own > range.largest) range.largest = own;
+    if (own < range.smallest) range.smallest = own;
     if (!Dense && target.ignored) margin = kNaN<A>;
   } else {
-    find_largest(z, 0, classes, top);
+    find_range(z, 0, classes, range);
   }
 
-  const A m = top.value;
+  const A m = range.largest;
   const double uniform = call.smoothing / double(classes);
-  const A keep = A(1 - call.smoothing);
+  const double keep = 1 - call.smoothing;
+  const bool deep = !(range.smallest - m >= kLowestExponent<A>);
   Sums<double> sums;
-  for (int64_t begin = 0; begin < classes; begin += kBlock) {
-    const int64_t n = begin + kBlock < classes ? kBlock : classes - begin;
-    // Memory works on the next row while the exponentials keep the core busy.
-    if (!last) {
-      prefetch(z + call.logits_stride + begin, n);
-      if (Dense) prefetch(q + call.dense_stride + begin, n);
-    }
-    sums.add(exponentials<Dense, Weighted, Stats>(z + begin, Dense ? q + begin : q, Weighted ? w + begin : w, m, keep,
-                                                  A(uniform), e + begin, n));
-  }
+  if (Weighted || deep) sums = sums_of_row<Work<Dense, Weighted, true, Stats, true>, Fused>(call, z, q, m, last);
+  else if (uniform != 0) sums = sums_of_row<Work<Dense, false, true, Stats, false>, Fused>(call, z, q, m, last);
+  else sums = sums_of_row<Work<Dense, false, false, Stats, false>, Fused>(call, z, q, m, last);
   double rest = sums.total - 1;
   if (rest < 1) rest = sum_below(z, e, m, classes);  // one largest logit, whose 1 cost the others digits
   const double sum = 1 + rest;
   const double log_sum = std::log1p(rest);
 
-  double mass = sums.mass, dot = sums.dot;
-  if (!Dense) {
+  double mass = 0, dot = 0;
+  if (Dense) {
+    mass = keep * sums.mass + uniform * call.class_weight_sum;
+    if (keep != 0) dot += keep * sums.dot;
+  } else {
     mass = target.mass;
-    dot = 0;
     if (target.share_first != 0) dot += target.share_first * (A(load(z[target.first])) - m);
     if (target.share_second != 0) dot += target.share_second * (A(load(z[target.second])) - m);
-    if (uniform != 0) dot += uniform * sums.dot;
   }
+  if (uniform != 0) dot += uniform * sums.offset;
   const bool ignored = !Dense && target.ignored;
   const double sample = call.sample_weight == nullptr ? 1.0 : double(call.sample_weight[row]);
   if (call.loss != nullptr) call.loss[row] = ignored ? A(0) : A((mass * log_sum - dot) * sample);
@@ -212,15 +238,15 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
   }
 }
 
-template <bool Dense, class T, class P>
+template <bool Dense, bool Fused, class T, class P>
 REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {
   const bool weighted = call.class_weight != nullptr;
   for (int64_t row = begin; row < end; row++) {
     const bool last = row + 1 == end;
-    if (weighted && call.stats) one_row<Dense, true, true>(call, row, last);
-    else if (weighted) one_row<Dense, true, false>(call, row, last);
-    else if (call.stats) one_row<Dense, false, true>(call, row, last);
-    else one_row<Dense, false, false>(call, row, last);
+    if (weighted && call.stats) one_row<Dense, true, true, Fused>(call, row, last);
+    else if (weighted) one_row<Dense, true, false, Fused>(call, row, last);
+    else if (call.stats) one_row<Dense, false, true, Fused>(call, row, last);
+    else one_row<Dense, false, false, Fused>(call, row, last);
   }
 }
 

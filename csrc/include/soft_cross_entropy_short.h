@@ -5,6 +5,7 @@
 
 #include "soft_cross_entropy.h"
 #include "sparse_target.h"
+#include "transpose.h"
 
 namespace regfast {
 namespace short_rows {
@@ -14,7 +15,7 @@ constexpr int kMostClasses = 64;
 template <class A>
 constexpr int kLanes = 64 / sizeof(A);
 
-template <bool Dense, bool Stats, class T, class P>
+template <bool Dense, bool Stats, bool Fused, class T, class P>
 REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int count) {
   using A = Accumulator<T>;
   constexpr int L = kLanes<A>;
@@ -26,17 +27,14 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   bool ignored[L];
 
   // Rows past the end repeat the last one; nothing of them is stored.
+  to_columns<L>(call.logits + begin * call.logits_stride, call.logits_stride, count, classes, z);
+  if (Dense) to_columns<L>(call.dense + begin * call.dense_stride, call.dense_stride, count, classes, q);
   for (int r = 0; r < L; r++) {
     const int64_t row = begin + (r < count ? r : count - 1);
-    const T* from = call.logits + row * call.logits_stride;
-    for (int k = 0; k < classes; k++) z[k][r] = load(from[k]);
     sample[r] = call.sample_weight == nullptr ? A(1) : call.sample_weight[row];
     scale[r] = call.grad == nullptr ? A(0) : sample[r] * call.grad_scale[row * call.grad_scale_stride];
     ignored[r] = false;
-    if (Dense) {
-      const P* shares = call.dense + row * call.dense_stride;
-      for (int k = 0; k < classes; k++) q[k][r] = load(shares[k]);
-    } else {
+    if (!Dense) {
       const SparseTarget t = sparse_target(call, row);
       first[r] = int(t.first), second[r] = int(t.second), label[r] = t.ignored ? 0 : int(t.label);
       share_first[r] = t.share_first, share_second[r] = t.share_second, exact_mass[r] = t.mass, mass[r] = A(t.mass);
@@ -56,12 +54,18 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   if (Dense) {
     for (int r = 0; r < L; r++) mass[r] = 0;
     if (Stats) {
-      for (int r = 0; r < L; r++) {
-        label[r] = 0;
-        for (int k = 1; k < classes; k++) label[r] = q[k][r] > q[label[r]][r] ? k : label[r];
+      alignas(64) A most[L];
+      for (int r = 0; r < L; r++) label[r] = 0, most[r] = q[0][r];
+      for (int k = 1; k < classes; k++) {
+#pragma omp simd
+        for (int r = 0; r < L; r++) {
+          label[r] = q[k][r] > most[r] ? k : label[r];
+          most[r] = q[k][r] > most[r] ? q[k][r] : most[r];
+        }
       }
     }
   }
+  const A lowest = unknown(kLowestExponent<A>);
   // Each statement a loop of its own where a condition would keep the compiler from vectorising them together.
   for (int k = 0; k < classes; k++) {
     const A wk = w[k];
@@ -69,7 +73,7 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
 #pragma omp simd
     for (int r = 0; r < L; r++) {
       x[r] = z[k][r] - m[r];
-      y[r] = exp_nonpositive(x[r]);
+      y[r] = exp_nonpositive<Fused>(x[r], lowest);
     }
 #pragma omp simd
     for (int r = 0; r < L; r++) {
@@ -99,6 +103,17 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       }
     }
   }
+  A least = kInfinity<A>;
+  for (int r = 0; r < L; r++) least = below[r] + (largest[r] - 1) < least ? below[r] + (largest[r] - 1) : least;
+  if (least < A(1e-6)) {  // then what rounding took from z - m is more than 1e-6 of a loss so small
+    for (int k = 0; k < classes; k++) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) {
+        const A y = e[k][r], x = z[k][r] - m[r], term = y * lost_in_difference(z[k][r], m[r], x);
+        below[r] += y != 0 ? term : A(0);
+      }
+    }
+  }
   alignas(64) A log_sum[L], coefficient[L];
 #pragma omp simd
   for (int r = 0; r < L; r++) {
@@ -120,20 +135,25 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
     }
   }
   if (Stats) {
+    alignas(64) A others[L];
+    alignas(64) int prediction[L];
+    for (int r = 0; r < L; r++) others[r] = -kInfinity<A>, prediction[r] = 0;
+    for (int k = classes - 1; k >= 0; k--) {
+#pragma omp simd
+      for (int r = 0; r < L; r++) {
+        const A x = z[k][r], other = label[r] == k ? -kInfinity<A> : x;
+        prediction[r] = x == m[r] ? k : prediction[r];
+        others[r] = other > others[r] ? other : others[r];
+      }
+    }
     for (int r = 0; r < count; r++) {
       const int64_t row = begin + r;
       const A sum = below[r] + largest[r];
-      A others = -kInfinity<A>;
-      int prediction = 0;
-      for (int k = classes - 1; k >= 0; k--) {
-        prediction = z[k][r] == m[r] ? k : prediction;
-        others = k != label[r] && z[k][r] > others ? z[k][r] : others;
-      }
       call.log_partition[row] = m[r] + log_sum[r];
       call.confidence[row] = 1 / sum;
       call.entropy[row] = log_sum[r] - moment[r] / sum;
-      call.margin[row] = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others);
-      call.prediction[row] = prediction;
+      call.margin[row] = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others[r]);
+      call.prediction[row] = prediction[r];
       call.label[row] = ignored[r] ? call.ignore_index : label[r];
     }
   }
@@ -165,19 +185,19 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       for (int r = 0; r < L; r++) e[k][r] = e[k][r] * coefficient[r] - q[k][r] * scale[r];
     }
   }
-  for (int r = 0; r < count; r++) {
-    T* to = call.grad + (begin + r) * call.grad_stride;
-    for (int k = 0; k < classes; k++) to[k] = store<T>(ignored[r] ? A(0) : e[k][r]);
+  for (int r = 0; r < (Dense ? 0 : count); r++) {
+    for (int k = 0; ignored[r] && k < classes; k++) e[k][r] = 0;
   }
+  to_rows<L>(e, count, classes, call.grad + begin * call.grad_stride, call.grad_stride);
 }
 
-template <bool Dense, class T, class P>
+template <bool Dense, bool Fused, class T, class P>
 REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int64_t end) {
   constexpr int L = kLanes<Accumulator<T>>;
   for (int64_t row = begin; row < end; row += L) {
     const int count = int(end - row < L ? end - row : L);
-    if (call.stats) tile<Dense, true>(call, row, count);
-    else tile<Dense, false>(call, row, count);
+    if (call.stats) tile<Dense, true, Fused>(call, row, count);
+    else tile<Dense, false, Fused>(call, row, count);
   }
 }
 

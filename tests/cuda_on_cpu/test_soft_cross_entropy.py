@@ -24,12 +24,12 @@ def machine():
 
 
 def batch(rows, classes, dtype=torch.float32, scale=3.0):
-    generator = torch.Generator().manual_seed(31 * rows + classes)
+    generator = torch.Generator().manual_seed(torch.initial_seed() + 31 * rows + classes)
     return (scale * torch.randn(rows, classes, generator=generator)).to(dtype)
 
 
 def target(kind, rows, classes, dense_dtype=torch.float32):
-    generator = torch.Generator().manual_seed(7 * rows + classes)
+    generator = torch.Generator().manual_seed(torch.initial_seed() + 7 * rows + classes)
     first, second = torch.randint(classes, (2, rows), generator=generator)
     if kind == "index":
         return {"first": first, "index_target": True}

@@ -33,15 +33,19 @@ def native():
 
 
 def batch(rows: int, classes: int, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(31 * rows + classes)
+    generator = torch.Generator().manual_seed(torch.initial_seed() + 31 * rows + classes)
     z = scale * torch.randn(rows, classes, generator=generator)
     first, second = torch.randint(classes, (2, rows), generator=generator)
     return z, first, second
 
 
 def check(z, q, **arguments):
-    """Every row's loss to a relative 1e-6, every gradient to 1e-5 of its row's largest, for an incoming gradient."""
+    """Every row's loss to a relative 1e-6, every gradient to 1e-5 of its row's largest, for an incoming gradient.
+
+    Where softmax and target nearly cancel, p - q is as good as a float32 p can be: to 2 ulp of the largest p.
+    """
     expected, gradient = oracle.losses(z, q)
+    bound = 1e-5 * gradient.abs().amax(1) + 2.0**-22 * (gradient + q).amax(1) + 1e-12
     incoming = torch.linspace(0.5, 2.0, len(z))
     for backward in ("recompute", "store"):
         leaf = z.detach().requires_grad_()
@@ -50,7 +54,7 @@ def check(z, q, **arguments):
             torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-30)
         got = torch.autograd.grad(loss, leaf, incoming)[0].double() / incoming.double().unsqueeze(1)
         error = (got - gradient).abs().amax(1)
-        assert (error <= 1e-5 * gradient.abs().amax(1) + 1e-12).all(), f"{backward}: {error.max()}"
+        assert (error <= bound).all(), f"{backward}: {(error / bound).max()} times the bound"
 
 
 @pytest.mark.parametrize("classes", CLASSES)

@@ -20,7 +20,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def make(rows: int, classes: int, dtype: torch.dtype = torch.float64, scale: float = 3.0, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(1000 * rows + classes + seed)
+    generator = torch.Generator().manual_seed(torch.initial_seed() + 1000 * rows + classes + seed)
     return (scale * torch.randn(rows, classes, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
 
 

@@ -18,12 +18,12 @@ def poisoned() -> Iterator[None]:
 
 
 def logits(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(7919 * rows + classes + seed)
+    generator = torch.Generator().manual_seed(torch.initial_seed() + 7919 * rows + classes + seed)
     return (3 * torch.randn(rows, classes, generator=generator)).to(dtype)
 
 
 def labels(rows: int, classes: int, seed: int = 0) -> Tensor:
-    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed + rows))
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(torch.initial_seed() + seed + rows))
 
 
 def unaligned(tensor: Tensor) -> Tensor:
