@@ -15,6 +15,14 @@ constexpr int kMostClasses = 64;
 template <class A>
 constexpr int kLanes = 64 / sizeof(A);
 
+// value where the condition holds, else 0, whatever the value.
+REGFAST_INLINE float where(bool condition, float value) {
+  return bits_as<float>(bits_as<uint32_t>(value) & -uint32_t(condition));
+}
+REGFAST_INLINE double where(bool condition, double value) {
+  return bits_as<double>(bits_as<uint64_t>(value) & -uint64_t(condition));
+}
+
 template <bool Dense, bool Stats, bool Fused, class T, class P>
 REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int count) {
   using A = Accumulator<T>;
@@ -45,63 +53,49 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
 
   const double exact_uniform = call.smoothing / classes;
   const A uniform = A(exact_uniform), keep = A(1 - call.smoothing);
-  alignas(64) A m[L], below[L] = {}, largest[L] = {}, dot[L] = {}, moment[L] = {};
+  alignas(64) A m[L], below[L], largest[L], dot[L], moment[L];
   for (int r = 0; r < L; r++) m[r] = z[0][r];
   for (int k = 1; k < classes; k++) {
 #pragma omp simd
     for (int r = 0; r < L; r++) m[r] = z[k][r] > m[r] ? z[k][r] : m[r];
   }
-  if (Dense) {
-    for (int r = 0; r < L; r++) mass[r] = 0;
-    if (Stats) {
-      alignas(64) A most[L];
-      for (int r = 0; r < L; r++) label[r] = 0, most[r] = q[0][r];
-      for (int k = 1; k < classes; k++) {
+  if (Dense && Stats) {
+    alignas(64) A most[L];
+    for (int r = 0; r < L; r++) label[r] = 0, most[r] = q[0][r];
+    for (int k = 1; k < classes; k++) {
 #pragma omp simd
-        for (int r = 0; r < L; r++) {
-          label[r] = q[k][r] > most[r] ? k : label[r];
-          most[r] = q[k][r] > most[r] ? q[k][r] : most[r];
-        }
+      for (int r = 0; r < L; r++) {
+        label[r] = q[k][r] > most[r] ? k : label[r];
+        most[r] = q[k][r] > most[r] ? q[k][r] : most[r];
       }
     }
   }
   const A lowest = unknown(kLowestExponent<A>);
-  // Each statement a loop of its own where a condition would keep the compiler from vectorising them together.
-  for (int k = 0; k < classes; k++) {
-    const A wk = w[k];
-    alignas(64) A x[L], y[L];
+  // The loop over rows is the one that becomes vectors, hence no branch in it and at least one class: the sums stay in registers.
 #pragma omp simd
-    for (int r = 0; r < L; r++) {
-      x[r] = z[k][r] - m[r];
-      y[r] = exp_nonpositive<Fused>(x[r], lowest);
-    }
-#pragma omp simd
-    for (int r = 0; r < L; r++) {
-      const A one = x[r] >= 0 ? A(1) : A(0);  // then y is 1 too
-      largest[r] += one;
-      below[r] += y[r] - one;
-      e[k][r] = y[r];
-    }
-    if (Dense) {
-#pragma omp simd
-      for (int r = 0; r < L; r++) {
-        const A share = (q[k][r] * keep + uniform) * wk;
-        const A term = share * x[r];
+  for (int r = 0; r < L; r++) {
+    A sum_below = 0, count_largest = 0, sum_mass = 0, sum_dot = 0, sum_moment = 0;
+    int k = 0;
+    do {
+      const A x = z[k][r] - m[r];
+      const A y = where(!(x < lowest), exp_in_range<Fused>(x));
+      const A one = where(x >= 0, A(1));  // then y is 1 too
+      e[k][r] = y;
+      count_largest += one;
+      sum_below += y - one;
+      if (Dense) {
+        const A share = (q[k][r] * keep + uniform) * w[k];
         q[k][r] = share;
-        mass[r] += share;
-        dot[r] += share != 0 ? term : A(0);
+        sum_mass += share;
+        sum_dot += where(share != 0, share * x);
+      } else {
+        sum_dot += where(w[k] != 0, w[k] * x);
       }
-    } else if (wk != 0 && uniform != 0) {
-#pragma omp simd
-      for (int r = 0; r < L; r++) dot[r] += wk * x[r];
-    }
-    if (Stats) {
-#pragma omp simd
-      for (int r = 0; r < L; r++) {
-        const A term = y[r] * x[r];
-        moment[r] += y[r] != 0 ? term : A(0);
-      }
-    }
+      if (Stats) sum_moment += where(y != 0, y * x);
+    } while (++k < classes);
+    below[r] = sum_below, largest[r] = count_largest, dot[r] = sum_dot;
+    if (Dense) mass[r] = sum_mass;
+    if (Stats) moment[r] = sum_moment;
   }
   A least = kInfinity<A>;
   for (int r = 0; r < L; r++) least = below[r] + (largest[r] - 1) < least ? below[r] + (largest[r] - 1) : least;

@@ -110,6 +110,30 @@ def expected_small(z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return (wide - own).exp().scatter(1, label.unsqueeze(1), 0.0).sum(1).log1p()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("depth", [80.0, 86.9, 87.9, 88.1, 103.0, 1e4, 1e30, math.inf])
+@pytest.mark.parametrize("classes", [10, 65, 1003])
+def test_logits_far_below_the_largest(classes, depth, smoothing):
+    z = torch.randn(9, classes)
+    z[1:, ::3] = z.max() - depth  # the first row has none of them
+    first, second = torch.randint(classes // 3, (2, 9)) * 3 + 1
+    dense = torch.rand(9, classes)
+    if smoothing == 0 or depth < math.inf:
+        dense[:, ::3] *= depth < math.inf  # 0 · -inf is 0
+        targets = {"dense": (dense.double(), {"dense": dense})}
+    else:
+        targets = {}
+    targets["mixed"] = (oracle.mixture(first, second, MIX, 0.0, classes), {"first": first, "second": second, "weight": MIX})
+    for plain, arguments in targets.values():
+        q = (1 - smoothing) * plain + smoothing / classes
+        expected, gradient = oracle.losses(z, q)
+        leaf = z.clone().requires_grad_()
+        loss = soft_cross_entropy(leaf, **arguments, smoothing=smoothing, reduction="none")
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+        got = torch.autograd.grad(loss.sum(), leaf)[0]
+        torch.testing.assert_close(got.double(), gradient, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("classes", [10, 1003])
 def test_an_offset_costs_nothing(classes):
     z, first, second = batch(21, classes)
