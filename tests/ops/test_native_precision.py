@@ -86,7 +86,7 @@ def test_class_weights_with_smoothing_and_ignored_rows(classes):
     loss = soft_cross_entropy(leaf, **arguments, reduction="none")
     torch.testing.assert_close(loss.double(), torch.where(kept, expected, 0), rtol=1e-6, atol=0)
     got = torch.autograd.grad(loss.sum(), leaf)[0]
-    torch.testing.assert_close(got.double(), gradient * kept.unsqueeze(1), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(got.double(), gradient * kept.unsqueeze(1), rtol=1e-4, atol=3e-7)
     assert (got[~kept] == 0).all() and (loss[~kept] == 0).all()
 
 
@@ -203,7 +203,7 @@ def test_nan_and_infinite_logits(classes):
     assert got.isnan().any(1).tolist() == [True, True, True, False, False]
     expected, gradient = oracle.losses(z[3:], oracle.mixture(first[3:], None, 1.0, 0.0, classes))
     torch.testing.assert_close(loss[3:].double(), expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(got[3:].double(), gradient, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(got[3:].double(), gradient, rtol=1e-5, atol=3e-7)
 
 
 @pytest.mark.parametrize("classes", [10, 1000, 1003])
@@ -250,7 +250,7 @@ def test_threads_change_nothing(threads):
         torch.set_num_threads(before)
     expected, gradient = oracle.losses(z, oracle.mixture(first, second, MIX, SMOOTHING, 100))
     torch.testing.assert_close(loss.double(), expected.mean(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(1500 * got.double(), gradient, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(1500 * got.double(), gradient, rtol=1e-5, atol=3e-7)
 
 
 def test_linear_never_holds_the_logits():

@@ -144,7 +144,7 @@ def test_minus_infinity_costs_nothing_where_the_target_is_zero(backend):
         loss = soft_cross_entropy(logits, **arguments, reduction="none")
         torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
         got = torch.autograd.grad(loss.sum(), logits)[0]
-        torch.testing.assert_close(got.double(), gradient, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(got.double(), gradient, rtol=1e-5, atol=3e-7)
     loss = soft_cross_entropy(logits, first, second, 0.5, reduction="none")
     assert loss.isposinf().tolist() == [False, False, True, False]
 
@@ -276,7 +276,7 @@ def test_backward_modes_agree(backend, reduction):
         loss = soft_cross_entropy(logits, labels, smoothing=0.1, reduction=reduction, backward=mode)
         gradients.append(torch.autograd.grad((3.5 * loss).sum(), logits)[0])
     for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-6, atol=5e-7)
 
 
 @pytest.mark.parametrize("mode", ["auto", "store", "recompute"])
