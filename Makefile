@@ -36,7 +36,7 @@ paper: $(READY)
 	$(BIN)/regfast paper --size $(SIZE) --out runs/paper-$(SIZE)
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,9 +13,12 @@ from regfast.study import AttackSetting, StudyConfig, sized
 VERSION = 1  # of the result files; a run of another version is not continued
 
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
-_WATCHED = 5000  # training images at most whose geometry the main study measures after every epoch
+# Training images at most whose geometry the main study measures after every epoch: of photographs, of digits.
+_WATCHED, _WATCHED_DIGITS = 5000, 600
 # At most, of the embedded studies beside the main one: they took half of a run.
-_BESIDE_IMAGES, _BESIDE_EPOCHS = 128, 25
+_BESIDE_IMAGES, _BESIDE_EPOCHS = 96, 15
+_PLANE_EPOCHS = 30  # at most, of the models two wide, which learn clean digits
+_EMBEDDED = ("digits", "noisy-digits")
 _LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
 
 
@@ -89,7 +92,7 @@ def paper_config(
     """The paper run of one of the studies' sizes on every data set with every model; the first of each is the main one.
 
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
-    (smoke: the first two), at most two seeds, 25 epochs and 128 test images each beside the main study. `label`: the
+    (smoke: the first two), at most two seeds, 15 epochs and 96 test images each beside the main study. `label`: the
     class whose loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on
     their first 1,000 test images unless `limit` says otherwise.
 
@@ -103,12 +106,12 @@ def paper_config(
         pairs = [(dataset, model) for dataset in datasets or ["noisy-digits"] for model in suited]
     studies: list[StudyConfig] = []
     for dataset, model in pairs:
-        options: dict[str, Any] = {"data_root": data_root if dataset not in ("digits", "noisy-digits") else None}
+        options: dict[str, Any] = {"data_root": data_root if dataset not in _EMBEDDED else None}
         options |= {} if model is None else {"model": model}
         options |= {} if seeds is None else {"seeds": tuple(seeds)}
         options |= {} if regularizers is None else {"regularizers": {name: {} for name in regularizers}}
         study = sized(size, dataset, **options)
-        if dataset not in ("digits", "noisy-digits") and study.limit is None:
+        if dataset not in _EMBEDDED and study.limit is None:
             study = replace(study, limit=_LIMIT)
         study = replace(study, attacks=_attacks(study), limit=study.limit if limit is None else limit)
         if epochs is not None:
@@ -120,7 +123,7 @@ def paper_config(
         if own and studies and epochs is None:
             study = replace(study, recipe=replace(study.recipe, epochs=min(study.recipe.epochs, _BESIDE_EPOCHS)))
         if not studies:
-            study = replace(study, trajectory=_WATCHED)
+            study = replace(study, trajectory=_WATCHED_DIGITS if dataset in _EMBEDDED else _WATCHED)
         studies.append(study)
     return PaperConfig(tuple(studies), _parts(studies[0], _SIZES[size], label))
 
@@ -144,7 +147,7 @@ def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, An
             "dataset": "digits" if main.dataset == "noisy-digits" else main.dataset,
             "model": main.model,
             "label": label,
-            "epochs": main.recipe.epochs,
+            "epochs": min(main.recipe.epochs, _PLANE_EPOCHS) if main.dataset in _EMBEDDED else main.recipe.epochs,
             "seed": main.seeds[0],
             "images": size.images,
             "attack": f"PGD-{size.steps}",

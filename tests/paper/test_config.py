@@ -35,7 +35,7 @@ def test_every_data_set_with_every_model_and_options_reach_all():
     assert {study.recipe.epochs for study in config.studies} == {7}
     assert [study.data_root for study in config.studies] == [None, None, "data", "data"]
     assert [study.limit for study in paper_config("full").studies] == [None, 128, 128]
-    assert [study.recipe.epochs for study in paper_config("full").studies] == [40, 25, 25]
+    assert [study.recipe.epochs for study in paper_config("full").studies] == [40, 15, 15]
     assert [study.recipe.epochs for study in paper_config("full", epochs=7).studies] == [7] * 3
     assert [study.limit for study in paper_config("full", limit=300).studies] == [300] * 3
     assert paper_config("full", ["cifar10"], data_root="data").main.limit == 1000
