@@ -34,7 +34,7 @@ def test_every_data_set_with_every_model_and_options_reach_all():
     assert {study.seeds for study in config.studies} == {(4,)}
     assert {study.recipe.epochs for study in config.studies} == {7}
     assert [study.data_root for study in config.studies] == [None, None, "data", "data"]
-    assert [study.limit for study in paper_config("full").studies] == [None, 128, 128]
+    assert [study.limit for study in paper_config("full").studies] == [None, 96, 96]
     assert [study.recipe.epochs for study in paper_config("full").studies] == [40, 15, 15]
     assert [study.recipe.epochs for study in paper_config("full", epochs=7).studies] == [7] * 3
     assert [study.limit for study in paper_config("full", limit=300).studies] == [300] * 3
