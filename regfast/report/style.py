@@ -110,7 +110,8 @@ def _settle(figure: Figure) -> None:
     figure.draw_without_rendering()
     if any(axes.get_aspect() != "auto" for axes in figure.axes):
         figure.draw_without_rendering()  # a panel of fixed aspect moves its neighbours: see where it ended up
-    figure.set_layout_engine("none")
+    with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # not "none": with a placeholder, saving draws everything once more
     for axes in figure.axes:
         x, y, width, height = (round(float(v), 5) for v in axes.get_position(original=True).bounds)
         axes.set_position((x, y, width, height), which="original")
