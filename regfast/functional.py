@@ -284,7 +284,7 @@ def _unpack(
     _check_classes("target", target.first, rows)
     # (1 - ε)((1 - s) e + s/K) + ε/K, exact where s or ε is 0.
     smoothing = target.smoothing + (1 - target.smoothing) * label_smoothing
-    weight = target.weight
+    weight = target.lam
     hard = not isinstance(weight, Tensor) and weight == 1
     if torch.compiler.is_compiling() and not isinstance(weight, Tensor):
         # λ is another number in every batch: handed on as one, it would be compiled anew for each.

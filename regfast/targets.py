@@ -27,28 +27,31 @@ class SoftTargets:
     Args:
         first: (B,) int64 classes in [0, K), or an `ignore_index`.
         second: (B,) int64 classes of the partners; `first` by default.
-        weight: λ, share of `first`, in [0, 1]: a number, a 0-d tensor, or (B,) floating.
+        lam: λ, share of `first`, in [0, 1]: a number, a 0-d tensor, or (B,) floating.
         smoothing: s, share spread over all K classes, in [0, 1]: a number or a 0-d tensor.
         num_classes: K.
+        weight: the earlier name of `lam`.
 
     Raises:
         TypeError, ValueError: for parts of the wrong type, shape or range (values of tensors: on CPU only).
     """
 
-    __slots__ = ("first", "num_classes", "second", "smoothing", "weight")
+    __slots__ = ("first", "lam", "num_classes", "second", "smoothing")
 
     def __init__(
         self,
         first: Tensor,
         second: Tensor | None = None,
-        weight: float | Tensor = 1.0,
+        lam: float | Tensor = 1.0,
         smoothing: float | Tensor = 0.0,
         *,
         num_classes: int,
+        weight: float | Tensor | None = None,
     ):
+        lam = lam if weight is None else weight
         self.first = first
         self.second = first if second is None else second
-        self.weight = weight
+        self.lam = lam
         self.smoothing = smoothing
         self.num_classes = num_classes
         _check_labels("first", self.first)
@@ -57,16 +60,16 @@ class SoftTargets:
             raise ValueError(f"second must have the shape of first {_shape(first)}, got {_shape(self.second)}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        _check_share("weight", weight, (torch.Size(()), self.first.shape))
+        _check_share("lam", lam, (torch.Size(()), self.first.shape))
         _check_share("smoothing", smoothing, (torch.Size(()),))
 
     def __len__(self) -> int:
         return len(self.first)
 
     def __repr__(self) -> str:
-        weight = f"{_shape(self.weight)}" if isinstance(self.weight, Tensor) else f"{self.weight:.4g}"
+        lam = f"{_shape(self.lam)}" if isinstance(self.lam, Tensor) else f"{self.lam:.4g}"
         return (
-            f"SoftTargets({_shape(self.first)}, num_classes={self.num_classes}, weight={weight}, "
+            f"SoftTargets({_shape(self.first)}, num_classes={self.num_classes}, lam={lam}, "
             f"smoothing={float(self.smoothing):.4g}, device={self.first.device})"
         )
 
@@ -75,12 +78,17 @@ class SoftTargets:
         """Where the classes are."""
         return self.first.device
 
+    @property
+    def weight(self) -> float | Tensor:
+        """The earlier name of `lam`."""
+        return self.lam
+
     def __getitem__(self, index: Any) -> SoftTargets:
         """The samples `index` (int, slice, mask or integer tensor); an int gives a single sample with 0-d parts."""
-        weight = self.weight
-        if isinstance(weight, Tensor) and weight.dim() > 0:
-            weight = weight[index]
-        return self._with(self.first[index], self.second[index], weight, self.smoothing)
+        lam = self.lam
+        if isinstance(lam, Tensor) and lam.dim() > 0:
+            lam = lam[index]
+        return self._with(self.first[index], self.second[index], lam, self.smoothing)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> SoftTargets:
         """The same targets on `device`."""
@@ -104,7 +112,7 @@ class SoftTargets:
             for name, labels in (("first", self.first), ("second", self.second)):
                 if bool(((labels < 0) | (labels >= self.num_classes)).any()):
                     raise IndexError(f"{name} must lie in [0, {self.num_classes}), got {labels.tolist()}")
-        share = torch.as_tensor(self.weight, dtype=dtype, device=self.device).expand(self.first.shape)
+        share = torch.as_tensor(self.lam, dtype=dtype, device=self.device).expand(self.first.shape)
         spread = self.smoothing
         if isinstance(spread, Tensor):
             spread = spread.to(self.device, dtype)
@@ -131,29 +139,29 @@ class SoftTargets:
                 raise ValueError(f"num_classes must agree, got {head.num_classes} and {part.num_classes}")
             if part.smoothing is not head.smoothing and float(part.smoothing) != float(head.smoothing):
                 raise ValueError(f"smoothing must agree, got {float(head.smoothing)} and {float(part.smoothing)}")
-        weight: float | Tensor = head.weight
-        if isinstance(weight, Tensor) or any(isinstance(t.weight, Tensor) or t.weight != weight for t in targets):
-            shares = [torch.as_tensor(t.weight, device=t.device).expand(t.first.shape).reshape(-1) for t in targets]
-            weight = torch.cat([share.to(torch.get_default_dtype()) for share in shares])
+        lam: float | Tensor = head.lam
+        if isinstance(lam, Tensor) or any(isinstance(t.lam, Tensor) or t.lam != lam for t in targets):
+            shares = [torch.as_tensor(t.lam, device=t.device).expand(t.first.shape).reshape(-1) for t in targets]
+            lam = torch.cat([share.to(torch.get_default_dtype()) for share in shares])
         first = torch.cat([t.first.reshape(-1) for t in targets])
-        return head._with(first, torch.cat([t.second.reshape(-1) for t in targets]), weight, head.smoothing)
+        return head._with(first, torch.cat([t.second.reshape(-1) for t in targets]), lam, head.smoothing)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTargets:
         parts = (change(part) if isinstance(part, Tensor) else part for part in _flatten(self)[0])
         return _unflatten(parts, self.num_classes)
 
-    def _with(self, first: Tensor, second: Tensor, weight: float | Tensor, smoothing: float | Tensor) -> SoftTargets:
-        return _unflatten((first, second, weight, smoothing), self.num_classes)
+    def _with(self, first: Tensor, second: Tensor, lam: float | Tensor, smoothing: float | Tensor) -> SoftTargets:
+        return _unflatten((first, second, lam, smoothing), self.num_classes)
 
 
 def _flatten(targets: SoftTargets) -> tuple[list[Any], int]:
-    return [targets.first, targets.second, targets.weight, targets.smoothing], targets.num_classes
+    return [targets.first, targets.second, targets.lam, targets.smoothing], targets.num_classes
 
 
 def _unflatten(parts: Any, num_classes: int) -> SoftTargets:
     """Without the checks: a pytree's leaves may be anything, and parts of checked targets need no second look."""
     targets = object.__new__(SoftTargets)
-    targets.first, targets.second, targets.weight, targets.smoothing = parts
+    targets.first, targets.second, targets.lam, targets.smoothing = parts
     targets.num_classes = num_classes
     return targets
 

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, default_collate
 from regfast import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth, soft_cross_entropy
 
 
-def targets(rows: int = 6, classes: int = 5, weight=0.25, smoothing=0.1) -> SoftTargets:
+def targets(rows: int = 6, classes: int = 5, lam=0.25, smoothing=0.1) -> SoftTargets:
     first = torch.arange(rows) % classes
-    return SoftTargets(first=first, second=first.roll(1), weight=weight, smoothing=smoothing, num_classes=classes)
+    return SoftTargets(first=first, second=first.roll(1), lam=lam, smoothing=smoothing, num_classes=classes)
 
 
 def test_dense_is_the_definition():
-    q = targets(3, 4, weight=0.25, smoothing=0.2).dense(torch.float64)
+    q = targets(3, 4, lam=0.25, smoothing=0.2).dense(torch.float64)
     expected = (
         torch.tensor([[0.25, 0, 0.75, 0], [0.75, 0.25, 0, 0], [0, 0.75, 0.25, 0]], dtype=torch.float64) * 0.8 + 0.05
     )
@@ -38,8 +38,8 @@ def test_loss_of_structured_is_that_of_dense(rows, classes, smoothing, per_sampl
     generator = torch.Generator().manual_seed(seed)
     first, second = torch.randint(classes, (2, rows), generator=generator)
     draw = torch.rand(rows, generator=generator, dtype=torch.float64)
-    weight = draw if per_sample else float(draw.sum() % 1)
-    target = SoftTargets(first, second, weight, smoothing, num_classes=classes)
+    lam = draw if per_sample else float(draw.sum() % 1)
+    target = SoftTargets(first, second, lam, smoothing, num_classes=classes)
     q = target.dense(torch.float64)
     torch.testing.assert_close(q.sum(1), torch.ones(rows, dtype=torch.float64))
     logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
@@ -47,6 +47,12 @@ def test_loss_of_structured_is_that_of_dense(rows, classes, smoothing, per_sampl
         ours = soft_cross_entropy(logits, target, reduction=reduction, label_smoothing=0.05)
         theirs = functional.cross_entropy(logits, q, reduction=reduction, label_smoothing=0.05)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_the_earlier_name_of_lam():
+    first = torch.arange(3)
+    target = SoftTargets(first=first, second=first.roll(1), weight=0.3, smoothing=0.1, num_classes=4)
+    assert target.lam == target.weight == 0.3
 
 
 def test_smooth_is_torchs_label_smoothing():
@@ -58,7 +64,7 @@ def test_smooth_is_torchs_label_smoothing():
 
 
 def test_indexing():
-    target = targets(weight=torch.linspace(0, 1, 6))
+    target = targets(lam=torch.linspace(0, 1, 6))
     q = target.dense()
     for index in (slice(1, 4), torch.tensor([3, 0]), torch.arange(6) > 2, [1, 5]):
         assert torch.equal(target[index].dense(), q[index])
@@ -68,11 +74,11 @@ def test_indexing():
 
 
 def test_cat():
-    one, other = targets(weight=0.25), targets(4, weight=0.75)
+    one, other = targets(lam=0.25), targets(4, lam=0.75)
     joined = SoftTargets.cat([one, other, one])
     assert torch.equal(joined.dense(), torch.cat([one.dense(), other.dense(), one.dense()]))
-    assert SoftTargets.cat([one, one]).weight == 0.25  # stays a number
-    per_sample = targets(weight=torch.rand(6))
+    assert SoftTargets.cat([one, one]).lam == 0.25  # stays a number
+    per_sample = targets(lam=torch.rand(6))
     assert torch.equal(SoftTargets.cat([per_sample, other]).dense(), torch.cat([per_sample.dense(), other.dense()]))
     with pytest.raises(ValueError, match="num_classes must agree, got 5 and 4"):
         SoftTargets.cat([one, targets(4, 4)])
@@ -83,7 +89,7 @@ def test_cat():
 
 
 def test_pytree_copy_and_pickle():
-    target = targets(weight=torch.rand(6))
+    target = targets(lam=torch.rand(6))
     leaves, spec = pytree.tree_flatten({"target": target, "other": 1})
     assert len(leaves) == 5
     back = pytree.tree_unflatten(leaves, spec)["target"]
@@ -116,12 +122,12 @@ def test_through_a_data_loader(workers):
 
 
 def test_default_collate_of_single_samples():
-    target = targets(weight=torch.rand(6))
+    target = targets(lam=torch.rand(6))
     images, joined = default_collate([(torch.zeros(2), target[row]) for row in range(6)])
     assert images.shape == (6, 2) and torch.equal(joined.dense(), target.dense())
 
 
-def test_compiles_whole_and_does_not_recompile_for_every_weight():
+def test_compiles_whole_and_does_not_recompile_for_every_lam():
     torch.compiler.reset()
     backend = CompileCounterWithBackend("aot_eager")
 
@@ -130,9 +136,9 @@ def test_compiles_whole_and_does_not_recompile_for_every_weight():
         return soft_cross_entropy(logits, target), target[1:].to("cpu")
 
     logits = torch.randn(6, 5)
-    for weight in (0.1, 0.2, 0.3, 0.4, 0.5):
-        loss, rest = step(logits, targets(weight=weight))
-        torch.testing.assert_close(loss, soft_cross_entropy(logits, targets(weight=weight)))
+    for lam in (0.1, 0.2, 0.3, 0.4, 0.5):
+        loss, rest = step(logits, targets(lam=lam))
+        torch.testing.assert_close(loss, soft_cross_entropy(logits, targets(lam=lam)))
         assert isinstance(rest, SoftTargets) and len(rest) == 5
     assert backend.frame_count <= 2
 
@@ -142,16 +148,16 @@ def test_mixup():
     before = images.clone()
     mixed, target = mixup(images, labels, 5, 0.4, smoothing=0.1, generator=torch.Generator().manual_seed(3))
     assert torch.equal(images, before)
-    share = target.weight
+    share = target.lam
     assert 0 <= share <= 1 and target.smoothing == 0.1
     torch.testing.assert_close(mixed, share * images + (1 - share) * images.roll(1, 0))
     assert torch.equal(target.first, labels) and torch.equal(target.second, labels.roll(1))
     again, same = mixup(images, labels, 5, 0.4, smoothing=0.1, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(again, mixed) and same.weight == share
+    assert torch.equal(again, mixed) and same.lam == share
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 8, 8), (6, 1, 5, 13), (6, 2, 3, 4, 4)])
-def test_cutmix_pastes_one_box_and_corrects_the_weight(shape):
+def test_cutmix_pastes_one_box_and_corrects_the_lam(shape):
     images, labels = torch.rand(shape) + 1, torch.arange(6) % 5
     before = images.clone()
     generator = torch.Generator().manual_seed(0)
@@ -164,16 +170,16 @@ def test_cutmix_pastes_one_box_and_corrects_the_weight(shape):
         assert torch.equal(pasted.flatten(0, -3).any(0), pasted.flatten(0, -3).all(0))  # the same box everywhere
         box = pasted.flatten(0, -3)[0]
         assert torch.equal(box, box.any(1, keepdim=True) & box.any(0, keepdim=True))  # a box
-        assert target.weight == pytest.approx(1 - box.double().mean().item())
-        seen.add(round(target.weight, 3))
+        assert target.lam == pytest.approx(1 - box.double().mean().item())
+        seen.add(round(target.lam, 3))
     assert len(seen) > 3
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 8.0])
-def test_weights_are_beta_distributed(alpha):
+def test_lams_are_beta_distributed(alpha):
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
-    draws = torch.tensor([mixup(images, labels, 2, alpha, generator=generator)[1].weight for _ in range(3000)])
+    draws = torch.tensor([mixup(images, labels, 2, alpha, generator=generator)[1].lam for _ in range(3000)])
     variance = 1 / (4 * (2 * alpha + 1))
     assert abs(draws.mean() - 0.5) < 5 * (variance / 3000) ** 0.5
     assert draws.var().item() == pytest.approx(variance, rel=0.12)
@@ -182,7 +188,7 @@ def test_weights_are_beta_distributed(alpha):
 def test_a_tiny_alpha_gives_no_nan():
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
-    draws = [mixup(images, labels, 2, 1e-5, generator=generator)[1].weight for _ in range(200)]
+    draws = [mixup(images, labels, 2, 1e-5, generator=generator)[1].lam for _ in range(200)]
     assert all(0 <= draw <= 1 for draw in draws) and min(draws) == 0 and max(draws) == 1
 
 
@@ -217,10 +223,10 @@ def test_bad_parts():
         SoftTargets(labels.view(2, 2), num_classes=4)
     with pytest.raises(ValueError, match=r"second must have the shape of first \(4,\), got \(3,\)"):
         SoftTargets(labels, labels[:3], num_classes=4)
-    for weight in (-0.1, 1.5, torch.tensor(2.0), torch.full((4,), -1.0), float("nan")):
-        with pytest.raises(ValueError, match="weight must lie in"):
-            SoftTargets(labels, labels, weight, num_classes=4)
-    with pytest.raises(ValueError, match="weight must have shape"):
+    for lam in (-0.1, 1.5, torch.tensor(2.0), torch.full((4,), -1.0), float("nan")):
+        with pytest.raises(ValueError, match="lam must lie in"):
+            SoftTargets(labels, labels, lam, num_classes=4)
+    with pytest.raises(ValueError, match="lam must have shape"):
         SoftTargets(labels, labels, torch.rand(3), num_classes=4)
     with pytest.raises(ValueError, match="smoothing must have shape"):
         SoftTargets(labels, labels, 1.0, torch.rand(4), num_classes=4)

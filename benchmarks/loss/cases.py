@@ -109,7 +109,7 @@ def _inputs(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
 def _losses(rows: int, classes: int) -> list[Case]:
     logits, first, second = _inputs(rows, classes)
     dense = torch.rand(rows, classes).softmax(1)
-    mixed = SoftTargets(first=first, second=second, weight=MIX, smoothing=SMOOTHING, num_classes=classes)
+    mixed = SoftTargets(first=first, second=second, lam=MIX, smoothing=SMOOTHING, num_classes=classes)
     unit = rows * classes * logits.element_size()
     mixup = Case(
         "mixup", rows, classes, 2 * unit,
@@ -155,7 +155,7 @@ def _stats(rows: int, classes: int, width: int) -> Case:
     logits, first, second = _inputs(rows, classes)
     features = torch.randn(rows, width)
     centers = torch.randn(classes, width)
-    mixed = SoftTargets(first=first, second=second, weight=MIX, smoothing=SMOOTHING, num_classes=classes)
+    mixed = SoftTargets(first=first, second=second, lam=MIX, smoothing=SMOOTHING, num_classes=classes)
     size = logits.element_size()
     moved = 2 * rows * classes * size + rows * width * size + min(2 * rows, classes) * width * 4
 
