@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, default_collate
 
 from regfast import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth, soft_cross_entropy
+from regfast.targets import mixing
+from regfast.targets.mixing import mix_labels, paste
 
 
 def targets(rows: int = 6, classes: int = 5, lam=0.25, smoothing=0.1) -> SoftTargets:
@@ -215,12 +217,94 @@ def test_random_choice():
             RandomChoice(transforms, p)
 
 
+def test_labels_of_pixels():
+    """(B, K, d1, …) as `cross_entropy` has it, with a λ for the batch, for each sample, or for each pixel."""
+    first, second = torch.randint(5, (2, 2, 3, 4))
+    for lam in (0.25, torch.rand(()), torch.rand(2), torch.rand(2, 3, 4)):
+        target = SoftTargets(first, second, lam, 0.1, num_classes=5)
+        share = torch.as_tensor(lam)
+        flat = (share.view(2, 1, 1) if share.dim() == 1 else share).expand(2, 3, 4)
+        rows = SoftTargets(first.flatten(), second.flatten(), flat.flatten(), 0.1, num_classes=5).dense()
+        assert target.dense().shape == target.shape == (2, 5, 3, 4)
+        torch.testing.assert_close(target.dense().movedim(1, -1).flatten(0, 2), rows)
+        torch.testing.assert_close(target[1:].dense(), target.dense()[1:])
+        other = SoftTargets(first, smoothing=0.1, num_classes=5)
+        torch.testing.assert_close(SoftTargets.cat([target, other]).dense(), torch.cat([target.dense(), other.dense()]))
+    maps = default_collate([smooth(labels, 5, 0.1) for labels in first])
+    assert torch.equal(maps.dense(), smooth(first, 5, 0.1).dense())
+
+
+def test_unsigned_labels_are_those_of_torch():
+    labels = torch.tensor([0, 3, 255], dtype=torch.uint8)
+    target = smooth(labels, 5, 0.1)
+    assert target.first.dtype == torch.int64 and target.first.tolist() == [0, 3, 255]
+
+
+@pytest.mark.parametrize("lam", [0.2, 0.5, 1.0, torch.tensor([0.0, 0.5, 1.0, 0.3, 0.5, 0.7])])
+def test_shape_and_argmax_are_those_of_the_matrix(lam):
+    target = SoftTargets(torch.tensor([0, 4, 2, 2, 1, 3]), torch.tensor([1, 0, 2, 0, 3, 0]), lam, 0.1, num_classes=5)
+    dense = target.dense(torch.float64)
+    assert target.shape == dense.shape and target.size() == dense.size() and target.ndim == dense.ndim
+    assert target.size(0) == 6 and target.size(-1) == 5
+    assert torch.equal(target.argmax(1), dense.argmax(1)) and torch.equal(target.argmax(-1), dense.argmax(-1))
+    assert int(target[3].argmax(0)) == int(dense[3].argmax())
+    with pytest.raises(ValueError, match="dim must be that of the classes, 1, got 0"):
+        target.argmax(0)
+
+
+def test_export_takes_soft_targets():
+    class Loss(torch.nn.Module):
+        def forward(self, logits, target):
+            return soft_cross_entropy(logits, target)
+
+    logits, target = torch.randn(6, 5), targets(lam=torch.rand(6))
+    program = torch.export.export(Loss(), (logits, target))
+    torch.testing.assert_close(program.module()(logits, target), soft_cross_entropy(logits, target))
+
+
+def test_messages_stay_short():
+    many = torch.arange(100_000)
+    for broken in (
+        lambda: SoftTargets(many, num_classes=10).dense(),
+        lambda: SoftTargets(many, lam=many.float(), num_classes=10),
+        lambda: mixup(torch.rand(100_000, 1), many, 10),
+    ):
+        with pytest.raises((IndexError, ValueError)) as caught:
+            broken()
+        assert len(str(caught.value)) < 100
+
+
+def test_a_partner_without_a_share_ignores_nobody():
+    """λ = 0: the box covers all; λ = 1: nothing. What the loss ignores is a row where either class is unlabelled."""
+    first, second = torch.tensor([0, -100, 2]), torch.tensor([-100, 1, 3])
+    for lam, one in ((0.0, [-100, 1, 3]), (1.0, [0, -100, 2])):
+        for share in (lam, torch.tensor(lam), torch.full((3,), lam)):
+            target = mix_labels(first, second, share, 0.0, 4)
+            assert target.first.tolist() == target.second.tolist() == one
+    half = mix_labels(first, second, 0.5, 0.0, 4)
+    assert half.first.tolist() == [0, -100, 2] and half.second.tolist() == [-100, 1, 3]
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 5, 13)])
+def test_a_box_of_tensors_is_that_of_numbers(shape):
+    images = torch.rand(shape)
+    for box in ((1, 4, 2, 8), (0, shape[-2], 0, shape[-1]), (2, 2, 0, 3)):
+        assert torch.equal(paste(images, tuple(map(torch.tensor, box))), paste(images, box))
+
+
+def test_a_draw_on_a_device_makes_the_host_wait_for_nothing(monkeypatch):
+    """A meta tensor cannot be read: whoever tries raises."""
+    monkeypatch.setattr(mixing, "_number", lambda drawn: drawn.to("meta"))
+    images, labels = torch.empty(4, 3, 8, 8, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    for mix in (mixup, cutmix, MixUp(5, smoothing=0.1), CutMix(5)):
+        mixed, target = mix(images, labels, 5) if mix in (mixup, cutmix) else mix(images, labels)
+        assert mixed.shape == images.shape and target.lam.shape == () and target.lam.device.type == "meta"
+
+
 def test_bad_parts():
     labels = torch.arange(4)
-    with pytest.raises(TypeError, match=r"first must be an int64 tensor, got torch\.int32"):
+    with pytest.raises(TypeError, match=r"first must be an int64 or uint8 tensor, got torch\.int32"):
         SoftTargets(labels.int(), num_classes=4)
-    with pytest.raises(ValueError, match=r"first must have shape \(B,\), got \(2, 2\)"):
-        SoftTargets(labels.view(2, 2), num_classes=4)
     with pytest.raises(ValueError, match=r"second must have the shape of first \(4,\), got \(3,\)"):
         SoftTargets(labels, labels[:3], num_classes=4)
     for lam in (-0.1, 1.5, torch.tensor(2.0), torch.full((4,), -1.0), float("nan")):
@@ -232,8 +316,10 @@ def test_bad_parts():
         SoftTargets(labels, labels, 1.0, torch.rand(4), num_classes=4)
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         SoftTargets(labels, num_classes=0)
-    with pytest.raises(IndexError, match="first must lie in"):
+    with pytest.raises(IndexError, match=r"first must lie in \[0, 3\), got 3"):
         SoftTargets(labels, num_classes=3).dense()
+    with pytest.raises(TypeError, match="smoothing must be a number or a floating tensor, got NoneType"):
+        smooth(labels, 4, None)
 
 
 def test_bad_batches():
@@ -246,5 +332,6 @@ def test_bad_batches():
         cutmix(images, labels, 4, 0)
     with pytest.raises(ValueError, match="as many rows"):
         cutmix(images.flatten(1), labels, 4)
-    with pytest.raises(ValueError, match="expected"):
-        MixUp(4)(images, labels, 3)
+    for mix in (mixup, cutmix):
+        with pytest.raises(IndexError, match="labels must be below num_classes, 3, got 3"):
+            mix(images, labels, 3)
