@@ -10,10 +10,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Registry", "load", "parse"]
+from typing_extensions import Self
+
+__all__ = ["Configured", "Registry", "load", "parse"]
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound="type[Any]")
+
+
+class Configured:
+    """An object that remembers what it was constructed with: plain values, defaults filled in."""
+
+    _options: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments before the constructor sees them."""
+        made = super().__new__(cls)
+        call = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
+        call.apply_defaults()
+        made._options = dict(list(call.arguments.items())[1:])
+        return made
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments: `type(thing)(**thing.options)` is another one like it."""
+        return dict(self._options)
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        """For pickle and copy, which call `__new__` too."""
+        return (), self._options
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._options.items())})"
 
 
 class Registry(Generic[T]):
@@ -22,7 +53,6 @@ class Registry(Generic[T]):
     Args:
         kind: what one of them is called in messages: "attack", "regularizer".
         base: the class that all of them derive from.
-
     """
 
     def __init__(self, kind: str, base: type[T]):
@@ -74,7 +104,8 @@ class Registry(Generic[T]):
         name, own = parse(spec)
         cls = self.find(name)
         given = {**options, **own}
-        taken = inspect.signature(cls).parameters.values()
+        constructor: Any = cls.__init__
+        taken = [] if constructor is object.__init__ else list(inspect.signature(constructor).parameters.values())[1:]
         known = [parameter.name for parameter in taken if parameter.kind is not parameter.VAR_KEYWORD]
         unknown = [option for option in given if option not in known]
         if unknown and len(known) == len(taken):

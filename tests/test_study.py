@@ -10,7 +10,8 @@ import torch
 from regfast.attacks import PGD
 from regfast.data import Subset, load_splits
 from regfast.models import load_model
-from regfast.study import StudyConfig, Sweep, run_study, sized
+from regfast.report import write_report
+from regfast.study import StudyConfig, Sweep, named_regularizers, run_study, sized
 from regfast.study.config import differences
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import MEANS, metrics
@@ -36,6 +37,36 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     assert run_study(tiny(seeds=(0, 3)), folder, command="regfast study …")
     return folder
+
+
+OWN = """
+from regfast.training import Regularizer
+
+
+class Shrinking(Regularizer):
+    def __init__(self, strength: float = 0.1):
+        self.strength = strength
+
+    def loss(self, logits, target, features, context):
+        loss, _ = context.cross_entropy(logits, target, features)
+        return loss + self.strength * features.square().sum(1).mean()
+"""
+
+
+def test_a_users_own_regularizer_and_two_strengths_of_one(tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    specs = ["hard", "own_rules:Shrinking:strength=1.0", "maxsup:strength=0.1", "maxsup:strength=0.5", "a=maxsup"]
+    chosen = named_regularizers(specs)
+    assert list(chosen) == ["hard", "Shrinking", "maxsup-strength=0.1", "maxsup-strength=0.5", "a"]
+    config = tiny(regularizers=chosen, limit=20, sweep=Sweep("linf", (0.1,), 1), recipe=Recipe(epochs=1))
+    assert run_study(config, tmp_path / "run", workers=2)
+    assert StudyConfig.read(tmp_path / "run") == config and not run_study(config, tmp_path / "run")
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())["regularizers"]
+    assert list(figures) == list(chosen)
+    assert figures["Shrinking"]["rms"]["mean"] < 0.5 * figures["hard"]["rms"]["mean"]
+    assert write_report(tmp_path / "run").is_file()
+    assert list(sized("smoke").regularizers) == ["hard", "smoothing", "mixup", "cutmix"]  # what runs by default
 
 
 def contents(folder):
@@ -203,6 +234,8 @@ def test_config_round_trip(run_dir):
         ({"seeds": (1, 1)}, "seeds"),
         ({"regularizers": {"dropout": {}}}, "dropout"),
         ({"regularizers": {}}, "at least one"),
+        ({"regularizers": {"../up": {"regularizer": "hard"}}}, "named by letters"),
+        ({"regularizers": {"hard": {"alpha": 1}}}, "hard takes no alpha"),
         ({"limit": 0}, "limit"),
     ],
 )

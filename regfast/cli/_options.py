@@ -22,6 +22,14 @@ Download = Annotated[
     bool,
     typer.Option("--download", help="Let torchvision fetch CIFAR into --data-root.", rich_help_panel="Data and model"),
 ]
+Regularizers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What to compare, repeated: mixup, maxsup:strength=0.2, module:Name, NAME=… for a name of your own; "
+        "by default hard, smoothing, mixup and cutmix.",
+        rich_help_panel="Training",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what PyTorch chooses.")]
 

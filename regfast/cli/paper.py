@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from regfast.cli._console import Bar, console
-from regfast.cli._options import DataRoot, Device, Download, Threads, pick_device, use_threads, whole_numbers
+from regfast.cli._options import (
+    DataRoot,
+    Device,
+    Download,
+    Regularizers,
+    Threads,
+    pick_device,
+    use_threads,
+    whole_numbers,
+)
 
 _DATA = "Data and model"
 
@@ -41,9 +50,7 @@ def paper(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
-    regularizers: Annotated[
-        str | None, typer.Option(help="Some of hard,smoothing,mixup,cutmix; all by default.")
-    ] = None,
+    regularizer: Regularizers = None,
     label: Annotated[int, typer.Option(min=0, help="Class whose loss and gradients are drawn (Fig. 2 and 5).")] = 3,
     limit: Annotated[
         int | None,
@@ -73,7 +80,7 @@ def paper(
         label=label,
         epochs=epochs,
         seeds=None if seeds is None else whole_numbers(seeds, "--seeds"),
-        regularizers=None if regularizers is None else [name.strip() for name in regularizers.split(",")],
+        regularizers=regularizer or None,
         limit=limit,
     )
     folder = out or Path("runs") / f"paper-{size}"

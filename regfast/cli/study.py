@@ -15,6 +15,7 @@ from regfast.cli._options import (
     Dataset,
     Device,
     Download,
+    Regularizers,
     Threads,
     number,
     pick_device,
@@ -55,13 +56,7 @@ def study(
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
     ] = None,
-    regularizers: Annotated[
-        str | None,
-        typer.Option(help="Some of hard,smoothing,mixup,cutmix; all by default.", rich_help_panel=_TRAINING),
-    ] = None,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing's share.", rich_help_panel=_TRAINING)] = 0.1,
-    mixup_alpha: Annotated[float, typer.Option(help="Mixup's alpha.", rich_help_panel=_TRAINING)] = 1.0,
-    cutmix_alpha: Annotated[float, typer.Option(help="CutMix's alpha.", rich_help_panel=_TRAINING)] = 1.0,
+    regularizer: Regularizers = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
@@ -84,12 +79,7 @@ def study(
     place = pick_device(device)
     chosen = _changed(
         sized(size, dataset, **_given(model=model, limit=limit, data_root=data_root and str(data_root))),
-        regularizers=regularizers,
-        params={
-            "smoothing": {"smoothing": smoothing},
-            "mixup": {"alpha": mixup_alpha},
-            "cutmix": {"alpha": cutmix_alpha},
-        },
+        regularizers=regularizer,
         seeds=seeds,
         recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
         eps={"linf": eps_linf, "l2": eps_l2},
@@ -122,8 +112,7 @@ def study(
 def _changed(
     config: StudyConfig,
     *,
-    regularizers: str | None,
-    params: dict[str, dict[str, float]],
+    regularizers: list[str] | None,
     seeds: str | None,
     recipe: dict[str, Any],
     eps: dict[str, str | None],
@@ -132,9 +121,8 @@ def _changed(
     """`config` with the options that the user gave."""
     from dataclasses import replace
 
-    names = list(config.regularizers) if regularizers is None else [name.strip() for name in regularizers.split(",")]
-    if len(set(names)) != len(names):
-        raise ValueError(f"--regularizers names one twice: {regularizers}")
+    from regfast.study import named_regularizers
+
     attacks = config.attacks
     for norm, text in eps.items():
         if text is not None:
@@ -152,7 +140,7 @@ def _changed(
         )
     return replace(
         config,
-        regularizers={name: params.get(name, {}) for name in names},
+        regularizers=named_regularizers(regularizers) if regularizers else config.regularizers,
         seeds=config.seeds if seeds is None else tuple(whole_numbers(seeds, "--seeds")),
         recipe=replace(config.recipe, **recipe),
         attacks=attacks,

@@ -14,9 +14,9 @@ from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Thre
 
 def train(
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); curves go beside it (.json).")],
-    regularizer: Annotated[str, typer.Option(help="hard, smoothing, mixup or cutmix.")] = "smoothing",
-    smoothing: Annotated[float | None, typer.Option(help="Label smoothing's share; 0.1 by default.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Mixup's or CutMix's alpha; 1 by default.")] = None,
+    regularizer: Annotated[
+        str, typer.Option(help="hard, smoothing, mixup:alpha=0.4, maxsup … or your own module:Name.")
+    ] = "smoothing",
     dataset: Dataset = "noisy-digits",
     data_root: DataRoot = None,
     download: Download = False,
@@ -37,12 +37,11 @@ def train(
     from regfast.models import load_model, save_checkpoint
     from regfast.study import sized
     from regfast.study.files import write_json
-    from regfast.training import Epoch, Regularizer, predict
+    from regfast.training import REGULARIZERS, Epoch, predict
     from regfast.training import train as run
 
     use_threads(threads)
-    given = {"smoothing": smoothing, "alpha": alpha}
-    rule = Regularizer(regularizer, **{name: value for name, value in given.items() if value is not None})
+    rule = REGULARIZERS.build(regularizer)
     suited = sized("full", dataset)
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regfast.study import AttackSetting, StudyConfig, sized
+from regfast.study import AttackSetting, StudyConfig, named_regularizers, sized
 
 VERSION = 1  # of the result files; a run of another version is not continued
 
@@ -109,7 +109,7 @@ def paper_config(
         options: dict[str, Any] = {"data_root": data_root if dataset not in _EMBEDDED else None}
         options |= {} if model is None else {"model": model}
         options |= {} if seeds is None else {"seeds": tuple(seeds)}
-        options |= {} if regularizers is None else {"regularizers": {name: {} for name in regularizers}}
+        options |= {} if regularizers is None else {"regularizers": named_regularizers(regularizers)}
         study = sized(size, dataset, **options)
         if dataset not in _EMBEDDED and study.limit is None:
             study = replace(study, limit=_LIMIT)

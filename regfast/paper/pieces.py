@@ -27,9 +27,9 @@ from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.pairs import counterfactual_rows, transfer_rows
 from regfast.paper.planes import bottleneck_model, plane
 from regfast.paper.theorem import head_rows, known_heads
-from regfast.study import Progress
+from regfast.study import Progress, built
 from regfast.study.files import read_columns, write_table
-from regfast.training import Regularizer, train
+from regfast.training import train
 
 Columns = dict[str, NDArray[Any]]
 Tables = dict[str, Columns]
@@ -115,7 +115,7 @@ def _plane(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piec
         settings["model"], splits.num_classes, splits.image_shape[0], bias=piece.bias, seed=piece.seed
     )
     model.to(device)
-    rule = Regularizer(piece.regularizer, **study.regularizers[piece.regularizer])
+    rule = built(piece.regularizer, study.regularizers[piece.regularizer])
     train(
         model, splits.train, splits.holdout, rule, study.recipe, seed=piece.seed, on_epoch=lambda _: progress.advance()
     )

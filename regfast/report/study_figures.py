@@ -25,7 +25,9 @@ def alphas(config: Mapping[str, Any]) -> str:
     parts = []
     for name, params in config.get("regularizers", {}).items():
         values = [
-            f"{'α' if key in ('alpha', 'smoothing') else key} = {value:g}" for key, value in (params or {}).items()
+            f"{'α' if key in ('alpha', 'smoothing') else key} = {f'{value:g}' if isinstance(value, float) else value}"
+            for key, value in (params or {}).items()
+            if value is not None
         ]
         if values:
             parts.append(f"{style.in_sentence(name)} {', '.join(values)}")

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from regfast.report.drawing import data_address
 from regfast.report.svg import compact
+from regfast.training import REGULARIZERS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,15 +25,13 @@ WIDTH = 7.2  # inches: the text width of a page, so that 8 pt in the figure is 8
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
 # Okabe and Ito's palette, told apart by readers with every common colour-vision deficiency.
-COLOURS = {"hard": "#24292f", "smoothing": "#0072b2", "mixup": "#d55e00", "cutmix": "#009e73"}
+# The paper's four regularizers have fixed ones (regfast/training/regularizers); any other takes a spare one.
 SPARE_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
-MARKERS = {"hard": "o", "smoothing": "s", "mixup": "^", "cutmix": "D"}
 SPARE_MARKERS = ("v", "P", "X", "*")
-LABELS = {"hard": "Hard labels", "smoothing": "Label smoothing", "mixup": "Mixup", "cutmix": "CutMix"}
 
 # In the page the neutral colours follow the reader's light or dark setting; the colours of data stay.
-DARK = {INK: "#e6edf3", MUTED: "#9aa4af", GRID: "#30363d", PAPER: "#161b22", COLOURS["hard"]: "#f0f3f6",
-        COLOURS["smoothing"]: "#459fe6", COLOURS["mixup"]: "#f0803c", COLOURS["cutmix"]: "#2ecf8f",
+DARK = {INK: "#e6edf3", MUTED: "#9aa4af", GRID: "#30363d", PAPER: "#161b22", "#24292f": "#f0f3f6",
+        "#0072b2": "#459fe6", "#d55e00": "#f0803c", "#009e73": "#2ecf8f",
         "#332288": "#8c82e0", "#117733": "#3fa866", "#882255": "#cc6f9f"}  # fmt: skip
 
 # DejaVu Sans ships with matplotlib, so that every machine draws the same glyphs.
@@ -57,27 +56,34 @@ CONFIDENCE: LinearSegmentedColormap | ListedColormap = LinearSegmentedColormap.f
 
 
 def colour(regularizer: str, regularizers: list[str] | None = None) -> str:
-    """The colour of ``regularizer``: fixed for the paper's four, by position in ``regularizers`` for any other."""
-    return COLOURS.get(regularizer) or _spare(regularizer, regularizers, SPARE_COLOURS)
+    """The colour of ``regularizer``: its own, or by position in ``regularizers`` among those that have none."""
+    return _known(regularizer, "color") or _spare(regularizer, regularizers, "color", SPARE_COLOURS)
 
 
 def marker(regularizer: str, regularizers: list[str] | None = None) -> str:
     """The marker of ``regularizer``, chosen as its colour is, so that colour is never the only difference."""
-    return MARKERS.get(regularizer) or _spare(regularizer, regularizers, SPARE_MARKERS)
+    return _known(regularizer, "marker") or _spare(regularizer, regularizers, "marker", SPARE_MARKERS)
 
 
 def label(regularizer: str) -> str:
-    """The name of ``regularizer`` for readers; a name that is not the paper's is shown as it is."""
-    return LABELS.get(regularizer, regularizer)
+    """The name of ``regularizer`` for readers; a name that the user gave is shown as it is."""
+    return _known(regularizer, "label") or regularizer
 
 
 def in_sentence(regularizer: str) -> str:
     """`label` as it stands inside a sentence: "label smoothing", but "Mixup"."""
-    return label(regularizer).lower() if regularizer in ("hard", "smoothing") else label(regularizer)
+    known = _known(regularizer, "label")
+    return known if known and _known(regularizer, "proper") else (known or "").lower() or regularizer
 
 
-def _spare(name: str, names: list[str] | None, choices: tuple[str, ...]) -> str:
-    others = [n for n in names or [name] if n not in LABELS]
+def _known(regularizer: str, attribute: str) -> Any:
+    """What the registered regularizer says of itself; None where it says nothing, or is the user's own."""
+    registered = regularizer in REGULARIZERS.names()
+    return getattr(REGULARIZERS.find(regularizer), attribute) if registered else None
+
+
+def _spare(name: str, names: list[str] | None, attribute: str, choices: tuple[str, ...]) -> str:
+    others = [n for n in names or [name] if not _known(n, attribute)]
     return choices[others.index(name) % len(choices)] if name in others else choices[0]
 
 

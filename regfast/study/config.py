@@ -11,10 +11,48 @@ from typing import Any
 from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.attacks.base import Runnable
 from regfast.data import DATASETS
-from regfast.training import DEFAULTS, Recipe, Regularizer
+from regfast.registry import parse
+from regfast.training import REGULARIZERS, Recipe, Regularizer
 
 ATTACKS = ("fgsm", "pgd", "autoattack", "autoattack-fast")
+PAPER = ("hard", "smoothing", "mixup", "cutmix")  # the regularizers of the paper: what a study compares by default
 VERSION = 1  # of the result files; a run of another version is not continued
+
+
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=+-")  # of files too
+
+
+def built(name: str, options: Mapping[str, Any]) -> Regularizer:
+    """The regularizer that a study calls `name`; see `StudyConfig`. Raises ValueError for what does not exist."""
+    rest = {option: value for option, value in options.items() if option != "regularizer"}
+    return REGULARIZERS.build(options.get("regularizer", name), **rest)
+
+
+def named_regularizers(specs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`StudyConfig.regularizers` of what a user writes.
+
+    >>> named_regularizers(["hard", "maxsup:strength=0.2", "strong=maxsup:strength=1"])["strong"]
+    {'regularizer': 'maxsup', 'strength': 1}
+
+    One that has no name of its own (before "=") goes by its registered name, or the class's for a user's own; where
+    several are alike, by their options too: "maxsup-strength=0.2". Raises ValueError for names that occur twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    parsed = []
+    for spec in specs:
+        name, equals, rest = spec.partition("=")
+        own = bool(equals) and ":" not in name
+        source, options = parse(rest if own else spec)
+        parsed.append((name.strip() if own else None, source, options))
+    sources = [source for name, source, _ in parsed if name is None]
+    for given, source, options in parsed:
+        name = given or source.rpartition(":")[2]
+        if given is None and sources.count(source) > 1 and options:
+            name = "-".join([name, *(f"{option}={value}" for option, value in options.items())])
+        if name in found:
+            raise ValueError(f"two regularizers are called {name}; write NAME={source}:… to tell them apart")
+        found[name] = {**({} if name == source else {"regularizer": source}), **options}
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,10 +123,11 @@ def attacks_at(
 class StudyConfig:
     """A study's options, all of them resolved; `sized` makes one from few words.
 
-    `regularizers`: name to parameters. `seeds`: one training run each for every regularizer. `limit`: measure on the
-    first so many test images only. `trajectory`: after every epoch measure the geometry of so many training images,
-    spread over all of them and as they are (0: don't). Raises ValueError for anything unknown, out of range or
-    repeated.
+    `regularizers`: name to options. The name is a registered one, or any other with the registered one (or the user's
+    `module:Name`) as the option "regularizer": so a study can have two strengths of one. `seeds`: one training run each
+    for every regularizer. `limit`: measure on the first so many test images only. `trajectory`: after every epoch
+    measure the geometry of so many training images, spread over all of them and as they are (0: don't). Raises
+    ValueError for anything unknown, out of range or repeated.
     """
 
     dataset: str
@@ -97,7 +136,7 @@ class StudyConfig:
     seeds: tuple[int, ...]
     attacks: tuple[AttackSetting, ...]
     sweep: Sweep
-    regularizers: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict(DEFAULTS))
+    regularizers: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in PAPER})
     limit: int | None = None
     data_root: str | None = None
     trajectory: int = 0
@@ -109,7 +148,12 @@ class StudyConfig:
             raise ValueError(f"seeds must be different numbers of at least 0, got {list(self.seeds)}")
         if not self.regularizers:
             raise ValueError("a study needs at least one regularizer")
-        resolved = {name: dict(Regularizer(name, **params).params) for name, params in self.regularizers.items()}
+        resolved = {}
+        for name, options in self.regularizers.items():
+            if not name or not set(name) <= _NAME_CHARACTERS or name.startswith("."):
+                raise ValueError(f"a regularizer is named by letters, digits and any of '_.=+-', got {name!r}")
+            source = {"regularizer": options["regularizer"]} if "regularizer" in options else {}
+            resolved[name] = {**source, **built(name, options).options}
         object.__setattr__(self, "regularizers", resolved)
         ids = [attack.id for attack in self.attacks]
         if len(set(ids)) != len(ids):

@@ -19,13 +19,13 @@ from regfast.data import Splits, Subset, load_splits
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.representation import snapshot
-from regfast.study.config import StudyConfig, differences
+from regfast.study.config import StudyConfig, built, differences
 from regfast.study.files import read_arrays, read_columns, read_json, write_arrays, write_json, write_table
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import metrics
 from regfast.study.progress import Progress, Silent
 from regfast.study.workers import run_all
-from regfast.training import Epoch, Regularizer, predict, train
+from regfast.training import Epoch, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
 _DECISIVE = ("torch", "regfast", "device")
@@ -148,7 +148,7 @@ def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: P
 
 
 def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
-    regularizer = Regularizer(unit.regularizer, **config.regularizers[unit.regularizer])
+    regularizer = built(unit.regularizer, config.regularizers[unit.regularizer])
 
     # Spread over all of them, for a training set may be sorted by class.
     count = min(config.trajectory, len(splits.train))

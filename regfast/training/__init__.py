@@ -2,6 +2,6 @@
 
 from regfast.training.loop import Epoch, predict, train
 from regfast.training.recipe import Recipe
-from regfast.training.regularizer import DEFAULTS, Regularizer
+from regfast.training.regularizers import REGULARIZERS, Context, Regularizer
 
-__all__ = ["DEFAULTS", "Epoch", "Recipe", "Regularizer", "predict", "train"]
+__all__ = ["REGULARIZERS", "Context", "Epoch", "Recipe", "Regularizer", "predict", "train"]

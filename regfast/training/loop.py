@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from regfast.data import ImageSet
-from regfast.functional import soft_cross_entropy_stats
+from regfast.functional import Target
 from regfast.models import SplitClassifier, seeded
+from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.representation import class_centers, default_radius, feature_geometry
 from regfast.training.recipe import Recipe, crop_and_flip
-from regfast.training.regularizer import Regularizer
+from regfast.training.regularizers import Context, Regularizer
 
 _CURVE_TOLERANCE = 1e-4  # of the centers behind a curve, in nats: far below what a plot shows
 
@@ -69,11 +70,12 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimizer = recipe.optimizer(model)
     steps = recipe.steps(len(train_set))
-    centers = _centers(model, *predict(model, holdout))
+    context = Context(model, _centers(model, *predict(model, holdout)), generator, epochs=recipe.epochs)
     history: list[Epoch] = []
     with seeded(seed):
         for number in range(1, recipe.epochs + 1):
             model.train()
+            context.epoch = number
             sums = torch.zeros(3, dtype=torch.float64, device=device)
             for step, indices in enumerate(recipe.batches(len(train_set), generator), (number - 1) * steps):
                 rate = recipe.rate(step, steps)
@@ -82,9 +84,12 @@ def train(
                 images = train_set.batch(indices)
                 if recipe.augment:
                     images = crop_and_flip(images, generator)
-                mixed, target = regularizer(images, train_set.labels[indices], model.num_classes, generator)
-                features = model.features(mixed.to(device))
-                loss, stats = soft_cross_entropy_stats(model.head(features), target.to(device), features, centers)
+                mixed, target = regularizer.batch(images, train_set.labels[indices], context)
+                context.images, context.stats, target = mixed.to(device), None, target.to(device)
+                features = model.features(context.images)
+                logits = model.head(features)
+                loss = regularizer.loss(logits, target, features, context)
+                stats = context.stats or _stats(logits, target, features, context)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -93,8 +98,8 @@ def train(
             outputs = predict(model, holdout)
             if not math.isfinite(loss_mean) or not bool(outputs[1].isfinite().all()):
                 raise RuntimeError(f"training diverged in epoch {number}: try a learning rate below {rate:g}")
-            centers = _centers(model, *outputs)
-            history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, centers)))
+            context.centers = _centers(model, *outputs)
+            history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, context.centers)))
             if on_epoch is not None:
                 on_epoch(history[-1])
     model.eval()
@@ -114,6 +119,12 @@ def predict(model: SplitClassifier, images: ImageSet, batch_size: int = 512) -> 
         logits = model.head(stacked)
     model.train(was_training)
     return stacked.cpu(), logits.cpu(), images.labels
+
+
+@torch.no_grad()
+def _stats(logits: Tensor, target: Target, features: Tensor, context: Context) -> SampleStats:
+    """What the curves need of a batch whose loss did not ask for statistics."""
+    return context.cross_entropy(logits, target, features)[1]
 
 
 def _centers(model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,7 +15,19 @@ from regfast.cli._options import number, numbers
 from regfast.models import load_model, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--size", "smoke", "--regularizers", "hard,mixup", "--epochs", "1", "--limit", "40", "--no-report"]
+TINY = [
+    "--size",
+    "smoke",
+    "--regularizer",
+    "hard",
+    "--regularizer",
+    "mixup",
+    "--epochs",
+    "1",
+    "--limit",
+    "40",
+    "--no-report",
+]
 
 
 def one_line(capsys, *arguments):
@@ -50,15 +62,15 @@ def test_help_is_short_of_torch():
         (["study", "--size", "huge"], "full, small, smoke"),
         (["study", "--dataset", "cifar11"], "cifar11"),
         (["study", "--dataset", "cifar10"], "--data-root"),
-        (["study", "--regularizers", "hard,hard"], "twice"),
-        (["study", "--regularizers", "dropout"], "dropout"),
-        (["study", "--smoothing", "2"], "smoothing must lie in"),
+        (["study", "--regularizer", "hard", "--regularizer", "hard"], "two regularizers are called hard"),
+        (["study", "--regularizer", "dropout"], "dropout"),
+        (["study", "--regularizer", "smoothing:smoothing=2"], "smoothing must be a number in"),
         (["study", "--seeds", "a"], "--seeds"),
         (["study", "--eps-linf", "0.1"], "WEAK,STRONG"),
         (["study", "--eps-l2", "0.1,x"], "8/255"),
         (["study", "--size", "smoke", "--device", "abacus"], "--device abacus"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
-        (["train", "--out", "x.safetensors", "--regularizer", "hard", "--alpha", "1"], "no parameter alpha"),
+        (["train", "--out", "x.safetensors", "--regularizer", "hard:alpha=1"], "hard takes no alpha"),
         (["train"], "--out"),
         (["attack", "--model", "resnet21"], "did you mean"),
         (["attack", "--model", "small-cnn", "--attack", "nothing"], "there are"),

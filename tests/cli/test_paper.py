@@ -4,7 +4,7 @@ import pytest
 
 from regfast.cli import run
 
-TINY = ["--size", "smoke", "--dataset", "digits", "--regularizers", "hard", "--epochs", "1", "--limit", "40"]
+TINY = ["--size", "smoke", "--dataset", "digits", "--regularizer", "hard", "--epochs", "1", "--limit", "40"]
 
 
 def one_line(capsys, *arguments):
@@ -29,7 +29,7 @@ def test_help(capsys):
         (["--dataset", "cifar11"], "cifar11"),
         (["--dataset", "cifar10"], "--data-root"),
         (["--model", "small-cn"], "small-cnn"),
-        (["--regularizers", "dropout"], "dropout"),
+        (["--regularizer", "dropout"], "dropout"),
         (["--seeds", "a"], "--seeds"),
         (["--label", "-1"], "label"),
         (["--device", "abacus"], "--device abacus"),

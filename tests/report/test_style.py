@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from regfast.report import style
 
+PAPER = [style.colour(name) for name in ("hard", "smoothing", "mixup", "cutmix")]
 # Machado, Oliveira and Fernandes (2009), severity 1: what deuteranopes, protanopes and tritanopes see, in linear RGB.
 DEFICIENCIES = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -31,7 +32,7 @@ def lab(colour, matrix):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
 def test_regularizers_can_be_told_apart_with_any_colour_vision(deficiency, theme):
-    colours = [style.DARK[c] if theme == "dark" else c for c in style.COLOURS.values()]
+    colours = [style.DARK[c] if theme == "dark" else c for c in PAPER]
     for one, other in itertools.combinations(colours, 2):
         distance = np.linalg.norm(lab(one, DEFICIENCIES[deficiency]) - lab(other, DEFICIENCIES[deficiency]))
         assert distance > 14, (one, other, distance)  # 2 is just noticeable, 10 is told apart at a glance
@@ -46,7 +47,7 @@ def test_text_and_lines_stand_out_from_the_paper(theme):
 
     shade = (lambda c: style.DARK[c]) if theme == "dark" else (lambda c: c)
     paper = luminance(shade(style.PAPER))
-    for colour, least in [(style.INK, 7), (style.MUTED, 4.5), *[(c, 3) for c in style.COLOURS.values()]]:
+    for colour, least in [(style.INK, 7), (style.MUTED, 4.5), *[(c, 3) for c in PAPER]]:
         bright, dim = sorted((luminance(shade(colour)), paper), reverse=True)
         assert (bright + 0.05) / (dim + 0.05) >= least, colour  # WCAG 2.2: 4.5 for text, 3 for graphics
 
@@ -57,11 +58,13 @@ def test_other_regularizers_get_their_own_colour_and_marker():
     assert len({style.marker(n, names) for n in names}) == 3
     assert style.label("mine") == "mine"
     assert (style.in_sentence("smoothing"), style.in_sentence("mixup")) == ("label smoothing", "Mixup")
+    assert (style.label("cosine-reward"), style.in_sentence("rms-penalty")) == ("Cosine reward", "RMS penalty")
+    assert style.in_sentence("Mine") == "Mine"
 
 
 def figure():
     drawn = Figure(figsize=(2, 2))
-    drawn.subplots().plot([0, 1], [0, 1], color=style.COLOURS["hard"])
+    drawn.subplots().plot([0, 1], [0, 1], color=style.colour("hard"))
     return drawn
 
 
@@ -86,6 +89,6 @@ def test_the_embedded_svg_follows_the_readers_theme(tmp_path):
     assert kind == "data:image/svg+xml"
     assert not set('"<>&#') & set(encoded)
     assert "prefers-color-scheme:dark" in text
-    assert f"stroke: {style.COLOURS['hard']}" not in text
+    assert f"stroke: {style.colour('hard')}" not in text
     ElementTree.fromstring(text)
-    assert f"stroke: {style.COLOURS['hard']}" in svg.read_text()  # the file itself has plain colours, for every program
+    assert f"stroke: {style.colour('hard')}" in svg.read_text()  # the file itself has plain colours, for every program
