@@ -167,10 +167,18 @@ def _rows(confidence: Tensor | Array, correct: Tensor | Array) -> Array:
     return np.stack(confidence_and_correct(confidence, correct), axis=1)
 
 
-def _edges(bins: int) -> Array:
+def check_bins(bins: int) -> int:
+    """`bins`, or TypeError, ValueError: a whole number of at least 1."""
+    if not isinstance(bins, int | np.integer) or isinstance(bins, bool):
+        raise TypeError(f"bins must be a whole number, got {bins!r}")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    return np.linspace(0, 1, bins + 1)
+    return int(bins)
+
+
+def _edges(bins: int) -> Array:
+    # i/bins as a literal rounds it: linspace's third of ten lies above 0.3.
+    return np.arange(check_bins(bins) + 1) / bins
 
 
 def _equal_width(values: Array, edges: Array) -> Array:
