@@ -52,7 +52,9 @@ class Clock:
 
 
 def measure(attack, prepared: PreparedModel, images, labels, logits) -> tuple[float, float]:
-    prepared.check(images, labels, gradients=attack.asks == "gradient", losses={attack.loss})  # once, outside the clock
+    prepared.check(
+        images, labels, gradients=attack.needs == "gradient", losses={attack.loss}
+    )  # once, outside the clock
     clock = Clock(prepared.search)
     with mock.patch.object(prepared, "search", clock.forward), mock.patch("torch.autograd.grad", clock.backward):
         attack.run(prepared, images, labels, lanes=len(images), clean_logits=logits)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from regfast.attacks.apgd_l1 import SparseAscent
-from regfast.attacks.base import Attack, Model, Plan, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import L1, Norm, norm_of
+from regfast.attacks.prepare import Model
+from regfast.attacks.rules import Plan, checked_count, checked_eps
 from regfast.attacks.target_order import checked_order, order_targets
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
@@ -25,7 +27,7 @@ class APGD(Attack):
         norm: "linf", "l2" or "l1".
         eps: radius, in units of images in [0, 1].
         steps: moves per restart or target.
-        restarts: runs from fresh random starts, for samples that are still right; untargeted only.
+        restarts: runs from fresh random starts (for each target), for samples that are still right.
         loss: "ce", "dlr", "margin" or "probability-margin" (PMA). With `targets` the targeted form of it.
         targets: 0 moves away from the label; n > 0 runs at the n most promising other classes, one after the other
             (fewer if there are fewer classes). Any misclassification is a success.
@@ -114,11 +116,11 @@ class Ascent:
 
     def state(self, lanes: Lanes) -> AscentState:
         self.ends = self.ends.to(lanes.image.device)
-        zeros = torch.zeros_like(lanes.loss)
+        zeros = lanes.full(0.0)
         return AscentState(
             size=zeros.clone(), previous=lanes.image.clone(), best=lanes.image.clone(),
             best_gradient=lanes.image.clone(), best_loss=zeros.clone(), last_loss=zeros.clone(), rises=zeros.clone(),
-            checked_loss=zeros.clone(), halved=torch.ones_like(lanes.hit),
+            checked_loss=zeros.clone(), halved=lanes.full(True),
         )  # fmt: skip
 
     def advance(self, lanes: Lanes, state: AscentState, answer: Answer) -> None:

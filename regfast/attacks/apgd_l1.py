@@ -61,7 +61,7 @@ class SparseAscent:
         self.radius, self.begin, self.check, self.last = (
             table.to(at) for table in (self.radius, self.begin, self.check, self.last)
         )
-        zeros = torch.zeros_like(lanes.loss)
+        zeros = lanes.full(0.0)
         return SparseState(
             size=zeros.clone(), share=zeros.clone(), nonzeros=zeros.clone(), best=lanes.image.clone(),
             best_gradient=lanes.image.clone(), best_loss=zeros.clone(),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from regfast.attacks.apgd import APGD
-from regfast.attacks.base import Attack, Runnable, checked_eps
+from regfast.attacks.base import Attack, Runnable
 from regfast.attacks.fab import FAB
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.rules import checked_eps
 from regfast.attacks.square import Square
 
 

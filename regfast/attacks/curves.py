@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import AttackResult
+from regfast.attacks.result import AttackResult
 
 
 def robust_accuracy_curve(result: AttackResult, eps: Sequence[float] | Tensor) -> Tensor:

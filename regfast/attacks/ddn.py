@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
+from regfast.attacks.rules import checked_count, checked_eps
 
 
 @dataclass
@@ -32,7 +33,7 @@ class DDN(Attack):
     """
 
     name = "ddn"
-    closest = True
+    minimal_norm = True
     loss = "ce"
 
     def __init__(
@@ -53,15 +54,14 @@ class DDN(Attack):
         self.levels = None if levels is None else checked_count("levels", levels, least=2)
 
     def state(self, lanes: Lanes) -> Sphere:
-        return Sphere(torch.zeros_like(lanes.distance))
+        return Sphere(lanes.full(0.0))
 
     def start(self, lanes: Lanes, state: Sphere, fresh: Tensor) -> None:
         lanes.point[fresh] = lanes.image[fresh]
         state.radius[fresh] = self.radius
 
     def advance(self, lanes: Lanes, state: Sphere, answer: Answer) -> None:
-        assert answer.gradient is not None
-        inside = answer.prediction == lanes.target if lanes.reach else answer.prediction != lanes.label
+        inside = lanes.succeeded(answer.prediction)
         corner = self.norm.distance(torch.maximum(lanes.image, 1 - lanes.image))  # the farthest point of the box
         grown = state.radius * torch.where(inside, 1 - self.gamma, 1 + self.gamma)
         state.radius = torch.minimum(grown, corner)

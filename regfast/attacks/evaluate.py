@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, AttackResult, Model
 from regfast.attacks.engine import Engine
+from regfast.attacks.losses import predicted
 from regfast.attacks.memory import is_out_of_memory
-from regfast.attacks.prepare import frozen
+from regfast.attacks.prepare import Model, frozen
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import bar
-from regfast.attacks.slots import Book
+from regfast.attacks.requests import Outcomes, Samples
+from regfast.attacks.result import AttackResult
+from regfast.attacks.rules import Rules
 
 
 def evaluate(
-    stages: Sequence[Attack],
+    stages: Sequence[Rules],
     model: Model | PreparedModel,
     images: Tensor,
     labels: Tensor,
@@ -40,7 +42,7 @@ def evaluate(
         prepared = PreparedModel(model, images, precision=precision, channels_last=channels_last, compile=compile)
     device = prepared.device
     prepared.check(
-        images, labels, gradients=any(attack.asks != "forward" for attack in stages),
+        images, labels, gradients=any(attack.needs != "forward" for attack in stages),
         losses={attack.loss for attack in stages}, averages=all(attack.samples > 1 for attack in stages),
     )  # fmt: skip
     # Outside of any inference mode: lanes need gradients even if the caller does not.
@@ -54,10 +56,10 @@ def evaluate(
             raise ValueError(f"clean_logits must have shape ({len(images)}, K), got {tuple(logits.shape)}")
         if len(images) and int(labels.max()) >= logits.shape[1]:
             raise IndexError(f"labels must be below {logits.shape[1]} (the model's classes), got {int(labels.max())}")
-        clean_prediction = logits.argmax(1) if len(images) else labels.clone()
-        clean = (clean_prediction == labels) & ~logits.isnan().any(1)
+        clean_prediction = predicted(logits) if len(images) else labels.clone()
+        clean = clean_prediction == labels
         n = len(images)
-        book = Book(
+        outcomes = Outcomes(
             images=images.clone(),
             broken=torch.zeros_like(clean),
             prediction=clean_prediction.clone(),
@@ -68,32 +70,32 @@ def evaluate(
         )
         stage_of = ["" if right else "clean" for right in clean.tolist()]
         for place, attack in enumerate(stages):
-            survivors = (clean & ~book.broken).nonzero().squeeze(1)
+            survivors = (clean & ~outcomes.broken).nonzero().squeeze(1)
             goals = targets
             if targets is None:
-                goals = _plan(attack, prepared, images, labels, logits, survivors, book, width)
+                goals = _plan(attack, prepared, images, labels, logits, survivors, outcomes, width)
             shown.begin(attack.name, len(survivors))
             engine = Engine(
-                attack, prepared, images, labels, sample_ids, goals, book, reach=targets is not None,
-                keep_clean=len(stages) > 1 or targets is not None, seed=seed, stage=place, width=width,
-                decided=shown.decided,
+                attack, prepared, Samples(images, labels, sample_ids, goals), outcomes,
+                must_reach=targets is not None, keep_clean=len(stages) > 1 or targets is not None, seed=seed,
+                stage=place, width=width, decided=shown.decided,
             )  # fmt: skip
             engine.run(survivors.tolist())
             width = engine.width
-            for item in survivors[book.broken[survivors]].tolist():
+            for item in survivors[outcomes.broken[survivors]].tolist():
                 stage_of[item] = attack.name
     return AttackResult(
-        images=book.images,
-        success=book.broken,
-        robust=clean & ~book.broken,
+        images=outcomes.images,
+        success=outcomes.broken,
+        robust=clean & ~outcomes.broken,
         clean=clean,
-        prediction=book.prediction,
+        prediction=outcomes.prediction,
         clean_prediction=clean_prediction,
         stage=stage_of,
-        gradients=book.gradients,
-        queries=book.queries,
-        distance=book.distance,
-        loss=book.loss,
+        gradients=outcomes.gradients,
+        queries=outcomes.queries,
+        distance=outcomes.distance,
+        loss=outcomes.loss,
     )
 
 
@@ -114,8 +116,8 @@ def _predict(model: Model, images: Tensor, width: int, device: torch.device) -> 
 
 
 def _plan(
-    attack: Attack, model: PreparedModel, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor, book: Book,
-    width: int,
+    attack: Rules, model: PreparedModel, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor,
+    outcomes: Outcomes, width: int,
 ) -> Tensor | None:  # fmt: skip
     """Targets (N, R) of the survivors' runs, or None."""
     goals = None
@@ -127,8 +129,8 @@ def _plan(
         if goals is None:
             goals = labels.new_full((len(labels), plan.targets.shape[1]), -1)
         goals[rows] = plan.targets.to(labels.device)
-        book.gradients[rows] += plan.gradients
-        book.queries[rows] += plan.queries
+        outcomes.gradients[rows] += plan.gradients
+        outcomes.queries[rows] += plan.queries
     return goals
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, Plan, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Nothing
 from regfast.attacks.norms import TINY, Norm, norm_of
 from regfast.attacks.projections import to_plane
+from regfast.attacks.rules import Plan, checked_count, checked_eps
 from regfast.attacks.target_order import by_rank
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search without eps
@@ -34,7 +35,7 @@ class FAB(Attack):
         beta: what is left of the perturbation after the step back, 0 to 1.
     """
 
-    closest = True
+    minimal_norm = True
     loss = "margin"
 
     def __init__(
@@ -52,39 +53,32 @@ class FAB(Attack):
         self.norm = norm_of(norm)
         self.eps = None if eps is None else checked_eps(eps)
         self.steps = checked_count("steps", steps)
-        self.runs = self.restarts = checked_count("restarts", restarts)
+        self.runs = checked_count("restarts", restarts)
         self.targets = checked_count("targets", targets, least=0)
         for name, value, low, high in (("alpha_max", alpha_max, 0, 1), ("eta", eta, 1, 2), ("beta", beta, 0, 1)):
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value}")
         self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
         self.name = "fab-t" if targets else "fab"
-        self.asks = "gradient" if targets else "jacobian"
+        self.needs = "gradient" if targets else "jacobian"
 
     def plan(self, model: object, images: Tensor, labels: Tensor, logits: Tensor) -> Plan | None:
         if not self.targets:
             return None
-        chosen = by_rank(labels, logits)[:, : self.targets]
-        return Plan(chosen.repeat_interleave(self.restarts, dim=1))
+        return Plan(by_rank(labels, logits)[:, : self.targets])
 
     def start(self, lanes: Lanes, state: Nothing, fresh: Tensor) -> None:
         lanes.point[fresh] = lanes.image[fresh]
-        if self.restarts > 1:
-            again = fresh[lanes.run[fresh] % self.restarts > 0]
+        if self.runs > 1:
+            again = fresh[lanes.run[fresh] % self.runs > 0]
             radius = START_RADIUS[self.norm.name] if self.eps is None else self.eps
             lanes.point[again] = self.norm.far_start(lanes, again, radius / 2)
-
-    def hit(self, lanes: Lanes, state: Nothing, answer: Answer) -> Tensor:
-        """A point outside of eps is of no use: don't have it confirmed."""
-        if self.eps is None:
-            return torch.ones_like(lanes.hit)
-        return self.norm.distance(lanes.point - lanes.image) <= self.eps
 
     def advance(self, lanes: Lanes, state: Nothing, answer: Answer) -> None:
         rise, slope = self._boundary(lanes, answer)
         image, asked = lanes.image.flatten(1), lanes.point.flatten(1)
-        across = answer.prediction == lanes.target if lanes.reach else answer.prediction != lanes.label
-        point = torch.where(across.unsqueeze(1), image + self.beta * (asked - image), asked)
+        across = lanes.succeeded(answer.prediction).unsqueeze(1)
+        point = torch.where(across, image + self.beta * (asked - image), asked)
         # The plane ⟨slope, z⟩ = ⟨slope, asked⟩ - rise, seen from the point and from the clean image.
         both = torch.cat((point, image))
         missing = -rise - torch.stack(((slope * (point - asked)).sum(1), (slope * (image - asked)).sum(1)))
@@ -106,14 +100,13 @@ class FAB(Attack):
 
     def _boundary(self, lanes: Lanes, answer: Answer) -> tuple[Tensor, Tensor]:
         """The margin (S,) of the class to move to over the label, and its gradient (S, D), at the points asked."""
-        assert answer.gradient is not None
         if self.targets:
             return answer.loss, answer.gradient.flatten(1)
         logits, slopes = answer.logits, answer.gradient.flatten(2)
-        home = (lanes.target if lanes.reach else lanes.label).unsqueeze(1)
+        home = (lanes.target if lanes.must_reach else lanes.label).unsqueeze(1)
         rise = logits - logits.gather(1, home)
         slopes = slopes - slopes.gather(1, home.unsqueeze(2).expand(-1, 1, slopes.shape[2]))
-        if lanes.reach:  # the class to overtake, as it rises over the target
+        if lanes.must_reach:  # the class to overtake, as it rises over the target
             nearest = rise.scatter(1, home, -torch.inf).argmax(1, keepdim=True)
             rise, slopes = -rise, -slopes
         else:

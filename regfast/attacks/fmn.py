@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2, TINY, Norm, norm_of
+from regfast.attacks.rules import checked_count, checked_eps
 
 
 @dataclass
@@ -36,7 +37,7 @@ class FMN(Attack):
     """
 
     name = "fmn"
-    closest = True
+    minimal_norm = True
     loss = "margin"
 
     def __init__(
@@ -57,7 +58,7 @@ class FMN(Attack):
         self.gamma = gamma
 
     def state(self, lanes: Lanes) -> Ball:
-        return Ball(torch.zeros_like(lanes.distance), torch.zeros_like(lanes.distance))
+        return Ball(lanes.full(0.0), lanes.full(0.0))
 
     def start(self, lanes: Lanes, state: Ball, fresh: Tensor) -> None:
         lanes.point[fresh] = lanes.image[fresh]
@@ -65,9 +66,8 @@ class FMN(Attack):
         state.nearest[fresh] = torch.inf
 
     def advance(self, lanes: Lanes, state: Ball, answer: Answer) -> None:
-        assert answer.gradient is not None
         image, gradient = lanes.image, answer.gradient
-        inside = answer.prediction == lanes.target if lanes.reach else answer.prediction != lanes.label
+        inside = lanes.succeeded(answer.prediction)
         distance = self.norm.distance(lanes.point - image)
         state.nearest = torch.where(inside, torch.minimum(state.nearest, distance), state.nearest)
         cosine = (1 + torch.cos(lanes.step * (math.pi / self.steps))) / 2

@@ -39,25 +39,29 @@ class Lanes(Rows):
     label: Tensor  # (S,) int64
     target: Tensor  # (S,) int64 the class to move to; -1: away from the label
     sample: Tensor  # (S,) int64 sample ids: they key the random draws
-    run: Tensor  # (S,) int64 which restart or target of the sample this is, from 0
+    run: Tensor  # (S,) int64 which run of the sample this is, from 0: all restarts of its first target, then the next
     step: Tensor  # (S,) int64 answers that this run has had before the present one
-    best: Tensor  # (S, C, H, W) the nearest adversarial point so far, for attacks that look for it
-    distance: Tensor  # (S,) its distance; inf where there is none
-    best_loss: Tensor  # (S,)
-    best_prediction: Tensor  # (S,) int64
-    found: Tensor  # (S, C, H, W) a point that counts once the host has seen (and confirmed) it
-    hit: Tensor  # (S,) bool: `found` holds such a point
-    found_distance: Tensor  # (S,)
-    found_loss: Tensor  # (S,)
-    found_prediction: Tensor  # (S,) int64
-    loss: Tensor  # (S,) the objective at the last point asked
     seed: int
     stage: int  # place in an ensemble: keys the draws too
-    targeted: bool  # every lane has a target
-    reach: bool  # only the target counts (the user's targets); else any wrong class does
+    has_target: bool  # every lane has a target
+    must_reach: bool  # only the target counts (the user's targets); else any wrong class does
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def full(self, value: float | bool) -> Tensor:
+        """(S,) of `value`: float32, or bool. A start for what an attack's state holds."""
+        return torch.full_like(self.label, value, dtype=torch.bool if isinstance(value, bool) else torch.float32)
+
+    def succeeded(self, prediction: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(S,) bool: is the class `prediction` (S,) int64 what the attack is after? -1, no class, never is.
+
+        Args:
+            prediction: by the model at the lanes' points.
+            rows: (M,) int64 the lanes that it is about; all by default.
+        """
+        label, target = (self.label, self.target) if rows is None else (self.label[rows], self.target[rows])
+        return prediction == target if self.must_reach else (prediction != label) & (prediction >= 0)
 
     def uniform(self, count: int, rows: Tensor | None = None, stage: int = 0, step: Tensor | None = None) -> Tensor:
         """Uniform draws (rows, count) float32 in [0, 1), one stream a lane: (seed, sample, stage, run, step) decide.
@@ -90,10 +94,10 @@ class Answer(Rows):
     """What the model says at the lanes' points."""
 
     logits: Tensor  # (S, K) float32
-    prediction: Tensor  # (S,) int64 lowest index among the largest logits
+    prediction: Tensor  # (S,) int64 lowest index among the largest logits; -1 where one is NaN
     loss: Tensor  # (S,) the attack's objective, which it raises
     gradient: (
-        Tensor  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for "jacobian"; (S, 0) if not asked
+        Tensor  # (S, C, H, W) of the objective; (S, K, C, H, W) of every logit for "jacobian"; (S, 0) for "forward"
     )
 
 
@@ -102,43 +106,17 @@ class Nothing(Rows):
     """The state of an attack that keeps none."""
 
 
-def blank(
-    images: Tensor, width: int, device: torch.device, *, closest: bool, late: bool, seed: int, stage: int,
-    targeted: bool, reach: bool,
-) -> Lanes:  # fmt: skip
-    """`width` empty lanes on `device` for images like `images` (N, C, H, W).
-
-    Args:
-        closest: with room for the nearest adversarial points.
-        late: with room for points that wait for a host one step behind.
-        seed, stage, targeted, reach: see `Lanes`.
-    """
+def empty_lanes(
+    images: Tensor, width: int, device: torch.device, *, seed: int, stage: int, has_target: bool, must_reach: bool
+) -> Lanes:
+    """`width` empty lanes on `device` for images like `images` (N, C, H, W); the rest as in `Lanes`."""
     image = images.new_zeros(width, *images.shape[1:], device=device)
     integers = torch.zeros(width, dtype=torch.int64, device=device)
-    floats = torch.zeros(width, device=device)
     return Lanes(
-        image=image,
-        point=image.clone(),
-        label=integers,
-        target=integers - 1,
-        sample=integers.clone(),
-        run=integers.clone(),
-        step=integers.clone(),
-        best=image.clone() if closest else image[:, :0],
-        distance=torch.full_like(floats, torch.inf),
-        best_loss=floats.clone(),
-        best_prediction=integers.clone(),
-        found=image.clone() if late else image[:, :0],
-        hit=torch.zeros(width, dtype=torch.bool, device=device),
-        found_distance=floats.clone(),
-        found_loss=floats.clone(),
-        found_prediction=integers.clone(),
-        loss=floats.clone(),
-        seed=seed,
-        stage=stage,
-        targeted=targeted,
-        reach=reach,
-    )
+        image=image, point=image.clone(), label=integers, target=integers - 1, sample=integers.clone(),
+        run=integers.clone(), step=integers.clone(), seed=seed, stage=stage, has_target=has_target,
+        must_reach=must_reach,
+    )  # fmt: skip
 
 
 def per_lane(values: Tensor, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from regfast.ops import objective as ops
 from regfast.ops.objective import Objective
 
-__all__ = ["LOSSES", "Objective", "checked_loss", "objective", "reach", "stand_in"]
+__all__ = ["LOSSES", "Objective", "checked_loss", "objective", "predicted", "stand_in", "towards"]
 
 LOSSES = ("ce", "margin", "dlr", "probability-margin")
 
@@ -17,10 +17,15 @@ def objective(name: str, logits: Tensor, label: Tensor, target: Tensor) -> Objec
     return ops.objective(logits, label, stand_in(name, logits.shape[1]), target)
 
 
-def reach(name: str, logits: Tensor, target: Tensor) -> Objective:
+def towards(name: str, logits: Tensor, target: Tensor) -> Objective:
     """The objective of reaching the class `target`: minus the untargeted loss with the target as the label."""
     loss, prediction, gradient = ops.objective(logits, target, stand_in(name, logits.shape[1]))
     return Objective(-loss, prediction, -gradient)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """(S,) int64 the class of logits (S, K): lowest index among the largest; -1, no class, where one is NaN."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def stand_in(name: str, classes: int) -> str:

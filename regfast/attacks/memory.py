@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Model
+from regfast.attacks.prepare import Model
 
 CPU_LANES = 64  # enough to fill a few cores, small enough that activations stay near the caches
 GPU_LANES = 1024

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.rules import checked_count, checked_eps
 
 
 @dataclass

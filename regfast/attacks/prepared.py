@@ -7,10 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from regfast.attacks.base import Model
 from regfast.attacks.checks import warn_if_misleading
 from regfast.attacks.memory import automatic_lanes
-from regfast.attacks.prepare import frozen, prepare
+from regfast.attacks.prepare import Model, frozen, prepare
 
 
 class PreparedModel:

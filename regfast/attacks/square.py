@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Attack, checked_count, checked_eps
+from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.rules import checked_count, checked_eps
 from regfast.attacks.square_moves import Bumps, Squares
 
 # Queries after which the squares' share of the image is halved (the paper's, for any number of queries).
@@ -41,7 +42,7 @@ class Square(Attack):
     """
 
     name = "square"
-    asks = "forward"
+    needs = "forward"
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Square(Attack):
         self._halvings = torch.tensor(HALVINGS, device=lanes.image.device)
         sides = (self.p_init / 2**k for k in range(len(HALVINGS) + 1))
         self._moves.prepare([math.sqrt(p * height * width) for p in sides], lanes)
-        return Best(lanes.image.clone(), torch.zeros_like(lanes.loss))
+        return Best(lanes.image.clone(), lanes.full(0.0))
 
     def start(self, lanes: Lanes, state: Best, fresh: Tensor) -> None:
         lanes.point[fresh] = self._moves.start(lanes, fresh)

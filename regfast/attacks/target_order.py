@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regfast.attacks.base import Model, Plan
 from regfast.attacks.norms import Norm
+from regfast.attacks.prepare import Model
+from regfast.attacks.rules import Plan
 
 ORDERS = ("rank", "malt")
 CANDIDATES = 20  # MALT looks at the gradients of this many classes

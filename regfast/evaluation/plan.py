@@ -141,7 +141,7 @@ def _cost(attack: Runnable, attacked: float, surviving: float, classes: int) -> 
     for place, stage in enumerate(attack.stages()):
         targets = min(int(stage.options.get("targets") or 0), classes - 1)
         runs = stage.runs * max(targets, 1)
-        per_answer = {"gradient": stage.samples, "jacobian": classes, "forward": 0}[stage.asks]
+        per_answer = {"gradient": stage.samples, "jacobian": classes, "forward": 0}[stage.needs]
         answers = surviving * runs * (stage.steps + 1)
         if place == 0:
             answers += (attacked - surviving) * min(_MOVES_TO_FALL, runs * (stage.steps + 1))

@@ -41,7 +41,7 @@ class FullPGD(PGD):
 
     def state(self, lanes: Lanes) -> Best:
         """Nothing found yet."""
-        empty = torch.zeros_like(lanes.hit), torch.full_like(lanes.best_loss, -torch.inf), lanes.image.clone()
+        empty = lanes.full(False), lanes.full(-torch.inf), lanes.image.clone()
         return Best(super().state(lanes).velocity, *empty)
 
     def start(self, lanes: Lanes, state: Any, fresh: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The host's side of the engine: what is known of each sample, which lane is busy with it, and flags on their way."""
+"""The host's side of the engine: the samples, the requests in the lanes, flags on their way, and what came out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from torch import Tensor
 
 
 @dataclass
-class Book:
+class Samples:
+    """N samples to attack; tensors on the images' device."""
+
+    images: Tensor  # (N, C, H, W) clean
+    labels: Tensor  # (N,) int64
+    ids: Tensor  # (N,) int64 key the random draws
+    targets: Tensor | None = None  # (N, T) int64 classes to move to, one after the other
+
+
+@dataclass
+class Outcomes:
     """What is known of all N samples; tensors on the images' device, written as lanes are decided."""
 
     images: Tensor  # (N, C, H, W) clean, replaced by what the attack hands back
@@ -22,29 +32,29 @@ class Book:
 
 
 @dataclass(eq=False)
-class Slot:
-    """The host's side of a busy lane."""
+class Request:
+    """A sample in a lane, as the host knows it."""
 
-    item: int  # row of the sample in the book
+    item: int  # row of the sample
     lane: int
     run: int = 0
     answers: int = 0  # in this run
     gradients: int = 0  # for this sample, in this attack
     queries: int = 0
-    gone: bool = False
+    done: bool = False
 
 
 @dataclass
 class Flags:
     """Which lanes held a point that counts, on its way to the host."""
 
-    slots: list[tuple[Slot, int, int]]  # with the run and the answers that the flags are about
+    requests: list[tuple[Request | None, int, int]]  # per lane, with the run and the answers that the flag is about
     hit: Tensor  # (S,) bool in host memory
     arrived: torch.cuda.Event | None
 
-    def read(self) -> list[tuple[Slot, int, bool]]:
-        """(slot, answers, hit) of every slot still in the run that the flags are about."""
+    def read(self) -> list[tuple[Request, int, int, bool]]:
+        """(request, run, answers, hit) of every lane whose request is still there."""
         if self.arrived is not None:
             self.arrived.synchronize()
         hits = self.hit.tolist()
-        return [(s, n, hits[lane]) for lane, (s, run, n) in enumerate(self.slots) if not s.gone and s.run == run]
+        return [(r, run, n, hits[lane]) for lane, (r, run, n) in enumerate(self.requests) if r and not r.done]

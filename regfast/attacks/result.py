@@ -1,0 +1,49 @@
+"""What an attack gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class AttackResult:
+    """What an attack did to N samples, in the order they came; tensors on the device of the images.
+
+    Attributes:
+        images: (N, C, H, W) the adversarial image where `success`; elsewhere the last point asked, or the clean image
+            (from ensembles, minimal-norm attacks, and where `targets` were given).
+        success: (N,) bool: was right, now wrong (reached the target, where `targets` were given).
+        robust: (N,) bool: right on the clean image and still right.
+        clean: (N,) bool: right on the clean image.
+        prediction: (N,) int64 class of `images` by the float32 model as given.
+        clean_prediction: (N,) int64 class of the clean images; -1 where a logit is NaN.
+        stage: per sample "clean" (wrong from the start), the attack that broke it, or "" (robust).
+        gradients: (N,) int64 input gradients spent on the sample.
+        queries: (N,) int64 forward passes spent on it, those of gradients and confirmations included.
+        distance: (N,) float32 norm of the perturbation in `images`.
+        loss: (N,) float32 the attack's objective at `images`; NaN where it was not asked.
+    """
+
+    images: Tensor
+    success: Tensor
+    robust: Tensor
+    clean: Tensor
+    prediction: Tensor
+    clean_prediction: Tensor
+    stage: list[str]
+    gradients: Tensor
+    queries: Tensor
+    distance: Tensor
+    loss: Tensor
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all samples still classified correctly."""
+        return self.robust.double().mean().item()
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the correctly classified samples that the attack flips (ASR); NaN if none was right."""
+        return (self.success.sum() / self.clean.sum()).item()
