@@ -15,7 +15,9 @@ from regfast.ops import feature_stats as _feature_stats
 from regfast.ops import linear_soft_cross_entropy as _linear_soft_cross_entropy
 from regfast.ops import soft_cross_entropy as _soft_cross_entropy
 from regfast.ops.feature_stats import FeatureStats
-from regfast.ops.soft_cross_entropy import Backward, Reduction, SampleStats
+from regfast.ops.soft_cross_entropy import Backward, SampleStats
+from regfast.ops.target import Reduction
+from regfast.ops.target import Target as _Target
 from regfast.targets import SoftTargets
 
 __all__ = [
@@ -29,8 +31,6 @@ __all__ = [
 ]
 
 Target: TypeAlias = "Tensor | SoftTargets"
-# first, second, weight, dense, smoothing, index_target of `regfast.ops.soft_cross_entropy`.
-_Parts: TypeAlias = "tuple[Tensor | None, Tensor | None, float | Tensor, Tensor | None, float | Tensor, bool]"
 
 
 def soft_cross_entropy(
@@ -70,23 +70,9 @@ def soft_cross_entropy(
         TypeError, ValueError: for arguments of the wrong type, shape, device or range.
         IndexError: classes out of [0, K), on CPU; on a GPU (and compiled) such rows have a NaN loss and gradient.
     """
-    first, second, weight, dense, smoothing, index_target = _unpack(
-        logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction
-    )
+    checked = _checked(logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction)
     return _soft_cross_entropy.soft_cross_entropy(
-        logits,
-        first,
-        second,
-        weight,
-        dense,
-        smoothing=smoothing,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        index_target=index_target,
-        inplace=inplace,
-        backward=_checked_backward(backward),
+        logits, checked, inplace=inplace, backward=_checked_backward(backward)
     )
 
 
@@ -101,7 +87,6 @@ def soft_cross_entropy_stats(
     class_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     ignore_index: int = -100,
-    inplace: bool = False,
     backward: Backward = "auto",
     feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
@@ -119,9 +104,7 @@ def soft_cross_entropy_stats(
     Raises:
         TypeError, ValueError, IndexError: as `soft_cross_entropy`; ValueError also for centers without features.
     """
-    first, second, weight, dense, smoothing, index_target = _unpack(
-        logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction
-    )
+    checked = _checked(logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction)
     if features is not None:
         _check_matrix("features", features)
         _check_rows("features", features, logits)
@@ -130,22 +113,7 @@ def soft_cross_entropy_stats(
     elif centers is not None or feature_grad:
         raise ValueError("centers and feature_grad need features, got None")
     return _soft_cross_entropy.soft_cross_entropy_stats(
-        logits,
-        first,
-        second,
-        weight,
-        dense,
-        features,
-        centers,
-        smoothing=smoothing,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        index_target=index_target,
-        inplace=inplace,
-        backward=_checked_backward(backward),
-        feature_grad=feature_grad,
+        logits, checked, features, centers, backward=_checked_backward(backward), feature_grad=feature_grad
     )
 
 
@@ -188,24 +156,8 @@ def linear_soft_cross_entropy(
     classes = weight.shape[0]
     if bias is not None and (bias.shape != (classes,) or bias.dtype != features.dtype):
         raise ValueError(f"bias must be ({classes},) {features.dtype}, got {_shape(bias)} {bias.dtype}")
-    first, second, mixture, dense, smoothing, index_target = _unpack(
-        features, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, classes
-    )
-    return _linear_soft_cross_entropy.linear_soft_cross_entropy(
-        features,
-        weight,
-        bias,
-        first,
-        second,
-        mixture,
-        dense,
-        smoothing=smoothing,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        index_target=index_target,
-    )
+    checked = _checked(features, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, classes)
+    return _linear_soft_cross_entropy.linear_soft_cross_entropy(features, weight, bias, checked)
 
 
 def feature_stats(
@@ -235,24 +187,23 @@ def feature_stats(
     return _feature_stats.feature_stats(features, centers, labels, predictions, ignore_index=ignore_index)
 
 
-def _unpack(
+def _checked(
     rows: Tensor,
     target: Target,
     label_smoothing: float | Tensor,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
     ignore_index: int,
-    reduction: str,
+    reduction: Reduction,
     classes: int | None = None,
-) -> _Parts:
-    """The target's parts as the ops take them, after checking them and the weights against `rows` (B, …).
+) -> _Target:
+    """The target as the ops take it, after checking it and the weights against `rows` (B, …).
 
     Small losses wait for this code, hence few calls.
     """
     _check_matrix("logits", rows)
-    shape = rows.shape
     if classes is None:
-        classes = shape[1]
+        classes = rows.size(1)
     if classes < 1:
         raise ValueError("logits must have at least one class, got none")
     if reduction not in ("none", "mean", "sum"):
@@ -265,18 +216,19 @@ def _unpack(
     if class_weight is not None:
         _check_weights("class_weight", class_weight, rows, classes)
     if sample_weight is not None:
-        _check_weights("sample_weight", sample_weight, rows, shape[0])
+        _check_weights("sample_weight", sample_weight, rows, len(rows))
 
+    weights = (class_weight, sample_weight, ignore_index, reduction)
     if isinstance(target, Tensor):
         if not target.is_floating_point():
             _check_classes("target", target, rows)
-            return target, None, 1.0, None, label_smoothing, True
-        if target.shape != (shape[0], classes):
-            raise ValueError(f"a probability target must have shape {(shape[0], classes)}, got {_shape(target)}")
+            return _Target(target, None, 1.0, None, label_smoothing, *weights, True)
+        if target.shape != (len(rows), classes):
+            raise ValueError(f"a probability target must have shape {(len(rows), classes)}, got {_shape(target)}")
         _check_device("target", target, rows)
         if ignore_index >= 0:
             raise ValueError(f"ignore_index is for index targets, got {ignore_index} with a probability target")
-        return None, None, 1.0, target, label_smoothing, False
+        return _Target(None, None, 1.0, target, label_smoothing, *weights)
     if not isinstance(target, SoftTargets):
         raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
     if target.num_classes != classes:
@@ -284,12 +236,12 @@ def _unpack(
     _check_classes("target", target.first, rows)
     # (1 - ε)((1 - s) e + s/K) + ε/K, exact where s or ε is 0.
     smoothing = target.smoothing + (1 - target.smoothing) * label_smoothing
-    weight = target.lam
-    hard = not isinstance(weight, Tensor) and weight == 1
-    if torch.compiler.is_compiling() and not isinstance(weight, Tensor):
+    lam = target.lam
+    hard = not isinstance(lam, Tensor) and lam == 1
+    if not isinstance(lam, Tensor) and torch.compiler.is_compiling():
         # λ is another number in every batch: handed on as one, it would be compiled anew for each.
-        weight = torch.ones((), dtype=torch.float64, device=rows.device) * weight
-    return target.first, None if hard else target.second, weight, None, smoothing, False
+        lam = torch.ones((), dtype=torch.float64, device=rows.device) * lam
+    return _Target(target.first, None if hard else target.second, lam, None, smoothing, *weights)
 
 
 def _checked_backward(backward: Backward) -> Backward:
@@ -311,8 +263,8 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
 
 
 def _check_rows(name: str, tensor: Tensor, rows: Tensor) -> None:
-    if tensor.shape[0] != rows.shape[0]:
-        raise ValueError(f"{name} must have {rows.shape[0]} rows, got {tensor.shape[0]}")
+    if tensor.size(0) != rows.size(0):
+        raise ValueError(f"{name} must have {len(rows)} rows, got {len(tensor)}")
     _check_device(name, tensor, rows)
 
 

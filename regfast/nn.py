@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regfast.functional import Target, linear_soft_cross_entropy, soft_cross_entropy
-from regfast.ops.soft_cross_entropy import Reduction
+from regfast.ops.target import Reduction
 
 __all__ = ["LinearSoftCrossEntropy", "SoftCrossEntropy"]
 

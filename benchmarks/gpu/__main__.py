@@ -248,6 +248,7 @@ def statistics(result: dict[str, Any]) -> None:
     """Loss with all statistics against the reference's composition."""
     from regfast.ops import dispatch
     from regfast.ops.soft_cross_entropy import soft_cross_entropy_stats
+    from regfast.ops.target import Target
 
     result["statistics"] = []
     for rows, classes, width in ((256, 1000, 512), (1024, 1000, 2048), (4096, 1000, 2048)):
@@ -256,7 +257,7 @@ def statistics(result: dict[str, Any]) -> None:
         features, centers = torch.randn(rows, width, device="cuda"), torch.randn(classes, width, device="cuda")
 
         def call(_: int) -> Any:
-            loss, _stats = soft_cross_entropy_stats(z, y, features=features, centers=centers)  # noqa: B023
+            loss, _stats = soft_cross_entropy_stats(z, Target(y), features, centers)  # noqa: B023
             return torch.autograd.grad(loss, z)  # noqa: B023
 
         for backend in (None, "reference"):

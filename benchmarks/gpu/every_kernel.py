@@ -15,6 +15,7 @@ from regfast.ops.objective import KINDS, objective
 from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
 from regfast.ops.philox import normal, uniform
 from regfast.ops.soft_cross_entropy import soft_cross_entropy, soft_cross_entropy_stats
+from regfast.ops.target import Target
 
 ROWS, FEATURES = 37, 19
 
@@ -30,11 +31,11 @@ def losses(classes: int, dtype: torch.dtype) -> None:
     bad[3], bad[4], bad[5] = -100, classes, 1 << 40
     for arguments in (
         {"first": bad, "index_target": True},
-        {"first": first, "second": second, "weight": mix, "smoothing": 0.1, **weights},
+        {"first": first, "second": second, "lam": mix, "smoothing": 0.1, **weights},
         {"dense": dense, "smoothing": 0.1},
     ):
         for reduction in ("mean", "none"):
-            loss = soft_cross_entropy(z, **arguments, reduction=reduction)
+            loss = soft_cross_entropy(z, Target(**arguments, reduction=reduction))
             torch.autograd.grad(loss, z, torch.full_like(loss, 2.0))
 
 
@@ -43,7 +44,7 @@ def statistics(classes: int) -> None:
     first = torch.arange(ROWS, device="cuda") % classes
     features = torch.randn(ROWS, FEATURES, device="cuda", requires_grad=True)
     centers = torch.randn(classes, FEATURES, device="cuda")
-    loss, stats = soft_cross_entropy_stats(z, first, features=features, centers=centers, feature_grad=True)
+    loss, stats = soft_cross_entropy_stats(z, Target(first), features, centers, feature_grad=True)
     assert stats.rms is not None and stats.cosine is not None
     (loss + stats.rms.sum() + stats.cosine.sum()).backward()
     feature_stats(features, centers, first, stats.prediction).cosine.sum().backward()
@@ -97,7 +98,7 @@ def main() -> None:
         feature_attack(z, head, z.argmax(1), eps, eps / 4, 3, linf=linf, margin=linf)
     x = torch.randn(ROWS, FEATURES, device="cuda", requires_grad=True)
     weight = torch.randn(101, FEATURES, device="cuda", requires_grad=True)
-    linear_soft_cross_entropy(x, weight, None, torch.arange(ROWS, device="cuda")).backward()
+    linear_soft_cross_entropy(x, weight, None, Target(torch.arange(ROWS, device="cuda"))).backward()
     torch.cuda.synchronize()
     print("every kernel launched")
 

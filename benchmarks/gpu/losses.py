@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from regfast.ops import dispatch
 from regfast.ops.soft_cross_entropy import soft_cross_entropy
+from regfast.ops.target import Target
 
 SMOOTHING, MIX = 0.1, 0.3
 
@@ -41,10 +42,10 @@ def ideal_bytes(batch: Batch) -> int:
 
 def ours(kind: str) -> Loss:
     if kind == "dense":
-        return lambda b: soft_cross_entropy(b.logits, dense=b.dense)
+        return lambda b: soft_cross_entropy(b.logits, Target(dense=b.dense))
     if kind == "hard":
-        return lambda b: soft_cross_entropy(b.logits, b.first, index_target=True)
-    return lambda b: soft_cross_entropy(b.logits, b.first, b.second, MIX, smoothing=SMOOTHING)
+        return lambda b: soft_cross_entropy(b.logits, Target(b.first, index_target=True))
+    return lambda b: soft_cross_entropy(b.logits, Target(b.first, b.second, MIX, smoothing=SMOOTHING))
 
 
 def forced(loss: Loss, backend: str) -> Loss:
@@ -112,7 +113,7 @@ def linear_candidates() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
     from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
 
     found: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-        "regfast": lambda x, w, y: linear_soft_cross_entropy(x, w, None, y, index_target=True),
+        "regfast": lambda x, w, y: linear_soft_cross_entropy(x, w, None, Target(y, index_target=True)),
         "eager": lambda x, w, y: functional.cross_entropy(functional.linear(x, w).float(), y),
     }
     cce = _optional("cut_cross_entropy", "linear_cross_entropy")

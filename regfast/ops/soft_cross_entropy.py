@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from regfast.ops.dispatch import find
+from regfast.ops.target import Target
 
-__all__ = ["Backward", "Reduction", "SampleStats", "soft_cross_entropy", "soft_cross_entropy_stats"]
+__all__ = ["Backward", "SampleStats", "soft_cross_entropy", "soft_cross_entropy_stats"]
 
-Reduction = Literal["none", "mean", "sum"]
 Backward = Literal["auto", "store", "recompute"]
 
 
@@ -47,40 +47,12 @@ class SampleStats(NamedTuple):
     """Of the feature to the center of the predicted class; 0 where a norm is 0."""
 
 
-def soft_cross_entropy(
-    logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
-    *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
-    backward: Backward = "auto",
-) -> Tensor:
-    """Cross-entropy with `q = w_class · ((1 - s)(λ e_first + (1 - λ) e_second) + s/K)`, or `dense` for the mixture.
-
-    Either `first` or `dense` is given, not both.
+def soft_cross_entropy(logits: Tensor, target: Target, *, inplace: bool = False, backward: Backward = "auto") -> Tensor:
+    """Cross-entropy of logits with soft labels.
 
     Args:
         logits: (B, K) floating, any strides. Differentiable.
-        first: (B,) int64.
-        second: (B,) int64, or None: `e_first` alone (λ = 1).
-        weight: λ in [0, 1]: a number, a 0-d tensor, or (B,) floating.
-        dense: (B, K) floating, any dtype and strides. Differentiable if it requires grad (reference serves that).
-        smoothing: s in [0, 1]: a number or a 0-d tensor; a run-time value (no recompilation when it changes).
-        class_weight: (K,) floating.
-        sample_weight: (B,) floating, multiplies the row's loss.
-        ignore_index: rows whose `first` equals it have loss and gradient exactly 0 (whatever their logits), and do not
-            count in the mean. No effect on dense targets.
-        reduction: "none", "mean", "sum".
-        index_target: how the mean divides: by `Σ sample_weight · class_weight[first]` (True: index targets), by
-            `Σ sample_weight` (False: probability targets), over rows not ignored. 0/0 is NaN.
+        target: see `Target`.
         inplace: the backend may use the memory of `logits` for its gradient; their content is undefined afterwards.
         backward: "store" writes the gradient in the forward pass (if logits require grad) and rescales it if
             grad_output is not 1; "recompute" keeps `log_partition` and recomputes; "auto" stores for "mean" and
@@ -95,40 +67,16 @@ def soft_cross_entropy(
 
     A term with `q_c = 0` contributes 0 even where `z_c = -inf`.
     """
-    run = find("soft_cross_entropy", "soft_cross_entropy", logits, (dense, weight, smoothing, sample_weight))
-    return run(
-        logits,
-        first,
-        second,
-        weight,
-        dense,
-        smoothing=smoothing,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        index_target=index_target,
-        inplace=inplace,
-        backward=backward,
-    )
+    run = find("soft_cross_entropy", "soft_cross_entropy", logits, target.constants)
+    return run(logits, target, inplace, backward)
 
 
 def soft_cross_entropy_stats(
     logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
+    target: Target,
     features: Tensor | None = None,
     centers: Tensor | None = None,
     *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
     backward: Backward = "auto",
     feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
@@ -141,25 +89,8 @@ def soft_cross_entropy_stats(
 
     Backends leave what they were not given the inputs for (rms, cosines) at None; NaN is put in its place here.
     """
-    run = find("soft_cross_entropy", "soft_cross_entropy_stats", logits, (dense, weight, smoothing, sample_weight))
-    loss, stats = run(
-        logits,
-        first,
-        second,
-        weight,
-        dense,
-        features,
-        centers,
-        smoothing=smoothing,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        index_target=index_target,
-        inplace=inplace,
-        backward=backward,
-        feature_grad=feature_grad,
-    )
+    run = find("soft_cross_entropy", "soft_cross_entropy_stats", logits, target.constants)
+    loss, stats = run(logits, target, features, centers, backward, feature_grad)
     if features is None or centers is None:
         nothing = torch.full_like(stats.confidence, torch.nan)
         rms = nothing if features is None else stats.rms

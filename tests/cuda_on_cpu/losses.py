@@ -85,7 +85,7 @@ def run(
             return held[-1].data_ptr()
 
         z = memory.rows("logits", logits, layout.gap, layout.shift)
-        weight, smoothing, dense = target.get("weight", 1.0), target.get("smoothing", 0.0), target.get("dense")
+        lam, smoothing, dense = target.get("lam", 1.0), target.get("smoothing", 0.0), target.get("dense")
         arguments = Arguments(
             logits=z.data_ptr(),
             logits_stride=z.stride(0),
@@ -93,9 +93,9 @@ def run(
             columns=z.shape[1],
             first=give("first", target.get("first"), torch.int64),
             second=give("second", target.get("second"), torch.int64),
-            weight=give("weight", weight),
-            weight_stride=int(isinstance(weight, Tensor) and weight.dim() == 1),
-            weight_value=0.0 if isinstance(weight, Tensor) else weight,
+            weight=give("lam", lam),
+            weight_stride=int(isinstance(lam, Tensor) and lam.dim() == 1),
+            weight_value=0.0 if isinstance(lam, Tensor) else lam,
             smoothing=give("smoothing", smoothing),
             smoothing_value=0.0 if isinstance(smoothing, Tensor) else smoothing,
             class_weight=give("class_weight", target.get("class_weight")),

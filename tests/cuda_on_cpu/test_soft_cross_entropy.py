@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regfast.ops.reference import soft_cross_entropy as reference
 from tests.cuda_on_cpu import build, losses
 from tests.cuda_on_cpu.losses import Layout
 from tests.ops import oracle
+from tests.ops.losses import of
 
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="no g++ 12 here")
 
+reference = of("reference")
 KINDS = ("index", "mixed", "dense")
 HALVES = (torch.float16, torch.bfloat16)
 # A thread a row, two blocks of them; a block a row; more rows than blocks; a cluster a row.
@@ -34,7 +35,7 @@ def target(kind, rows, classes, dense_dtype=torch.float32):
     if kind == "index":
         return {"first": first, "index_target": True}
     if kind == "mixed":
-        return {"first": first, "second": second, "weight": torch.rand(rows, generator=generator)}
+        return {"first": first, "second": second, "lam": torch.rand(rows, generator=generator)}
     dense = torch.rand(rows, classes, generator=generator) ** 4
     return {"dense": (dense / dense.sum(1, keepdim=True)).to(dense_dtype)}
 
@@ -101,9 +102,9 @@ def test_weights_smoothing_and_ignored_rows(kind, reduction, classes):
 
 
 @pytest.mark.parametrize("classes", [10, 1003])
-@pytest.mark.parametrize("weight", [0.3, torch.tensor(0.7), 1 - 1e-6], ids=str)
-def test_lambda_of_the_whole_batch(weight, classes):
-    check(batch(5, classes), target("mixed", 5, classes) | {"weight": weight})
+@pytest.mark.parametrize("lam", [0.3, torch.tensor(0.7), 1 - 1e-6], ids=str)
+def test_lambda_of_the_whole_batch(lam, classes):
+    check(batch(5, classes), target("mixed", 5, classes) | {"lam": lam})
 
 
 @pytest.mark.parametrize("classes", [10, 1003])

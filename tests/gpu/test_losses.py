@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from regfast.ops import dispatch
-from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
-from regfast.ops.reference import linear_soft_cross_entropy as reference_linear
-from regfast.ops.reference import soft_cross_entropy as reference
 from regfast.ops.reference.feature_stats import feature_stats as reference_feature_stats
-from regfast.ops.soft_cross_entropy import soft_cross_entropy, soft_cross_entropy_stats
 from tests.ops import oracle
+from tests.ops.losses import linear_soft_cross_entropy, of, soft_cross_entropy, soft_cross_entropy_stats
 from tests.ops.triton_inputs import labels, logits, strided, unaligned
 
+reference = of("reference")
 TARGETS = ("index", "mixed", "dense")
 CLASSES = (1, 2, 7, 10, 31, 32, 33, 100, 1000, 1003, 4096, 16384, 21841, 65537)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -24,7 +22,7 @@ def target(kind, rows, classes):
     if kind == "index":
         return {"first": first, "index_target": True}
     if kind == "mixed":
-        return {"first": first, "second": first.roll(1), "weight": torch.rand(rows, device="cuda")}
+        return {"first": first, "second": first.roll(1), "lam": torch.rand(rows, device="cuda")}
     return {"dense": torch.rand(rows, classes, device="cuda")}
 
 
@@ -284,7 +282,7 @@ def test_statistics(classes, kind):
     v = features.detach().double().requires_grad_()
     first = arguments.get("first")
     if kind == "mixed":
-        first = torch.where(arguments["weight"] < 0.5, arguments["second"], first)
+        first = torch.where(arguments["lam"] < 0.5, arguments["second"], first)
     if kind == "dense":
         first = arguments["dense"].argmax(1)
     geometry = reference_feature_stats(v, centers.double(), first, right.prediction)
@@ -303,7 +301,7 @@ def test_linear(kind, reduction):
     ours = [t.cuda().requires_grad_() for t in inputs]
     right = [t.cuda().double().requires_grad_() for t in inputs]
     loss = linear_soft_cross_entropy(*ours, **arguments)
-    expected = reference_linear.linear_soft_cross_entropy(*right, **wide(arguments))
+    expected = reference.linear_soft_cross_entropy(*right, **wide(arguments))
     close(loss.detach(), expected.detach(), 1e-5)
     loss.sum().backward()
     expected.sum().backward()

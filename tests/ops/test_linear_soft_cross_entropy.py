@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
 from regfast.ops.reference import linear_soft_cross_entropy as reference
-from regfast.ops.soft_cross_entropy import soft_cross_entropy
 from tests.ops.backends import on_cpu
+from tests.ops.losses import linear_soft_cross_entropy, soft_cross_entropy
 
 pytestmark = on_cpu("linear_soft_cross_entropy")
 
@@ -33,7 +32,7 @@ def test_is_the_loss_of_the_linear_layer(backend, monkeypatch, reduction, kind, 
     first[4] = -100
     target: dict = {"first": first, "index_target": True}
     if kind == "mixed":
-        target = {"first": first, "second": torch.arange(17) % 7, "weight": torch.rand(17, dtype=torch.float64)}
+        target = {"first": first, "second": torch.arange(17) % 7, "lam": torch.rand(17, dtype=torch.float64)}
     elif kind == "dense":
         target = {"dense": torch.rand(17, 11, dtype=torch.float64)}
     options = {

@@ -16,9 +16,8 @@ if dispatch.unavailable("cpu") is not None:
     pytest.skip("the native extension is not built", allow_module_level=True)
 
 from regfast.ops.feature_stats import feature_stats
-from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
 from regfast.ops.objective import KINDS, objective
-from regfast.ops.soft_cross_entropy import soft_cross_entropy, soft_cross_entropy_stats
+from tests.ops.losses import linear_soft_cross_entropy, soft_cross_entropy, soft_cross_entropy_stats
 
 __all__ = ["poisoned"]
 
@@ -66,7 +65,7 @@ def test_loss_and_gradient(classes, kind):
         check(z, oracle.mixture(first, None, 1.0, 0.0, classes), first=first)
     elif kind == "mixed":
         q = oracle.mixture(first, second, MIX, SMOOTHING, classes)
-        check(z, q, first=first, second=second, weight=MIX, smoothing=SMOOTHING)
+        check(z, q, first=first, second=second, lam=MIX, smoothing=SMOOTHING)
     else:
         dense = torch.rand(rows, classes)
         dense /= dense.sum(1, keepdim=True)
@@ -79,7 +78,7 @@ def test_class_weights_with_smoothing_and_ignored_rows(classes):
     w = 0.5 + torch.rand(classes)
     kept = torch.arange(35) % 4 != 0
     first = torch.where(kept, first, -100)
-    arguments = {"first": first, "second": second, "weight": MIX, "smoothing": SMOOTHING, "class_weight": w}
+    arguments = {"first": first, "second": second, "lam": MIX, "smoothing": SMOOTHING, "class_weight": w}
     q = oracle.mixture(first, second, MIX, SMOOTHING, classes) * w.double()
     expected, gradient = oracle.losses(z, q)
     leaf = z.clone().requires_grad_()
@@ -120,7 +119,7 @@ def test_logits_far_below_the_largest(classes, depth, smoothing):
     dense = torch.rand(9, classes)
     dense[:, ::3] *= depth < math.inf  # 0 · -inf is 0
     mixed = oracle.mixture(first, second, MIX, 0.0, classes)
-    targets = [(dense.double(), {"dense": dense}), (mixed, {"first": first, "second": second, "weight": MIX})]
+    targets = [(dense.double(), {"dense": dense}), (mixed, {"first": first, "second": second, "lam": MIX})]
     for plain, arguments in targets:
         q = (1 - smoothing) * plain + smoothing / classes
         expected, gradient = oracle.losses(z, q)
@@ -135,7 +134,7 @@ def test_logits_far_below_the_largest(classes, depth, smoothing):
 def test_an_offset_costs_nothing(classes):
     z, first, second = batch(21, classes)
     z = (256 * z).round() / 256  # so that z + 1e4 is exact
-    arguments = {"second": second, "weight": MIX, "smoothing": SMOOTHING, "reduction": "none"}
+    arguments = {"second": second, "lam": MIX, "smoothing": SMOOTHING, "reduction": "none"}
     near, far = z.clone().requires_grad_(), (z + 8192).requires_grad_()
     a, b = soft_cross_entropy(near, first, **arguments), soft_cross_entropy(far, first, **arguments)
     assert torch.equal(far.detach() - 8192, z) and torch.equal(a, b)
@@ -210,7 +209,9 @@ def test_statistics(classes):
     features, centers = torch.randn(40, 17), torch.randn(classes, 17)
     for lam in (0.3, 0.7):
         true = first if lam >= 0.5 else second
-        _, stats = soft_cross_entropy_stats(z, first, second, lam, None, features, centers, smoothing=SMOOTHING)
+        _, stats = soft_cross_entropy_stats(
+            z, first, second, lam, features=features, centers=centers, smoothing=SMOOTHING
+        )
         expected = oracle.statistics(z, true)
         rms, cosine = oracle.geometry(features, centers, true)
         expected |= {"rms": rms, "cosine": cosine}

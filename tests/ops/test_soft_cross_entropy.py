@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from regfast.ops.soft_cross_entropy import soft_cross_entropy
 from tests.ops import oracle
 from tests.ops.backends import on_cpu
+from tests.ops.losses import soft_cross_entropy
 
 pytestmark = on_cpu("soft_cross_entropy")
 
@@ -98,7 +98,7 @@ def test_precision(backend, classes, kind, dtype, reduction):
     arguments: dict = {"first": first}
     q = oracle.mixture(first, None, 1.0, 0.1, classes)
     if kind == "mixed":
-        arguments = {"first": first, "second": second, "weight": 0.625}
+        arguments = {"first": first, "second": second, "lam": 0.625}
         q = oracle.mixture(first, second, 0.625, 0.1, classes)
     elif kind == "dense":
         dense = torch.rand(rows, classes)
@@ -139,7 +139,7 @@ def test_minus_infinity_costs_nothing_where_the_target_is_zero(backend):
     first, second = torch.tensor([0, 1, 3, 4]), torch.tensor([1, 1, 2, 0])
     q = oracle.mixture(first, None, 1.0, 0.0, 5)
     expected, gradient = oracle.losses(logits, q)
-    for arguments in ({"first": first}, {"dense": q.float()}, {"first": first, "second": second, "weight": 1.0},
+    for arguments in ({"first": first}, {"dense": q.float()}, {"first": first, "second": second, "lam": 1.0},
                       {"first": first, "smoothing": torch.tensor(0.0)}):  # fmt: skip
         loss = soft_cross_entropy(logits, **arguments, reduction="none")
         torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
@@ -185,7 +185,7 @@ def test_any_strides(backend, layout):
     for arguments in (
         {"first": labels},
         {"dense": dense},
-        {"first": labels, "second": labels.flip(0), "weight": weight},
+        {"first": labels, "second": labels.flip(0), "lam": weight},
     ):
         pairs = []
         for z in (logits.detach().requires_grad_(), plain.detach().requires_grad_()):
@@ -251,7 +251,7 @@ def test_gradcheck(backend, reduction, kind):
     logits, first = make(5, 4), torch.tensor([0, 1, -100, 3, 2])
     target: dict = {"first": first, "index_target": True}
     if kind == "mixed":
-        target = {"first": first, "second": torch.tensor([1, 1, 0, 0, 3]), "weight": torch.rand(5, dtype=torch.float64)}
+        target = {"first": first, "second": torch.tensor([1, 1, 0, 0, 3]), "lam": torch.rand(5, dtype=torch.float64)}
     elif kind == "dense":
         target = {"dense": torch.rand(5, 4, dtype=torch.float64)}
     options = {"class_weight": torch.rand(4, dtype=torch.float64), "sample_weight": torch.rand(5, dtype=torch.float64)}

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from regfast.ops.soft_cross_entropy import soft_cross_entropy, soft_cross_entropy_stats
 from tests.ops import oracle
 from tests.ops.backends import on_cpu
+from tests.ops.losses import soft_cross_entropy, soft_cross_entropy_stats
 
 pytestmark = on_cpu("soft_cross_entropy", "soft_cross_entropy_stats")
 
@@ -28,7 +28,7 @@ def batch(rows: int, classes: int, width: int, dtype: torch.dtype = torch.float6
 def test_statistics_are_the_definitions(backend, classes, kind, dtype):
     logits, first, second, features, centers = batch(21, classes, 13, dtype)
     weight = torch.linspace(0, 1, 21)
-    target: dict = {"first": first, "second": second, "weight": weight}
+    target: dict = {"first": first, "second": second, "lam": weight}
     true = torch.where(weight < 0.5, second, first)
     if kind == "index":
         target, true = {"first": first}, first

@@ -11,16 +11,16 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("with a GPU tests/gpu runs the kernels themselves", allow_module_level=True)
 
-from regfast.ops.reference import linear_soft_cross_entropy as reference_linear
-from regfast.ops.reference import soft_cross_entropy as reference
 from regfast.ops.reference.feature_stats import feature_stats as reference_feature_stats
 from regfast.ops.triton import launch, linear_soft_cross_entropy, soft_cross_entropy
 from regfast.ops.triton.feature_stats import feature_stats
 from tests.ops import oracle
+from tests.ops.losses import of
 from tests.ops.triton_inputs import labels, logits, poisoned, strided, unaligned
 
 __all__ = ["poisoned"]
 
+reference, triton = of("reference"), of("triton")
 TARGETS = ("index", "mixed", "dense")
 STATS = ("log_partition", "confidence", "entropy", "margin", "rms", "cosine", "cosine_predicted")
 
@@ -37,7 +37,7 @@ def target(kind: str, rows: int, classes: int) -> dict[str, object]:
     if kind == "index":
         return {"first": first, "index_target": True}
     if kind == "mixed":
-        return {"first": first, "second": first.roll(1), "weight": torch.rand(rows)}
+        return {"first": first, "second": first.roll(1), "lam": torch.rand(rows)}
     return {"dense": torch.rand(rows, classes)}
 
 
@@ -48,7 +48,7 @@ def wide(arguments: dict[str, object]) -> dict[str, object]:
 def compare(z, arguments, *, rtol=1e-6, grad_rtol=1e-5):
     """Loss and gradient against the reference in float64, for an incoming gradient that is not 1."""
     ours, exact = z.detach().clone().requires_grad_(), z.detach().double().requires_grad_()
-    loss = soft_cross_entropy.soft_cross_entropy(ours, **arguments)
+    loss = triton.soft_cross_entropy(ours, **arguments)
     expected = reference.soft_cross_entropy(exact, **{k: v for k, v in wide(arguments).items() if k != "backward"})
     incoming = torch.linspace(0.5, 2.0, max(loss.numel(), 1))[: loss.numel()].view(loss.shape)
     loss.backward(incoming)
@@ -89,11 +89,11 @@ def test_many_classes(kind, classes):
 @pytest.mark.parametrize("rows", [0, 1, 65, 130])
 def test_any_number_of_rows(rows):
     compare(logits(rows, 10), target("index", rows, 10) | {"reduction": "sum"})
-    compare(logits(rows, 10), target("mixed", rows, 10) | {"reduction": "none", "weight": 0.3})
+    compare(logits(rows, 10), target("mixed", rows, 10) | {"reduction": "none", "lam": 0.3})
 
 
 def test_a_mean_of_nothing_is_nan():
-    assert soft_cross_entropy.soft_cross_entropy(logits(0, 3), labels(0, 3)).isnan()
+    assert triton.soft_cross_entropy(logits(0, 3), labels(0, 3)).isnan()
 
 
 @pytest.mark.parametrize("form", [unaligned, strided, torch.Tensor.t])
@@ -103,7 +103,7 @@ def test_memory_of_any_form(passes, form, kind):
     arguments = target(kind, 11, 11)
     if kind == "dense":
         arguments["dense"] = form(arguments["dense"])
-    ours = soft_cross_entropy.soft_cross_entropy(z.requires_grad_(), **arguments)
+    ours = triton.soft_cross_entropy(z.requires_grad_(), **arguments)
     expected = reference.soft_cross_entropy(z.double(), **wide(arguments))
     torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=1e-6)
     (grad,) = torch.autograd.grad(ours, z)
@@ -125,14 +125,14 @@ def test_ignored_rows_are_zero_and_bad_labels_nan(passes, kind):
         if kind == "mixed":
             arguments["second"][4] = 1 << 40
     z.requires_grad_()
-    loss = soft_cross_entropy.soft_cross_entropy(z, **arguments, reduction="none", smoothing=0.1)
+    loss = triton.soft_cross_entropy(z, **arguments, reduction="none", smoothing=0.1)
     loss.nansum().backward()
     bad = {"index": [2, 3], "mixed": [2, 3, 4], "dense": [2]}[kind]
     assert loss.isnan().nonzero().flatten().tolist() == bad
     assert torch.autograd.functional.jacobian(lambda x: x.sum(), loss).shape == (6,)
     if kind != "dense":
         assert loss[1] == 0 and (z.grad[1] == 0).all()
-    total = soft_cross_entropy.soft_cross_entropy(z, **arguments, reduction="mean", smoothing=0.1)
+    total = triton.soft_cross_entropy(z, **arguments, reduction="mean", smoothing=0.1)
     total.backward()
     assert z.grad[bad].isnan().all()
     assert not z.grad[[row for row in range(6) if row not in bad]].isnan().any()
@@ -150,14 +150,14 @@ def test_minus_infinity(passes, smoothing):
     z = logits(4, 9)
     z[:, 3] = -torch.inf
     first = torch.tensor([0, 1, 2, 8])
-    loss = soft_cross_entropy.soft_cross_entropy(z.requires_grad_(), first, reduction="none", smoothing=smoothing)
+    loss = triton.soft_cross_entropy(z.requires_grad_(), first, reduction="none", smoothing=smoothing)
     expected = reference.soft_cross_entropy(z.double(), first, reduction="none", smoothing=smoothing)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
     (grad,) = torch.autograd.grad(loss.sum(), z)
     assert grad.isfinite().all()
     dense = torch.rand(4, 9)
     dense[:, 3] = 0
-    loss = soft_cross_entropy.soft_cross_entropy(z, dense=dense, reduction="none")
+    loss = triton.soft_cross_entropy(z, dense=dense, reduction="none")
     expected = reference.soft_cross_entropy(z.double(), dense=dense.double(), reduction="none")
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
 
@@ -173,12 +173,12 @@ def test_finite_logits_however_low(passes, kind, smoothing):
     z[5] = -torch.inf
     arguments = {"first": torch.tensor([3, 20, 5, 17, 4, 0])}
     if kind == "mixed":
-        arguments |= {"second": torch.tensor([4, 12, 5, 17, 0, 0]), "weight": 0.25}
+        arguments |= {"second": torch.tensor([4, 12, 5, 17, 0, 0]), "lam": 0.25}
     if kind == "dense":
         arguments = {"dense": torch.nn.functional.one_hot(arguments["first"], 21).float()}
     arguments |= {"reduction": "none", "smoothing": smoothing}
     ours, exact = z.clone().requires_grad_(), z.double().requires_grad_()
-    loss, stats = soft_cross_entropy.soft_cross_entropy_stats(ours, **arguments)
+    loss, stats = triton.soft_cross_entropy_stats(ours, **arguments)
     right, right_stats = reference.soft_cross_entropy_stats(exact, **wide(arguments))
     torch.testing.assert_close(loss.double(), right, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert loss[5].isnan() and not loss[:5].isnan().any()
@@ -197,8 +197,8 @@ def test_a_large_offset_loses_nothing(passes, kind):
     arguments = target(kind, 4, 40) | {"reduction": "none", "smoothing": 0.1}
     if kind == "dense":
         arguments["dense"] = arguments["dense"].softmax(1)
-    with_offset = soft_cross_entropy.soft_cross_entropy(z + 1e4, **arguments)
-    torch.testing.assert_close(with_offset, soft_cross_entropy.soft_cross_entropy(z, **arguments), rtol=3e-6, atol=0)
+    with_offset = triton.soft_cross_entropy(z + 1e4, **arguments)
+    torch.testing.assert_close(with_offset, triton.soft_cross_entropy(z, **arguments), rtol=3e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -206,7 +206,7 @@ def test_a_large_offset_loses_nothing(passes, kind):
 def test_sixteen_bits_round_once(dtype, kind):
     z, arguments = logits(8, 300, dtype), target(kind, 8, 300) | {"reduction": "none", "smoothing": 0.1}
     ours, exact = z.clone().requires_grad_(), z.double().requires_grad_()
-    loss = soft_cross_entropy.soft_cross_entropy(ours, **arguments)
+    loss = triton.soft_cross_entropy(ours, **arguments)
     assert loss.dtype == torch.float32
     loss.sum().backward()
     reference.soft_cross_entropy(exact, **wide(arguments)).sum().backward()
@@ -217,7 +217,7 @@ def test_inplace_puts_the_gradient_in_the_logits_memory(passes):
     z = logits(5, 9)
     leaf = z.clone().requires_grad_()
     own = leaf * 1.0
-    loss = soft_cross_entropy.soft_cross_entropy(own, **target("index", 5, 9), inplace=True)
+    loss = triton.soft_cross_entropy(own, **target("index", 5, 9), inplace=True)
     loss.backward()
     exact = z.double().requires_grad_()
     reference.soft_cross_entropy(exact, **target("index", 5, 9)).backward()
@@ -227,7 +227,7 @@ def test_inplace_puts_the_gradient_in_the_logits_memory(passes):
 
 def test_a_spent_gradient_is_not_used_again():
     z = logits(5, 9).requires_grad_()
-    loss = soft_cross_entropy.soft_cross_entropy(z, **target("index", 5, 9))
+    loss = triton.soft_cross_entropy(z, **target("index", 5, 9))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="recompute"):
         loss.backward()
@@ -241,7 +241,7 @@ def test_statistics(passes, kind, given):
     centers = torch.randn(13, 21) if given == "centers" else None
     if kind != "dense":
         arguments["first"][2] = -100
-    loss, stats = soft_cross_entropy.soft_cross_entropy_stats(z, **arguments, features=features, centers=centers)
+    loss, stats = triton.soft_cross_entropy_stats(z, **arguments, features=features, centers=centers)
     geometry = {"features": features, "centers": centers}
     expected_loss, expected = reference.soft_cross_entropy_stats(z.double(), **wide(arguments | geometry))
     torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-6, atol=1e-6)
@@ -256,10 +256,10 @@ def test_statistics(passes, kind, given):
 
 def test_statistics_of_ties_and_one_class(passes):
     z = torch.tensor([[1.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
-    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z, torch.tensor([2, 3]))
+    _, stats = triton.soft_cross_entropy_stats(z, torch.tensor([2, 3]))
     assert stats.prediction.tolist() == [1, 0]
     assert stats.margin.tolist() == [0.0, 0.0]
-    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z[:, :1], torch.tensor([0, 0]))
+    _, stats = triton.soft_cross_entropy_stats(z[:, :1], torch.tensor([0, 0]))
     assert stats.margin.tolist() == [torch.inf, torch.inf]
 
 
@@ -283,9 +283,9 @@ def test_feature_gradients(predicted):
 def test_statistics_carry_gradients_to_features_on_request():
     z, first, centers = logits(5, 7), labels(5, 7), torch.randn(7, 4)
     features = torch.randn(5, 4, requires_grad=True)
-    _, stats = soft_cross_entropy.soft_cross_entropy_stats(z, first, features=features, centers=centers)
+    _, stats = triton.soft_cross_entropy_stats(z, first, features=features, centers=centers)
     assert not stats.rms.requires_grad
-    _, stats = soft_cross_entropy.soft_cross_entropy_stats(
+    _, stats = triton.soft_cross_entropy_stats(
         z.requires_grad_(), first, features=features, centers=centers, feature_grad=True
     )
     assert stats.cosine.requires_grad and not stats.entropy.requires_grad
@@ -307,8 +307,8 @@ def test_linear(monkeypatch, kind, reduction, weighted):
         arguments |= {"class_weight": torch.rand(11), "sample_weight": torch.rand(7)}
     inputs = [torch.randn(7, 5), torch.randn(11, 5), torch.randn(11)]
     ours, exact = [t.clone().requires_grad_() for t in inputs], [t.double().requires_grad_() for t in inputs]
-    loss = linear_soft_cross_entropy.linear_soft_cross_entropy(*ours, **arguments)
-    expected = reference_linear.linear_soft_cross_entropy(*exact, **wide(arguments))
+    loss = triton.linear_soft_cross_entropy(*ours, **arguments)
+    expected = reference.linear_soft_cross_entropy(*exact, **wide(arguments))
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     incoming = torch.rand(loss.shape)
     loss.backward(incoming)
@@ -321,8 +321,16 @@ def test_linear(monkeypatch, kind, reduction, weighted):
 def test_one_graph_under_compile(reduction):
     # Custom ops behave the same in every backend of torch.compile; this one needs no C++ compiler.
     def loss(z, first, second, mix, features, centers):
-        value, stats = soft_cross_entropy.soft_cross_entropy_stats(
-            z, first, second, mix, None, features, centers, smoothing=0.1, reduction=reduction, feature_grad=True
+        value, stats = triton.soft_cross_entropy_stats(
+            z,
+            first,
+            second,
+            mix,
+            features=features,
+            centers=centers,
+            smoothing=0.1,
+            reduction=reduction,
+            feature_grad=True,
         )
         return value.sum() + stats.cosine.sum()
 
@@ -341,7 +349,7 @@ def test_one_graph_under_compile(reduction):
 
 def test_float64_is_refused():
     with pytest.raises(TypeError, match="float64"):
-        soft_cross_entropy.soft_cross_entropy(logits(2, 3, torch.float64), labels(2, 3))
+        triton.soft_cross_entropy(logits(2, 3, torch.float64), labels(2, 3))
 
 
 def test_shapes_cover_every_row():

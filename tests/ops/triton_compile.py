@@ -26,6 +26,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from regfast.ops.target import Target
+
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -57,12 +59,12 @@ def record() -> list[Launch]:
         label = f"{classes} {str(dtype).removeprefix('torch.')}"
         z = torch.empty(rows, classes, dtype=dtype, requires_grad=True)
         weights = {"class_weight": torch.rand(classes), "sample_weight": mix}
-        loss.soft_cross_entropy(z, first, first, mix, smoothing=0.1)
-        loss.soft_cross_entropy(z, first, first, mix, smoothing=0.1, **weights)
-        loss.soft_cross_entropy(z, dense=z.detach(), smoothing=0.1, **weights)
+        loss.soft_cross_entropy(z, Target(first, first, mix, smoothing=0.1))
+        loss.soft_cross_entropy(z, Target(first, first, mix, smoothing=0.1, **weights))
+        loss.soft_cross_entropy(z, Target(dense=z.detach(), smoothing=0.1, **weights))
         features, centers = torch.empty(rows, 512), torch.empty(classes, 512)
-        loss.soft_cross_entropy_stats(z, first, None, 1.0, None, features, centers)
-        loss.soft_cross_entropy_stats(z, None, None, 1.0, z.detach(), features, centers)
+        loss.soft_cross_entropy_stats(z, Target(first), features, centers)
+        loss.soft_cross_entropy_stats(z, Target(dense=z.detach()), features, centers)
         for kind in ("ce", "dlr"):
             modules["objective"].objective(z, first, kind)
         modules["objective"].objective(z, first, "dlr-targeted", first)
@@ -77,7 +79,7 @@ def record() -> list[Launch]:
     features = torch.empty(rows, 512, requires_grad=True)
     modules["feature_stats"].feature_stats(features, torch.empty(10, 512), first, first).rms.sum().backward()
     z = torch.empty(rows, 10, requires_grad=True)
-    loss.soft_cross_entropy(z, first).backward()  # the rescaling
+    loss.soft_cross_entropy(z, Target(first)).backward()  # the rescaling
     for size in (3072, 150528):
         label = f"{size} entries"
         x = torch.empty(4, size)

@@ -9,63 +9,43 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from regfast.ops.reference.mixture import mixture, smoothing_row
+from regfast.ops.reference.mixture import mixture, smoothing_row, widened
 from regfast.ops.reference.rows import pick, product, wide
 from regfast.ops.reference.soft_cross_entropy import soft_cross_entropy
-from regfast.ops.soft_cross_entropy import Reduction
+from regfast.ops.target import Target
 
 CHUNK = 1 << 22  # logits held at a time
 
 
 def linear_soft_cross_entropy(
-    features: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None = None,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
-    *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    index_target: bool = False,
+    features: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Target
 ) -> Tensor:
     """See `regfast.ops.linear_soft_cross_entropy`."""
-    constants = (dense, weight, smoothing, sample_weight)
-    if torch.is_grad_enabled() and any(isinstance(c, Tensor) and c.requires_grad for c in constants):
+    if torch.is_grad_enabled() and any(isinstance(c, Tensor) and c.requires_grad for c in target.constants):
         # A target that is learned too: autograd differentiates everything, at the price of keeping the logits.
-        return soft_cross_entropy(
-            functional.linear(features, linear_weight, linear_bias), first, second, weight, dense,
-            smoothing=smoothing, class_weight=class_weight, sample_weight=sample_weight, ignore_index=ignore_index,
-            reduction=reduction, index_target=index_target,
-        )  # fmt: skip
+        return soft_cross_entropy(functional.linear(features, linear_weight, linear_bias), target)
     classes, rows = len(linear_weight), len(features)
     like = wide(features.new_zeros(()))
-    if isinstance(smoothing, Tensor):
-        smoothing = smoothing.to(like.device, like.dtype)
-    if class_weight is not None:
-        class_weight = class_weight.to(like.dtype)
-    factor = like.new_ones(rows) if sample_weight is None else sample_weight.to(like.dtype)
+    target = widened(target, like)
+    dense, class_weight = target.dense, target.class_weight
+    factor = like.new_ones(rows) if target.sample_weight is None else target.sample_weight
     parts: list[tuple[Tensor, Tensor]] = []
     if dense is None:
-        assert first is not None
-        target = mixture(first, second, weight, smoothing, class_weight, ignore_index, index_target, classes, like)
-        parts, spread, mass, ignored = target.parts, target.spread, target.mass, target.ignored
-        total = (factor * target.share).sum()
-        factor = factor * torch.where(target.judged | ignored, 1.0, torch.nan).to(like.dtype)
+        mixed = mixture(target, classes, like)
+        parts, spread, mass, ignored = mixed.parts, mixed.spread, mixed.mass, mixed.ignored
+        total = (factor * mixed.share).sum()
+        factor = factor * torch.where(mixed.judged | ignored, 1.0, torch.nan).to(like.dtype)
         scale = None
     else:
-        spread = smoothing_row(smoothing, class_weight, classes, like)
-        scale = like.new_ones(1, classes) * (1 - smoothing) * (1.0 if class_weight is None else class_weight)
+        spread = smoothing_row(target, classes, like)
+        scale = like.new_ones(1, classes) * (1 - target.smoothing) * (1.0 if class_weight is None else class_weight)
         mass, ignored, total = None, None, factor.sum()
-    if reduction == "mean":
+    if target.reduction == "mean":
         factor = factor / total
     indices = [t for part in parts for t in part]
+    per_row = target.reduction == "none"
     return _Chunks.apply(
-        features, linear_weight, linear_bias, factor, ignored, mass, spread, dense, scale, reduction == "none", *indices
+        features, linear_weight, linear_bias, factor, ignored, mass, spread, dense, scale, per_row, *indices
     )
 
 

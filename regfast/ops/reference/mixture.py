@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from regfast.ops.reference.rows import known
+from regfast.ops.target import Target
 
 
 class Mixture(NamedTuple):
@@ -22,48 +24,52 @@ class Mixture(NamedTuple):
     true: Tensor  # (B,) true class, in range
 
 
-def smoothing_row(smoothing: float | Tensor, class_weight: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
+def widened(target: Target, like: Tensor) -> Target:
+    """The target with λ, smoothing and weights in the dtype (λ and smoothing also on the device) of `like`."""
+    lam, smoothing = (
+        value.to(like.device, like.dtype) if isinstance(value, Tensor) else value
+        for value in (target.lam, target.smoothing)
+    )
+    class_weight, sample_weight = (
+        None if weight is None else weight.to(like.dtype) for weight in (target.class_weight, target.sample_weight)
+    )
+    return replace(target, lam=lam, smoothing=smoothing, class_weight=class_weight, sample_weight=sample_weight)
+
+
+def smoothing_row(target: Target, classes: int, like: Tensor) -> Tensor | None:
     """The (1, K) row `s/K · class_weight` in the dtype of `like`; None if s is the number 0."""
-    if not isinstance(smoothing, Tensor) and not smoothing:
+    if not isinstance(target.smoothing, Tensor) and not target.smoothing:
         return None
-    row = torch.full((1, classes), 1 / classes, dtype=like.dtype, device=like.device) * smoothing
-    return row if class_weight is None else row * class_weight
+    row = torch.full((1, classes), 1 / classes, dtype=like.dtype, device=like.device) * target.smoothing
+    return row if target.class_weight is None else row * target.class_weight
 
 
-def mixture(
-    first: Tensor,
-    second: Tensor | None,
-    weight: float | Tensor,
-    smoothing: float | Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    index_target: bool,
-    classes: int,
-    like: Tensor,
-) -> Mixture:
-    """The mixture in the dtype and on the device of `like`; arguments as in `regfast.ops.soft_cross_entropy`.
+def mixture(target: Target, classes: int, like: Tensor) -> Mixture:
+    """What the loss needs of a target of classes, `widened` to `like`.
 
     Raises:
         IndexError: see `known`.
     """
-    ignored = first == ignore_index
-    judged = known(first, classes, "target", ignore_index) & ~ignored
+    first, class_weight = target.first, target.class_weight
+    assert first is not None
+    ignored = first == target.ignore_index
+    judged = known(first, classes, "target", target.ignore_index) & ~ignored
     true = label = torch.where(judged, first, 0)
     ones = torch.ones(len(first), dtype=like.dtype, device=like.device)
     mixed = [(label, ones)]
-    if second is not None:
-        partner = torch.where(ignored, 0, second)  # the partner of an ignored row is not looked at
+    if target.second is not None:
+        partner = torch.where(ignored, 0, target.second)  # the partner of an ignored row is not looked at
         judged = judged & known(partner, classes, "second")
         partner = torch.where(judged, partner, 0)
-        mix = ones * (weight.to(like.device, like.dtype) if isinstance(weight, Tensor) else weight)
+        mix = ones * target.lam
         mixed = [(label, mix), (partner, 1 - mix)]
         true = torch.where(mix < 0.5, partner, label)
     parts = []
     for index, coefficient in mixed:
-        coefficient = coefficient * (1 - smoothing)
+        coefficient = coefficient * (1 - target.smoothing)
         parts.append((index, coefficient if class_weight is None else coefficient * class_weight[index]))
-    spread = smoothing_row(smoothing, class_weight, classes, like)
+    spread = smoothing_row(target, classes, like)
     mass = sum((coefficient for _, coefficient in parts), torch.zeros_like(ones))
     mass = mass if spread is None else mass + spread.sum()
-    share = class_weight[label] if index_target and class_weight is not None else ones
+    share = class_weight[label] if target.index_target and class_weight is not None else ones
     return Mixture(parts, spread, mass, torch.where(ignored, 0.0, share), ignored, judged, true)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from regfast.ops.reference.feature_stats import geometry
-from regfast.ops.reference.mixture import mixture
+from regfast.ops.reference.mixture import mixture, widened
 from regfast.ops.reference.rows import pick, product, wide
-from regfast.ops.soft_cross_entropy import Backward, Reduction, SampleStats
+from regfast.ops.soft_cross_entropy import Backward, SampleStats
+from regfast.ops.target import Reduction, Target
 
 
 class _Rows(NamedTuple):
@@ -23,52 +24,21 @@ class _Rows(NamedTuple):
     judged: Tensor  # (B,) bool: neither ignored nor out of range
 
 
-def soft_cross_entropy(
-    logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
-    *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
-    backward: Backward = "auto",
-) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Target, inplace: bool = False, backward: Backward = "auto") -> Tensor:
     """See `regfast.ops.soft_cross_entropy`. Autograd decides what is stored; `inplace` saves nothing here."""
-    rows = _rows(
-        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, index_target
-    )
-    return reduce_rows(rows, reduction)
+    return _reduced(_rows(logits, target), target.reduction)
 
 
 def soft_cross_entropy_stats(
     logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
+    target: Target,
     features: Tensor | None = None,
     centers: Tensor | None = None,
-    *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
     backward: Backward = "auto",
     feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
-    rows = _rows(
-        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, index_target
-    )
+    rows = _rows(logits, target)
     with torch.no_grad():
         p = (rows.shifted - rows.log_sum.unsqueeze(1)).exp()
         prediction = wide(logits).argmax(1)
@@ -91,59 +61,45 @@ def soft_cross_entropy_stats(
         cosine=cosine,
         cosine_predicted=cosine_predicted,
     )
-    return reduce_rows(rows, reduction), stats
+    return _reduced(rows, target.reduction), stats
 
 
-def _rows(
-    logits: Tensor,
-    first: Tensor | None,
-    second: Tensor | None,
-    weight: float | Tensor,
-    dense: Tensor | None,
-    smoothing: float | Tensor,
-    class_weight: Tensor | None,
-    sample_weight: Tensor | None,
-    ignore_index: int,
-    index_target: bool,
-) -> _Rows:
+def _rows(logits: Tensor, target: Target) -> _Rows:
     classes = logits.shape[1]
     z = wide(logits)
-    if first is not None:
+    if target.first is not None:
         # Cuts the gradient of ignored rows, which multiplying it by 0 would not do where it is NaN.
-        z = torch.where((first == ignore_index).unsqueeze(1), z.detach(), z)
+        z = torch.where((target.first == target.ignore_index).unsqueeze(1), z.detach(), z)
     # The loss does not depend on what is subtracted, so the maximum is a constant.
     largest = z.detach().amax(1)
     shifted = z - largest.unsqueeze(1)
     log_sum = shifted.exp().sum(1).log()
-    if isinstance(smoothing, Tensor):
-        smoothing = smoothing.to(z.device, z.dtype)
-    if class_weight is not None:
-        class_weight = class_weight.to(z.dtype)
+    target = widened(target, z)
+    sample_weight = target.sample_weight
 
-    if dense is not None:
-        q = dense.to(z.dtype) * (1 - smoothing) + smoothing / classes
-        q = q if class_weight is None else q * class_weight
+    if target.dense is not None:
+        q = target.dense.to(z.dtype) * (1 - target.smoothing) + target.smoothing / classes
+        q = q if target.class_weight is None else q * target.class_weight
         loss = q.sum(1) * log_sum - product(q, shifted).sum(1)
         share = torch.ones_like(largest)
-        true = dense.detach().argmax(1)
+        true = target.dense.detach().argmax(1)
         judged = torch.ones_like(true, dtype=torch.bool)
         if sample_weight is not None:
-            loss, share = loss * sample_weight.to(z.dtype), share * sample_weight.to(z.dtype)
+            loss, share = loss * sample_weight, share * sample_weight
         return _Rows(shifted, largest, log_sum, loss, share, true, judged)
 
-    assert first is not None
-    target = mixture(first, second, weight, smoothing, class_weight, ignore_index, index_target, classes, z)
-    dot = sum((product(share, pick(shifted, index)) for index, share in target.parts), torch.zeros_like(largest))
-    if target.spread is not None:
-        dot = dot + product(target.spread, shifted).sum(1)
-    factor = torch.where(target.judged | target.ignored, 1.0, torch.nan).to(z.dtype)
-    factor = factor if sample_weight is None else factor * sample_weight.to(z.dtype)
-    loss = torch.where(target.ignored, 0.0, (target.mass * log_sum - dot) * factor)
-    share = target.share if sample_weight is None else target.share * sample_weight.to(z.dtype)
-    return _Rows(shifted, largest, log_sum, loss, share, target.true, target.judged)
+    mixed = mixture(target, classes, z)
+    dot = sum((product(share, pick(shifted, index)) for index, share in mixed.parts), torch.zeros_like(largest))
+    if mixed.spread is not None:
+        dot = dot + product(mixed.spread, shifted).sum(1)
+    factor = torch.where(mixed.judged | mixed.ignored, 1.0, torch.nan).to(z.dtype)
+    factor = factor if sample_weight is None else factor * sample_weight
+    loss = torch.where(mixed.ignored, 0.0, (mixed.mass * log_sum - dot) * factor)
+    share = mixed.share if sample_weight is None else mixed.share * sample_weight
+    return _Rows(shifted, largest, log_sum, loss, share, mixed.true, mixed.judged)
 
 
-def reduce_rows(rows: _Rows, reduction: Reduction) -> Tensor:
+def _reduced(rows: _Rows, reduction: Reduction) -> Tensor:
     """The rows' losses, their sum, or their weighted mean."""
     if reduction == "none":
         return rows.loss

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regfast.ops.target import Target
 from regfast.ops.triton.launch import check_dtype
 from regfast.ops.triton.soft_cross_entropy import number, rescale, rows_eager, share_sum
 
@@ -21,37 +22,25 @@ _LEAST_ROWS = 128  # a chunk, so that the products stay efficient
 
 
 def linear_soft_cross_entropy(
-    features: Tensor,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None = None,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: float | Tensor = 1.0,
-    dense: Tensor | None = None,
-    *,
-    smoothing: float | Tensor = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    index_target: bool = False,
+    features: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Target
 ) -> Tensor:
     """See `regfast.ops.linear_soft_cross_entropy`."""
     check_dtype("features", features)
     first, second, class_weight, sample_weight = (
-        None if t is None else t.contiguous() for t in (first, second, class_weight, sample_weight)
+        None if t is None else t.contiguous()
+        for t in (target.first, target.second, target.class_weight, target.sample_weight)
     )
-    mix, weight_value = number(weight, features.device)
-    spread, smoothing_value = number(smoothing, features.device)
-    batch = len(features)
+    lam, lam_value = number(target.lam, features.device)
+    smoothing, smoothing_value = number(target.smoothing, features.device)
+    batch, reduction = len(features), target.reduction
     denominator = None
     if reduction == "mean" and (first is not None or sample_weight is not None):
-        weights = class_weight if index_target else None
-        denominator = share_sum(first, weights, sample_weight, ignore_index, batch, len(linear_weight))
+        weights = class_weight if target.index_target else None
+        denominator = share_sum(first, weights, sample_weight, target.ignore_index, batch, len(linear_weight))
     scale = 1.0 / batch if reduction == "mean" and denominator is None and batch else 1.0
     loss = _LinearLoss.apply(
-        features, linear_weight, linear_bias, first, second, mix, dense, spread, class_weight, sample_weight,
-        denominator, weight_value, smoothing_value, ignore_index, scale, reduction, torch.is_grad_enabled(),
+        features, linear_weight, linear_bias, first, second, lam, target.dense, smoothing, class_weight, sample_weight,
+        denominator, lam_value, smoothing_value, target.ignore_index, scale, reduction, torch.is_grad_enabled(),
     )  # fmt: skip
     return loss / 0.0 if reduction == "mean" and batch == 0 else loss
 
@@ -59,9 +48,9 @@ def linear_soft_cross_entropy(
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, weight_value, smoothing_value, ignore_index, scale, reduction, grad_enabled = arguments
+        *tensors, lam_value, smoothing_value, ignore_index, scale, reduction, grad_enabled = arguments
         store = [grad_enabled and reduction != "none" and t is not None and t.requires_grad for t in tensors[:3]]
-        numbers = (weight_value, smoothing_value, ignore_index, scale)
+        numbers = (lam_value, smoothing_value, ignore_index, scale)
         run = _chunks_op if torch.compiler.is_compiling() else _chunks
         loss, *grads = run(*tensors, *numbers, None, reduction, *store)
         ctx.numbers, ctx.stored, ctx.spent = numbers, reduction != "none", False
@@ -93,13 +82,13 @@ def _chunks(
     linear_bias: Tensor | None,
     first: Tensor | None,
     second: Tensor | None,
-    weight: Tensor | None,
+    lam: Tensor | None,
     dense: Tensor | None,
     smoothing: Tensor | None,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
     denominator: Tensor | None,
-    weight_value: float,
+    lam_value: float,
     smoothing_value: float,
     ignore_index: int,
     scale: float,
@@ -126,12 +115,12 @@ def _chunks(
         part = slice(begin, begin + step)
         x = features[part]
         logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
-        mix = weight[part] if weight is not None and weight.dim() else weight
+        mix = lam[part] if lam is not None and lam.dim() else lam
         y1, y2, q, sample, rows = (
             None if t is None else t[part] for t in (first, second, dense, sample_weight, grad_output)
         )
         losses, total, _, grad, _, _ = rows_eager(
-            logits, y1, y2, mix, q, smoothing, class_weight, sample, weight_value, smoothing_value, ignore_index,
+            logits, y1, y2, mix, q, smoothing, class_weight, sample, lam_value, smoothing_value, ignore_index,
             rows, denominator, None, None, scale,
             "sum" if reduction == "mean" else reduction, False, want_grad, False, want_grad,
         )  # fmt: skip

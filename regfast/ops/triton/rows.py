@@ -45,8 +45,8 @@ def weigh(coefficient, class_weight, label, ok):
 
 @triton.jit
 def mixed_target(
-    first, second, weight, smoothing, class_weight, rows, ok, weight_value, smoothing_value,
-    K: tl.constexpr, WEIGHT_STRIDE: tl.constexpr,
+    first, second, lam, smoothing, class_weight, rows, ok, lam_value, smoothing_value,
+    K: tl.constexpr, LAM_STRIDE: tl.constexpr,
 ):  # fmt: skip
     """A target q = a·e_first + b·e_second + u·w: labels, a and b (class weights included), u, true class, validity.
 
@@ -62,7 +62,7 @@ def mixed_target(
         a = weigh(a, class_weight, y1, ok & valid)
         b = 1.0 - s
         y2, valid2 = load_label(second, rows, ok, K)
-        mix = load_number(weight, weight_value, rows, ok, WEIGHT_STRIDE)
+        mix = load_number(lam, lam_value, rows, ok, LAM_STRIDE)
         a = a * mix
         b = weigh(b * (1.0 - mix), class_weight, y2, ok & valid2)
         true = tl.where(mix < 0.5, y2, y1)

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from regfast.ops.soft_cross_entropy import SampleStats
+from regfast.ops.target import Target
 from regfast.ops.triton.feature_stats import features_backward
 from regfast.ops.triton.launch import check_dtype, counter, feature_block, launch, row_shape, rows_of
 from regfast.ops.triton.rows import DENSE, INDEX, STRUCTURED
@@ -26,55 +27,23 @@ from regfast.ops.triton.soft_cross_entropy_kernels import (
 __all__ = ["number", "rescale", "rows_eager", "share_sum", "soft_cross_entropy", "soft_cross_entropy_stats"]
 
 
-def soft_cross_entropy(
-    logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: Tensor | float = 1.0,
-    dense: Tensor | None = None,
-    *,
-    smoothing: Tensor | float = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
-    backward: str = "auto",
-) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Target, inplace: bool = False, backward: str = "auto") -> Tensor:
     """See `regfast.ops.soft_cross_entropy`."""
-    return _run(
-        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
-        index_target, inplace, backward, False, None, None,
-    )[0]  # fmt: skip
+    return _run(logits, target, inplace, backward, False, None, None)[0]
 
 
 def soft_cross_entropy_stats(
     logits: Tensor,
-    first: Tensor | None = None,
-    second: Tensor | None = None,
-    weight: Tensor | float = 1.0,
-    dense: Tensor | None = None,
+    target: Target,
     features: Tensor | None = None,
     centers: Tensor | None = None,
-    *,
-    smoothing: Tensor | float = 0.0,
-    class_weight: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    index_target: bool = False,
-    inplace: bool = False,
     backward: str = "auto",
     feature_grad: bool = False,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
     if features is not None and not feature_grad:
         features = features.detach()
-    loss, stats = _run(
-        logits, first, second, weight, dense, smoothing, class_weight, sample_weight, ignore_index, reduction,
-        index_target, inplace, backward, True, features, centers,
-    )  # fmt: skip
+    loss, stats = _run(logits, target, False, backward, True, features, centers)
     row_loss, classes, lse, confidence, entropy, margin, *geometry = stats
     return loss, SampleStats(
         row_loss, lse, confidence, classes[0], entropy, margin, *geometry, *[None] * (3 - len(geometry))
@@ -83,16 +52,7 @@ def soft_cross_entropy_stats(
 
 def _run(
     logits: Tensor,
-    first: Tensor | None,
-    second: Tensor | None,
-    weight: Tensor | float,
-    dense: Tensor | None,
-    smoothing: Tensor | float,
-    class_weight: Tensor | None,
-    sample_weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    index_target: bool,
+    target: Target,
     inplace: bool,
     backward: str,
     with_stats: bool,
@@ -103,23 +63,25 @@ def _run(
     if logits.shape[1] == 0:
         raise ValueError("logits must have at least one class, got shape " + str(tuple(logits.shape)))
     compiling = torch.compiler.is_compiling()
-    logits = rows_of(logits)
-    dense = None if dense is None else rows_of(dense)
-    mix, weight_value = number(weight, logits.device)
-    spread, smoothing_value = number(smoothing, logits.device)
-    first, second = _contiguous(first), _contiguous(second)
-    class_weight, sample_weight = _contiguous(class_weight), _contiguous(sample_weight)
+    logits, reduction = rows_of(logits), target.reduction
+    dense = None if target.dense is None else rows_of(target.dense)
+    lam, lam_value = number(target.lam, logits.device)
+    smoothing, smoothing_value = number(target.smoothing, logits.device)
+    first, second, class_weight, sample_weight = (
+        None if t is None else t.contiguous()
+        for t in (target.first, target.second, target.class_weight, target.sample_weight)
+    )
     denominator = None
-    if reduction == "mean" and (sample_weight is not None or (index_target and class_weight is not None)):
-        weights = class_weight if index_target else None
-        denominator = share_sum(first, weights, sample_weight, ignore_index, *logits.shape)
+    if reduction == "mean" and (sample_weight is not None or (target.index_target and class_weight is not None)):
+        weights = class_weight if target.index_target else None
+        denominator = share_sum(first, weights, sample_weight, target.ignore_index, *logits.shape)
     needs_grad = torch.is_grad_enabled() and logits.requires_grad
     store = needs_grad and reduction != "none" and (backward == "store" or (backward == "auto" and not compiling))
     features = None if features is None else rows_of(features)
     centers = None if centers is None or features is None else rows_of(centers.detach())
     outputs = _RowLoss.apply(
         logits, dense, features, centers, denominator,
-        first, second, mix, spread, class_weight, sample_weight, weight_value, smoothing_value, ignore_index,
+        first, second, lam, smoothing, class_weight, sample_weight, lam_value, smoothing_value, target.ignore_index,
         reduction, with_stats, store, inplace and store and not compiling,
     )  # fmt: skip
     loss, *stats = outputs
@@ -141,11 +103,11 @@ class _RowLoss(torch.autograd.Function):
         denominator: Tensor | None,
         first: Tensor | None,
         second: Tensor | None,
-        weight: Tensor | None,
+        lam: Tensor | None,
         smoothing: Tensor | None,
         class_weight: Tensor | None,
         sample_weight: Tensor | None,
-        weight_value: float,
+        lam_value: float,
         smoothing_value: float,
         ignore_index: int,
         reduction: str,
@@ -160,16 +122,16 @@ class _RowLoss(torch.autograd.Function):
         scale = 1.0 / batch if reduction == "mean" and batch and denominator is None else 1.0
         run = _rows_op if torch.compiler.is_compiling() else rows_eager
         losses, total, count, grad, stats, classes = run(
-            logits, first, second, weight, dense, smoothing, class_weight, sample_weight,
-            weight_value, smoothing_value, ignore_index, None, denominator, features, centers, scale,
+            logits, first, second, lam, dense, smoothing, class_weight, sample_weight,
+            lam_value, smoothing_value, ignore_index, None, denominator, features, centers, scale,
             reduction, count_rows, store, with_stats, inplace,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.numbers = (weight_value, smoothing_value, ignore_index)
+        ctx.numbers = (lam_value, smoothing_value, ignore_index)
         ctx.scale, ctx.store, ctx.spent = scale, store, False
         ctx.save_for_backward(
             None if store else logits, dense, features, centers, denominator,
-            first, second, weight, smoothing, class_weight, sample_weight,
+            first, second, lam, smoothing, class_weight, sample_weight,
             count if count_rows else None, grad if store else None, classes if features is not None else None,
         )  # fmt: skip
         if not with_stats:
@@ -185,7 +147,7 @@ class _RowLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (
             logits, dense, features, centers, denominator,
-            first, second, weight, smoothing, class_weight, sample_weight, count, stored, classes,
+            first, second, lam, smoothing, class_weight, sample_weight, count, stored, classes,
         ) = ctx.saved_tensors  # fmt: skip
         grad = grad_features = None
         if grad_output is not None and ctx.needs_input_grad[0]:
@@ -197,7 +159,7 @@ class _RowLoss(torch.autograd.Function):
             else:
                 run = _rows_op if torch.compiler.is_compiling() else rows_eager
                 grad = run(
-                    logits, first, second, weight, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
+                    logits, first, second, lam, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
                     grad_output, denominator if count is None else count, None, None,
                     ctx.scale if count is None else 1.0, "", False, True, False, False,
                 )[3]  # fmt: skip
@@ -222,12 +184,12 @@ def rows_eager(
     logits: Tensor,
     first: Tensor | None,
     second: Tensor | None,
-    weight: Tensor | None,
+    lam: Tensor | None,
     dense: Tensor | None,
     smoothing: Tensor | None,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
-    weight_value: float,
+    lam_value: float,
     smoothing_value: float,
     ignore_index: int,
     grad_output: Tensor | None,
@@ -268,7 +230,7 @@ def rows_eager(
     width = 1 if features is None else features.shape[1]
     launch(
         one_shot_kernel if shape["BLOCK"] >= columns else two_pass_kernel, programs, device,
-        logits, first, second, dense, weight, smoothing, class_weight, sample_weight, grad_output, denominator,
+        logits, first, second, dense, lam, smoothing, class_weight, sample_weight, grad_output, denominator,
         features, centers,
         losses if len(losses) else None,
         grad if want_grad else None,
@@ -278,10 +240,10 @@ def rows_eager(
         counter(device) if want_total else None,
         stats if want_stats else None,
         classes if want_stats else None,
-        batch, ignore_index, weight_value, smoothing_value, scale,
+        batch, ignore_index, lam_value, smoothing_value, scale,
         TARGET=kind.value,
         SMOOTH=smoothing is not None or smoothing_value != 0.0,
-        WEIGHT_STRIDE=1 if weight is not None and weight.dim() else 0,
+        LAM_STRIDE=1 if lam is not None and lam.dim() else 0,
         GRAD_OUTPUT_STRIDE=grad_stride,
         K=columns, D=width,
         LOGITS_STRIDE=logits.stride(0),
@@ -352,7 +314,3 @@ def number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, 
     if value.dim() == 0 and value.device != device:
         return value.to(device), 0.0
     return value.contiguous(), 0.0
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()

@@ -67,11 +67,11 @@ def store_stats(
 
 @triton.jit(do_not_specialize=["batch", "ignore_index"])
 def one_shot_kernel(
-    logits, first, second, dense, weight, smoothing, class_weight, sample_weight, grad_output, denominator,
+    logits, first, second, dense, lam, smoothing, class_weight, sample_weight, grad_output, denominator,
     features, centers,
     losses, grad, total, count, partial, counter, stats, classes,
-    batch, ignore_index, weight_value, smoothing_value, scale,
-    TARGET: tl.constexpr, SMOOTH: tl.constexpr, WEIGHT_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
+    batch, ignore_index, lam_value, smoothing_value, scale,
+    TARGET: tl.constexpr, SMOOTH: tl.constexpr, LAM_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
     K: tl.constexpr, D: tl.constexpr,
     LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
     FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
@@ -99,7 +99,7 @@ def one_shot_kernel(
         ignored = rows < 0
     else:
         y1, y2, a, b, u, true, valid = mixed_target(
-            first, second, weight, smoothing, class_weight, rows, ok, weight_value, smoothing_value, K, WEIGHT_STRIDE
+            first, second, lam, smoothing, class_weight, rows, ok, lam_value, smoothing_value, K, LAM_STRIDE
         )
         ignored = y1 == ignore_index
         reachable = ok & valid
@@ -148,11 +148,11 @@ def one_shot_kernel(
 
 @triton.jit(do_not_specialize=["batch", "ignore_index"])
 def two_pass_kernel(
-    logits, first, second, dense, weight, smoothing, class_weight, sample_weight, grad_output, denominator,
+    logits, first, second, dense, lam, smoothing, class_weight, sample_weight, grad_output, denominator,
     features, centers,
     losses, grad, total, count, partial, counter, stats, classes,
-    batch, ignore_index, weight_value, smoothing_value, scale,
-    TARGET: tl.constexpr, SMOOTH: tl.constexpr, WEIGHT_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
+    batch, ignore_index, lam_value, smoothing_value, scale,
+    TARGET: tl.constexpr, SMOOTH: tl.constexpr, LAM_STRIDE: tl.constexpr, GRAD_OUTPUT_STRIDE: tl.constexpr,
     K: tl.constexpr, D: tl.constexpr,
     LOGITS_STRIDE: tl.constexpr, DENSE_STRIDE: tl.constexpr, GRAD_STRIDE: tl.constexpr,
     FEATURES_STRIDE: tl.constexpr, CENTERS_STRIDE: tl.constexpr,
@@ -224,7 +224,7 @@ def two_pass_kernel(
         ignored = rows < 0
     else:
         y1, y2, a, b, u, true, valid = mixed_target(
-            first, second, weight, smoothing, class_weight, rows, ok, weight_value, smoothing_value, K, WEIGHT_STRIDE
+            first, second, lam, smoothing, class_weight, rows, ok, lam_value, smoothing_value, K, LAM_STRIDE
         )
         ignored = y1 == ignore_index
         reachable = ok & valid
