@@ -35,23 +35,32 @@ def confidence_and_correct(confidence: Tensor | Array, correct: Tensor | Array) 
     return values, right.astype(np.float64)
 
 
-def matrix_and_labels(matrix: Tensor | Array, labels: Tensor | Array, name: str) -> tuple[Array, Array]:
-    """Checked (n, K) float64 rows and (n,) int64 labels in 0 … K-1."""
+def matrix_and_labels(
+    matrix: Tensor | Array, labels: Tensor | Array, name: str, ignore_index: int | None = None
+) -> tuple[Array, Array]:
+    """Checked (n, K) float64 rows and (n,) int64 labels in 0 … K-1, without those of `ignore_index`."""
     table, classes = as_array(matrix).astype(np.float64, copy=False), as_array(labels)
     if table.ndim != 2 or classes.shape != table.shape[:1]:
         raise ValueError(f"{name} must be (n, K) and labels (n,), got {table.shape} and {classes.shape}")
-    if not table.size:
-        raise ValueError(f"{name} holds no samples: got shape {table.shape}")
+    if table.shape[1] < 2:
+        raise ValueError(f"{name} must have K >= 2 classes, got {table.shape}; a single logit z stands for (0, z)")
     if not np.issubdtype(classes.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {classes.dtype}")
+    if ignore_index is not None and bool((classes == ignore_index).any()):
+        known = classes != ignore_index
+        table, classes = table[known], classes[known]
+    if not table.size:
+        raise ValueError(f"{name} holds no samples: got shape {table.shape}")
     if classes.min() < 0 or classes.max() >= table.shape[1]:
         raise IndexError(f"labels must lie in 0 … {table.shape[1] - 1}, got {classes.min()} … {classes.max()}")
     return table, classes.astype(np.int64)
 
 
-def probabilities_and_labels(probabilities: Tensor | Array, labels: Tensor | Array) -> tuple[Array, Array]:
+def probabilities_and_labels(
+    probabilities: Tensor | Array, labels: Tensor | Array, ignore_index: int | None = None
+) -> tuple[Array, Array]:
     """Checked (n, K) float64 probabilities (rows sum to 1 within 1e-3, so that half precision passes) and labels."""
-    table, classes = matrix_and_labels(probabilities, labels, "probabilities")
+    table, classes = matrix_and_labels(probabilities, labels, "probabilities", ignore_index)
     total = table.sum(axis=1)
     if not (bool(np.all((table >= 0) & (table <= 1 + 1e-6))) and float(np.abs(total - 1).max()) <= 1e-3):
         raise ValueError(

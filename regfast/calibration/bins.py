@@ -63,19 +63,22 @@ def adaptive_calibration_error(confidence: Tensor | Array, correct: Tensor | Arr
     return float(adaptive_ece_statistic(bins)(_rows(confidence, correct)[None])[0])
 
 
-def classwise_calibration_error(probabilities: Tensor | Array, labels: Tensor | Array, bins: int = 15) -> float:
+def classwise_calibration_error(
+    probabilities: Tensor | Array, labels: Tensor | Array, bins: int = 15, *, ignore_index: int = -100
+) -> float:
     """Classwise ECE (Kull et al. 2019, eq. 4): the mean over classes of the ECE of that class's probability.
 
     Args:
         probabilities: (n, K), each row sums to 1.
         labels: (n,) int, in 0 … K-1.
         bins: equal-width bins per class.
+        ignore_index: samples with this label are left out.
 
     Raises:
-        ValueError: shapes that differ, no samples, rows that are no probabilities, bins < 1.
+        ValueError: shapes that differ, no samples, one class, rows that are no probabilities, bins < 1.
         IndexError: a label outside 0 … K-1.
     """
-    table, classes = probabilities_and_labels(probabilities, labels)
+    table, classes = probabilities_and_labels(probabilities, labels, ignore_index)
     return float(classwise_ece_statistic(bins)(np.column_stack([table, classes])[None])[0])
 
 

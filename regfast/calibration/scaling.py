@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,42 +15,54 @@ from regfast.calibration._arrays import as_array, matrix_and_labels
 
 Array = NDArray[Any]
 
-# Temperatures outside are no calibration any more: the split was separable (T → 0) or carried no information (T → ∞).
+# Returned where no temperature is best: every sample is right (T → 0), or the logits say nothing (T → ∞).
 MIN_TEMPERATURE = 0.01
 MAX_TEMPERATURE = 100.0
+_FEW = 2048  # samples that say about where to begin
+_BLOCK = 1 << 15  # float64 entries that a thread's cache holds a few times
 
 
-def fit_temperature(logits: Tensor | Array, labels: Tensor | Array) -> float:
+def fit_temperature(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) (Guo et al. 2017, §4.2).
 
     Args:
         logits: (n, K) of a held-out split, finite.
         labels: (n,) int, in 0 … K-1.
+        ignore_index: samples with this label are left out.
 
-    The likelihood is convex in 1/T; a safeguarded Newton iteration finds the minimiser to a relative 1e-10. Where it
-    lies outside [0.01, 100] (every sample right by a margin; no information at all) the bound is returned, with a
-    RuntimeWarning.
+    The likelihood is convex in 1/T; a safeguarded Newton iteration in float64 finds the minimiser to a relative 1e-10,
+    whatever the scale of the logits. Where there is none, because every sample is right (T → 0) or the true logits are
+    on average no larger than the mean ones (T → ∞), 0.01 or 100 is returned, with a RuntimeWarning.
 
     Raises:
-        ValueError: shapes that differ, no samples, logits that are not finite.
+        ValueError: shapes that differ, no samples, one class, logits that are not finite.
         IndexError: a label outside 0 … K-1.
+
+    >>> held_out, labels = torch.randn(500, 10), torch.randint(10, (500,))
+    >>> temperature = fit_temperature(3 * (held_out + 2 * torch.eye(10)[labels]), labels)
     """
-    table, classes = matrix_and_labels(logits, labels, "logits")
+    table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
     return 1 / _fit_scale(table, np.zeros(table.shape[1]), classes, "temperature 1/s")
 
 
 def fit_feature_scale(
-    features: Tensor | Array, weight: Tensor | Array, bias: Tensor | Array | None, labels: Tensor | Array
+    features: Tensor | Array,
+    weight: Tensor | Array,
+    bias: Tensor | Array | None,
+    labels: Tensor | Array,
+    *,
+    ignore_index: int = -100,
 ) -> float:
     """Scale s that minimises the negative log-likelihood of softmax(W(s·v) + b); s = 1/T when b is constant.
 
     Args:
         features: (n, d). weight: (K, d). bias: (K,) or None. labels: (n,) int.
 
-    Range, method and errors as `fit_temperature`; s lies in [0.01, 100].
+    Method, `ignore_index` and errors as `fit_temperature`.
     """
     head, offset = _head(weight, bias)
-    table, classes = matrix_and_labels(as_array(features).astype(np.float64) @ head.T, labels, "features @ weight.T")
+    logits = as_array(features).astype(np.float64) @ head.T
+    table, classes = matrix_and_labels(logits, labels, "features @ weight.T", ignore_index)
     return _fit_scale(table, offset, classes, "feature scale s")
 
 
@@ -67,39 +80,60 @@ def scale_features(features: Tensor, weight: Tensor, bias: Tensor | None, scale:
 
 
 def _fit_scale(slope: Array, offset: Array, labels: Array, name: str) -> float:
-    """Minimiser over s of the mean of lse(s·slope + offset) - (s·slope + offset)_label, which is convex."""
+    """Minimiser over s > 0 of the mean of lse(s·slope + offset) - (s·slope + offset)_label, which is convex."""
     if not np.isfinite(slope).all():
         raise ValueError("logits must be finite: a temperature fitted to NaN or infinity means nothing")
-    true = slope[np.arange(len(labels)), labels]
+    rows, true = torch.from_numpy(slope), torch.from_numpy(slope[np.arange(len(labels)), labels])
+    bias = torch.from_numpy(offset)
+    bound = _no_minimum(rows, bias, true)
+    if bound is not None:
+        message = f"{name}: the likelihood has no minimum on this split, s = {bound:g} returned"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return bound
+    start, every = 1.0, len(rows) // _FEW
+    if every > 1:
+        few, labelled = rows[::every].contiguous(), true[::every]
+        start = 1.0 if _no_minimum(few, bias, labelled) else _root(few, bias, labelled, start, 0.03)
+    return _root(rows, bias, true, start, 1e-7)
 
-    def derivatives(s: float) -> tuple[float, float]:
-        z = s * slope + offset
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        expected = (p * slope).sum(axis=1)
-        spread = (p * (slope - expected[:, None]) ** 2).sum(axis=1)
-        return float((expected - true).mean()), float(spread.mean())
 
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    for bound, outside in ((low, derivatives(low)[0] >= 0), (high, derivatives(high)[0] <= 0)):
-        if outside:
-            message = f"{name}: no minimum inside [{low:g}, {high:g}] on this split, s = {bound:g} returned"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-            return bound
-    s = 1.0
+def _no_minimum(rows: Tensor, bias: Tensor, true: Tensor) -> float | None:
+    """The bound to return where the loss falls for ever as s grows, or from s = 0 on."""
+    if bool((rows.amax(1) <= true).all()):
+        return 1 / MIN_TEMPERATURE
+    return 1 / MAX_TEMPERATURE if _derivatives(rows, bias, true, 0.0)[0] >= 0 else None
+
+
+def _root(rows: Tensor, bias: Tensor, true: Tensor, s: float, tolerance: float) -> float:
+    """Where the first derivative, which grows in s, is 0: Newton inside a bracket, to a last step of `tolerance`."""
+    low, high = 0.0, math.inf
     for _ in range(200):
-        first, second = derivatives(s)
-        if first > 0:
-            high = s
-        else:
-            low = s
-        step = s - first / second if second > 0 else math.inf
-        # Outside the bracket Newton is not to be trusted: halve the bracket in log s.
-        following = step if low < step < high else math.sqrt(low * high)
-        if abs(following - s) <= 1e-10 * s:
+        first, second = _derivatives(rows, bias, true, s)
+        low, high = (low, s) if first > 0 else (s, high)
+        following = s - first / second if second > 0 else math.inf
+        # Far from the root Newton is not to be trusted: tenfold steps at most, and else half of the bracket in log s.
+        near = max(low, s / 10) <= following <= min(high, s * 10)
+        if near and abs(following - s) <= tolerance * s:  # quadratic: the error left is of the order of its square
             return following
+        if not near:
+            following = math.sqrt(low * high) if low > 0 and high < math.inf else s * (0.1 if first > 0 else 10)
         s = following
     return s
+
+
+def _derivatives(rows: Tensor, bias: Tensor, true: Tensor, s: float) -> tuple[float, float]:
+    """First and second derivative in s of the mean loss, over blocks of rows that stay in the cache."""
+    first, second = rows.new_zeros(()), rows.new_zeros(())
+    step = max(1, _BLOCK * torch.get_num_threads() // rows.shape[1])
+    for block, label in zip(rows.split(step), true.split(step), strict=True):
+        p = torch.add(bias, block, alpha=s)
+        p = p.sub_(p.amax(1, keepdim=True)).exp_()
+        total = p.sum(1)
+        expected = torch.linalg.vecdot(p, block) / total
+        away = block - expected[:, None]
+        first += (expected - label).sum()
+        second += (torch.linalg.vecdot(p, away.square_()) / total).sum()
+    return float(first) / len(rows), float(second) / len(rows)
 
 
 def _head(weight: Tensor | Array, bias: Tensor | Array | None) -> tuple[Array, Array]:

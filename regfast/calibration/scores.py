@@ -13,38 +13,39 @@ from regfast.calibration._arrays import matrix_and_labels, probabilities_and_lab
 Array = NDArray[Any]
 
 
-def brier_scores(probabilities: Tensor | Array, labels: Tensor | Array) -> Array:
+def brier_scores(probabilities: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> Array:
     """Multiclass Brier score (Brier 1950) per sample, (n,) float64: Σ_k (p_k - [k = label])², in [0, 2].
 
     Args:
         probabilities: (n, K), each row sums to 1.
         labels: (n,) int, in 0 … K-1.
+        ignore_index: samples with this label are left out: fewer scores than samples.
 
     Raises:
-        ValueError: shapes that differ, no samples, rows that are no probabilities.
+        ValueError: shapes that differ, no samples, one class, rows that are no probabilities.
         IndexError: a label outside 0 … K-1.
     """
-    table, classes = probabilities_and_labels(probabilities, labels)
+    table, classes = probabilities_and_labels(probabilities, labels, ignore_index)
     table = table.copy()
     table[np.arange(len(classes)), classes] -= 1
     return (table * table).sum(axis=1)
 
 
-def brier_score(probabilities: Tensor | Array, labels: Tensor | Array) -> float:
+def brier_score(probabilities: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Mean of `brier_scores`."""
-    return float(brier_scores(probabilities, labels).mean())
+    return float(brier_scores(probabilities, labels, ignore_index=ignore_index).mean())
 
 
-def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array) -> Array:
+def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> Array:
     """Negative log-likelihood per sample, (n,) float64, in nats, of the labels under softmax(logits).
 
-    Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. Errors as `brier_scores`.
+    Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. The rest as `brier_scores`.
     """
-    table, classes = matrix_and_labels(logits, labels, "logits")
+    table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
     shifted = table - table.max(axis=1, keepdims=True)
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(classes)), classes]
 
 
-def negative_log_likelihood(logits: Tensor | Array, labels: Tensor | Array) -> float:
+def negative_log_likelihood(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Mean of `negative_log_likelihoods`."""
-    return float(negative_log_likelihoods(logits, labels).mean())
+    return float(negative_log_likelihoods(logits, labels, ignore_index=ignore_index).mean())

@@ -189,3 +189,23 @@ def test_bad_input_is_named():
         classwise_calibration_error(torch.eye(3), torch.tensor([0, 1, 3]))
     with pytest.raises(TypeError, match="integers"):
         classwise_calibration_error(torch.eye(3), torch.zeros(3))
+
+
+def test_borders_are_i_over_bins_as_written():
+    """0.3 and 0.35 both lie in [0.3, 0.4): |5 - 3.25| / 10."""
+    confidence, correct = np.array([0.3] * 5 + [0.35] * 5), np.array([1] * 5 + [0] * 5)
+    assert expected_calibration_error(confidence, correct, 10) == pytest.approx(0.175, abs=1e-12)
+    assert reliability_bins(confidence, correct, 10).edges[3] == 0.3
+
+
+def test_ignored_samples_and_single_columns():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.softmax(torch.randn(60, 4, generator=generator), 1)
+    labels = torch.randint(4, (60,), generator=generator)
+    kept = torch.arange(60) % 3 > 0
+    marked = torch.where(kept, labels, -100)
+    assert classwise_calibration_error(table, marked) == classwise_calibration_error(table[kept], labels[kept])
+    with pytest.raises(IndexError, match="labels must lie in 0"):
+        classwise_calibration_error(table, marked, ignore_index=9)
+    with pytest.raises(ValueError, match="K >= 2 classes"):
+        classwise_calibration_error(torch.ones(3, 1), torch.zeros(3, dtype=torch.int64))

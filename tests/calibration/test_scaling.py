@@ -34,6 +34,38 @@ def test_temperature_recovers_a_known_one():
     assert fit_temperature(logits, labels) == pytest.approx(2 / math.log(4), rel=1e-12)
 
 
+@pytest.mark.parametrize("factor", [1e-6, 0.02, 1, 500, 1e7])
+@pytest.mark.parametrize("n", [4000, 20_000])
+def test_temperature_is_found_whatever_the_scale(factor, n):
+    """Logits times 500 of calibrated ones need 500; 20,000 samples begin from the fit of some of them."""
+    logits, labels = sampled(n, 5, 0)
+    fitted = fit_temperature(factor * logits, labels)
+    assert fitted == pytest.approx(factor, rel=0.05)
+    assert fitted == pytest.approx(factor * fit_temperature(logits, labels), rel=1e-9)
+
+
+def test_ignored_samples_are_left_out():
+    logits, labels = sampled(300, 4, 5)
+    kept = torch.arange(300) % 3 > 0
+    for ignored in (-100, 7):
+        marked = torch.where(kept, labels, ignored)
+        spoiled = torch.where(kept[:, None], logits, torch.nan)
+        assert fit_temperature(spoiled, marked, ignore_index=ignored) == fit_temperature(logits[kept], labels[kept])
+    head = torch.eye(4).double()
+    assert fit_feature_scale(spoiled, head, None, marked, ignore_index=7) == fit_feature_scale(
+        logits[kept], head, None, labels[kept]
+    )
+
+
+def test_a_few_samples_that_say_nothing_do_not_lead_astray():
+    """Every 16th of 32,768 samples is right: the start that they would give is at infinity."""
+    logits, labels = sampled(32_768, 3, 6)
+    labels[::16] = logits[::16].argmax(1)
+    slope = torch.tensor(fit_temperature(logits, labels), dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(logits / slope, labels)
+    assert abs(torch.autograd.grad(loss, slope)[0].item()) < 1e-9
+
+
 def test_temperature_changes_no_prediction_and_lowers_the_loss():
     logits, labels = sampled(300, 4, 2, scale=6)
     logits = 3 * logits
@@ -75,6 +107,12 @@ def test_bad_input_is_named():
         fit_temperature(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
     with pytest.raises(IndexError, match="labels"):
         fit_temperature(torch.zeros(1, 2), torch.tensor([2]))
+    with pytest.raises(ValueError, match="K >= 2 classes, got \\(3, 1\\); a single logit z stands for"):
+        fit_temperature(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(IndexError, match="labels"):
+        fit_temperature(torch.zeros(1, 2), torch.tensor([-1]))
+    with pytest.raises(ValueError, match="holds no samples"):
+        fit_temperature(torch.zeros(1, 2), torch.tensor([-100]))
     for value in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="temperature"):
             apply_temperature(torch.zeros(1, 2), value)

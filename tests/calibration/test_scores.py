@@ -33,3 +33,13 @@ def test_inputs_are_left_alone_and_checked():
         brier_score(torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="logits"):
         negative_log_likelihood(torch.ones(2, 3), torch.zeros(3, dtype=torch.int64))
+
+
+def test_ignored_samples_are_left_out():
+    logits, labels = torch.randn(30, 4), torch.arange(30) % 4
+    kept = torch.arange(30) % 3 > 0
+    marked = torch.where(kept, labels, -100)
+    for score, rows in ((brier_scores, logits.softmax(1)), (negative_log_likelihoods, logits)):
+        assert np.array_equal(score(rows, marked), score(rows[kept], labels[kept]))
+    assert brier_score(logits.softmax(1), marked) == brier_score(logits.softmax(1)[kept], labels[kept])
+    assert negative_log_likelihood(logits, marked) == negative_log_likelihood(logits[kept], labels[kept])
