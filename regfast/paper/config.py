@@ -6,34 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from regfast.paper.parts import PARTS, Given
+from regfast.paper.parts.base import EMBEDDED
 from regfast.study import AttackSetting, StudyConfig, named_regularizers, sized
 
-VERSION = 1  # of the result files; a run of another version is not continued
+VERSION = 2  # of the result files; a run of another version is not continued
 
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
 # Training images at most whose geometry the main study measures after every epoch: of photographs, of digits.
 _WATCHED, _WATCHED_DIGITS = 5000, 600
 # At most, of the embedded studies beside the main one: they took half of a run.
 _BESIDE_IMAGES, _BESIDE_EPOCHS = 96, 15
-_PLANE_EPOCHS = 30  # at most, of the models two wide, which learn clean digits
-_EMBEDDED = ("digits", "noisy-digits")
 _LIMIT = 1000  # test images of photographs: AutoAttack on all of them takes hours without a GPU
 
 
-@dataclass(frozen=True)
-class _Size:
-    images: int  # in a plane
-    steps: int  # of the attacks beside the studies
-    scales: int
-    radii: int
-
-
+# Images in a plane, steps of the attacks beside the studies, and points of two curves.
 _SIZES = {
-    "full": _Size(448, 40, 41, 13),
-    "small": _Size(256, 20, 41, 13),
-    "smoke": _Size(96, 5, 9, 5),
+    "full": {"images": 448, "steps": 40, "scales": 41, "radii": 13},
+    "small": {"images": 256, "steps": 20, "scales": 41, "radii": 13},
+    "smoke": {"images": 96, "steps": 5, "scales": 9, "radii": 5},
 }
 
 
@@ -41,7 +32,7 @@ _SIZES = {
 class PaperConfig:
     """The studies of a paper run, the main one first, and per part its settings, all of them ours.
 
-    `parts` has a key for each of the result files beside the studies, in `run.TABLES`. Raises ValueError for no study,
+    `parts` has a key for each part of `regfast.paper.parts`. Raises ValueError for no study,
     two in the same folder, or a negative class for the planes.
     """
 
@@ -106,12 +97,12 @@ def paper_config(
         pairs = [(dataset, model) for dataset in datasets or ["noisy-digits"] for model in suited]
     studies: list[StudyConfig] = []
     for dataset, model in pairs:
-        options: dict[str, Any] = {"data_root": data_root if dataset not in _EMBEDDED else None}
+        options: dict[str, Any] = {"data_root": data_root if dataset not in EMBEDDED else None}
         options |= {} if model is None else {"model": model}
         options |= {} if seeds is None else {"seeds": tuple(seeds)}
         options |= {} if regularizers is None else {"regularizers": named_regularizers(regularizers)}
         study = sized(size, dataset, **options)
-        if dataset not in _EMBEDDED and study.limit is None:
+        if dataset not in EMBEDDED and study.limit is None:
             study = replace(study, limit=_LIMIT)
         study = replace(study, attacks=_attacks(study), limit=study.limit if limit is None else limit)
         if epochs is not None:
@@ -123,9 +114,10 @@ def paper_config(
         if own and studies and epochs is None:
             study = replace(study, recipe=replace(study.recipe, epochs=min(study.recipe.epochs, _BESIDE_EPOCHS)))
         if not studies:
-            study = replace(study, trajectory=_WATCHED_DIGITS if dataset in _EMBEDDED else _WATCHED)
+            study = replace(study, trajectory=_WATCHED_DIGITS if dataset in EMBEDDED else _WATCHED)
         studies.append(study)
-    return PaperConfig(tuple(studies), _parts(studies[0], _SIZES[size], label))
+    given = Given(studies[0], label, **_SIZES[size])
+    return PaperConfig(tuple(studies), {part.name: part.settings(given) for part in PARTS})
 
 
 def _attacks(study: StudyConfig) -> tuple[AttackSetting, ...]:
@@ -136,63 +128,3 @@ def _attacks(study: StudyConfig) -> tuple[AttackSetting, ...]:
         AttackSetting("autoattack-fast", "linf", each.eps, None, None, each.setting) for each in (weak, strong)
     )
     return (kept["fgsm_linf_weak"], weak, strong, *ensembles)
-
-
-def _parts(main: StudyConfig, size: _Size, label: int) -> dict[str, dict[str, Any]]:
-    weak, strong = (next(a for a in main.attacks if a.attack == "pgd" and a.setting == s) for s in ("weak", "strong"))
-    attack = {"norm": strong.norm, "steps": size.steps}
-    return {
-        "planes": {
-            # Two dimensions are right for two fifths of the noisy digits: nothing would gather anywhere.
-            "dataset": "digits" if main.dataset == "noisy-digits" else main.dataset,
-            "model": main.model,
-            "label": label,
-            "epochs": min(main.recipe.epochs, _PLANE_EPOCHS) if main.dataset in _EMBEDDED else main.recipe.epochs,
-            "seed": main.seeds[0],
-            "images": size.images,
-            "attack": f"PGD-{size.steps}",
-            "eps": strong.eps,
-            **attack,
-        },
-        "theorem1": {
-            "ridge": 1e-3,
-            "smoothing": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9],
-            "random_dimensions": 64,
-            "seed": 0,
-        },
-        "scaling": {"scales": _geometric(0.1, 10, size.scales), "bins": 15},
-        "smooth": {"interval": "95 % bootstrap over test images"},
-        "radius": {"radii": _geometric(1 / 16, 16, size.radii), "unit": "median norm of the correct features"},
-        "predictors": {
-            "attack": f"autoattack-fast_{strong.norm}_weak",
-            "interval": "95 % bootstrap over test images, mean over seeds",
-        },
-        "boundary": {"samples": "test images that are classified correctly"},
-        "counterfactual": {
-            "eps": "median distance to the nearest boundary of the first regularizer's correct features, per seed",
-            "steps": 20,
-        },
-        "transfer": {
-            "eps": [weak.eps, strong.eps],
-            **attack,
-            "samples": "test images that source and target both classify correctly",
-        },
-        "objectives": {"attack": "APGD", "eps": weak.eps, **attack, "targets": 3},
-        "feature_attack": {
-            "attack": "PGD on the features",
-            "norm": "l2",
-            "steps": size.steps,
-            "samples": "test images that are classified correctly",
-        },
-        "collapse": {
-            "images": f"at most {main.trajectory}, spread over the training set, as they are",
-            "radius of v_opt": "median norm of the correct features, epoch by epoch",
-        },
-    }
-
-
-def _geometric(low: float, high: float, count: int) -> list[float]:
-    """`count` (odd) factors around 1, each a fixed factor from the last; the middle one is 1 exactly."""
-    values = np.geomspace(low, high, count)
-    values[count // 2] = 1.0
-    return [float(f"{value:.6g}") for value in values]

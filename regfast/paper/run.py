@@ -9,31 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from regfast.paper.config import PaperConfig, study_folder
+from regfast.paper.parts import PARTS
 from regfast.paper.pieces import Tables, piece_folder, pieces_of, read_piece, run_piece
 from regfast.study import Progress, StudyConfig, run_study
 from regfast.study.config import differences
-from regfast.study.files import read_columns, read_json, write_json, write_table
+from regfast.study.files import read_json, write_json, write_table
 from regfast.study.progress import Silent
 from regfast.study.run import environment
 from regfast.study.workers import run_all
-
-TABLES = (
-    "planes",
-    "theorem1",
-    "scaling",
-    "smooth",
-    "radius",
-    "predictors",
-    "boundary",
-    "feature_attack",
-    "counterfactual",
-    "collapse",
-    "transfer",
-    "objectives",
-)
 
 
 def run_paper(
@@ -72,7 +57,7 @@ def run_paper(
             told.advance(_study_steps(study))
         did |= ran
     run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
-    if did or left or not all((folder / f"{name}.parquet").is_file() for name in TABLES):
+    if did or left or not all((folder / f"{part.name}.parquet").is_file() for part in PARTS):
         told.say("tables")
         _assemble(folder, config, [read_piece(folder, piece) for piece in pieces])
         return True
@@ -118,26 +103,11 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "studies": [entry["folder"] for entry in config.get("studies", [])]}
 
 
-def _assemble(folder: Path, config: PaperConfig, parts: list[Tables]) -> None:
-    """One result file a table from the pieces' parts; the trajectories are the main study's."""
-    parts = [*parts, {"collapse": read_columns(folder / study_folder(config.main) / "trajectory.parquet")}]
-    for name in TABLES:
-        own = [part[name] for part in parts if name in part]
-        table = {column: np.concatenate([part[column] for part in own]) for column in own[0]}
-        write_table(folder / f"{name}.parquet", _over_seeds(table) if name == "predictors" else table)
-
-
-def _over_seeds(table: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Rows of predictors.parquet: value and interval as means over the seeds' own.
-
-    The mean of the ends is wider than the interval of the mean: the same test images are in every seed.
-    """
-    keys = ("regularizer", "attack", "predictor", "measure")
-    names = list(zip(*(table[key].tolist() for key in keys), strict=True))
-    unique = list(dict.fromkeys(names))
-    group = np.array([unique.index(name) for name in names])
-    found = {key: np.array([name[place] for name in unique]) for place, key in enumerate(keys)}
-    for column in ("value", "low", "high"):
-        values = [table[column][group == place] for place in range(len(unique))]
-        found[column] = np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in values])
-    return found
+def _assemble(folder: Path, config: PaperConfig, pieces: list[Tables]) -> None:
+    """One result file a part, from what the pieces hold of it."""
+    for part in PARTS:
+        own = [tables[part.name] for tables in pieces if part.name in tables]
+        if part.has("of_study"):
+            own.append(part.of_study(folder / study_folder(config.main)))
+        table = {column: np.concatenate([piece[column] for piece in own]) for column in own[0]}
+        write_table(folder / f"{part.name}.parquet", part.combined(table))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from regfast.registry import load
+
 __all__ = ["write_report"]
+
+# Who writes the page of a kind of run; by name, since a paper run stands above this folder.
+_KINDS = {"study": "regfast.report.write:write_study", "paper": "regfast.paper.page:write"}
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -24,9 +29,12 @@ def write_report(run_dir: str | Path) -> Path:
     except ImportError as error:
         raise ImportError(f"the report needs {error.name}: pip install 'regfast[report]'") from error
     from regfast.report.results import read_json
-    from regfast.report.write import write_paper, write_study
 
     path = Path(run_dir)
     if not path.is_dir():
         raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
-    return write_paper(path) if read_json(path / "config.json").get("kind") == "paper" else write_study(path)
+    kind = read_json(path / "config.json").get("kind", "study")
+    if kind not in _KINDS:
+        raise ValueError(f"{path} holds a run of kind {kind!r}; there are {', '.join(_KINDS)}")
+    written: Path = load(_KINDS[kind], "report")(path)
+    return written

@@ -89,20 +89,23 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def default_radius(features: Tensor, correct: Tensor) -> float:
-    """Radius of the class centers of a model: the median norm of its correctly classified features.
+    """Radius of the class centers of a model: the median norm of its correctly classified features, or of all.
+
+    All count where none is correct, as before training.
 
     Args:
         features: (B, d) floating. correct: (B,) bool.
 
     Raises:
-        ValueError: no correctly classified feature, or shapes that do not fit.
+        ValueError: no feature at all, or shapes that do not fit.
     """
     if features.ndim != 2 or correct.shape != features.shape[:1]:
         raise ValueError(
             f"features must be (B, d) and correct (B,), got {tuple(features.shape)}, {tuple(correct.shape)}"
         )
-    norms = features.detach()[correct.bool()].double().norm(dim=1)
-    if not len(norms):
-        raise ValueError("no correctly classified feature: the default radius is their median norm")
+    if not len(features):
+        raise ValueError("features is empty: the default radius is their median norm")
+    correct = correct.bool()
+    norms = features.detach()[correct if bool(correct.any()) else ~correct].double().norm(dim=1)
     # NumPy's median: torch's is the lower of the middle two for an even count, and torch.quantile stops at 2²⁴ values.
     return float(np.median(norms.cpu().numpy()))

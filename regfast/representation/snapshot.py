@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from regfast.representation.boundary import boundary_distance
@@ -37,7 +36,7 @@ def snapshot(
     correct = prediction == labels
     found = bool(correct.any())
     if radius is None:
-        radius = default_radius(features, correct if found else torch.ones_like(correct))
+        radius = default_radius(features, correct)
     centers = class_centers(weight, bias, radius=radius)
     geometry = feature_geometry(features, weight, centers, labels, prediction)
     return {

@@ -34,7 +34,7 @@ def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> 
     weight = model.head.weight.detach().cpu()
     bias = None if model.head.bias is None else model.head.bias.detach().cpu()
     correct = logits.argmax(1) == labels
-    radius = default_radius(features, correct if bool(correct.any()) else torch.ones_like(correct))
+    radius = default_radius(features, correct)
     centers = class_centers(weight, bias, radius=radius)
     _, stats = soft_cross_entropy_stats(logits, labels, features, centers.points.to(features))
     geometry = feature_geometry(features, weight, centers, labels, stats.prediction)

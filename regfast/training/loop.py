@@ -130,7 +130,7 @@ def _stats(logits: Tensor, target: Target, features: Tensor, context: Context) -
 def _centers(model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Class centers (K, d) of the head as it is now; before anything is right, at the median norm of all features."""
     correct = logits.argmax(1) == labels
-    radius = default_radius(features, correct if bool(correct.any()) else torch.ones_like(correct))
+    radius = default_radius(features, correct)
     head = model.head
     points = class_centers(head.weight, head.bias, radius=radius, tolerance=_CURVE_TOLERANCE).points
     return points.to(head.weight.device, head.weight.dtype)

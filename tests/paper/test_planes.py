@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import torch
 
-from regfast.paper.planes import bottleneck_model
-from regfast.paper.theorem import known_heads
+from regfast.paper.parts.planes import bottleneck_model
+from regfast.paper.parts.theorem1 import known_heads
 
 
 def test_a_bottleneck_model_is_two_wide_and_comes_from_its_seed():

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from regfast.paper import paper_config, run_paper
+from regfast.paper.parts import PARTS, SCHEMAS
 from regfast.paper.pieces import pieces_of
-from regfast.paper.run import TABLES
 from regfast.report import write_report
-from regfast.report.paper_results import FILES
 from regfast.study import Sweep
 from regfast.study.progress import Silent
 from regfast.training import Recipe
@@ -35,7 +34,7 @@ def run_dir(tmp_path_factory):
 
 
 def contents(folder):
-    return {name: (folder / f"{name}.parquet").read_bytes() for name in TABLES}
+    return {name: (folder / f"{name}.parquet").read_bytes() for name in SCHEMAS}
 
 
 def frame(folder, name):
@@ -46,8 +45,9 @@ def test_result_files_follow_the_schema(run_dir):
     config = json.loads((run_dir / "config.json").read_text())
     assert config["kind"] == "paper" and config["command"] == "regfast paper …"
     assert config["studies"] == [{"folder": "studies/digits-small-cnn", "dataset": "digits", "model": "small-cnn"}]
-    for name, columns in FILES.items():
-        assert set(columns) <= set(frame(run_dir, name)), name
+    for part in PARTS:
+        found = list(frame(run_dir, part.name))
+        assert set(part.columns) <= set(found) if part.name == "collapse" else list(part.columns) == found, part.name
     planes = frame(run_dir, "planes")
     assert set(planes.kind) == {"weight", "mean", "center", "feature", "perturbed"}
     per_model = planes.groupby(["regularizer", "bias"])

@@ -90,8 +90,9 @@ def test_default_radius_is_the_median_norm_of_what_is_right():
     features = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0]))
     correct = torch.tensor([True, True, True, True, False])
     assert default_radius(features, correct) == pytest.approx(2.5)
-    with pytest.raises(ValueError, match="correctly classified"):
-        default_radius(features, torch.zeros(5, dtype=torch.bool))
+    assert default_radius(features, torch.zeros(5, dtype=torch.bool)) == pytest.approx(3.0)  # nothing is right: all
+    with pytest.raises(ValueError, match="features is empty"):
+        default_radius(features[:0], correct[:0])
     with pytest.raises(ValueError, match=r"\(B, d\)"):
         default_radius(features, correct[:3])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,47 +15,10 @@ from regfast.report.results import Columns, Study, read_columns, read_json
 
 Array = npt.NDArray[Any]
 
-# File name without ``.parquet``, and the columns it must have. Every one of them is optional.
-FILES = {
-    "planes": ("regularizer", "seed", "bias", "kind", "label", "sample", "x", "y", "offset"),
-    "theorem1": ("head", "label", "smoothing", "ridge", "norm", "projection", "closed_form"),
-    "scaling": ("regularizer", "seed", "kind", "scale", "ece", "changed"),
-    "smooth": (
-        "regularizer",
-        "seed",
-        "confidence",
-        "accuracy",
-        "low",
-        "high",
-        "density",
-        "error",
-        "error_low",
-        "error_high",
-    ),
-    "radius": ("regularizer", "seed", "label", "radius", "angle", "angle_limit", "cosine"),
-    "predictors": ("regularizer", "attack", "predictor", "measure", "value", "low", "high"),
-    "boundary": ("regularizer", "seed", "sample", "correct", "norm", "distance", "gradient_distance"),
-    "feature_attack": (
-        "regularizer",
-        "seed",
-        "sample",
-        "correct",
-        "norm",
-        "exact",
-        "straight",
-        "cross_entropy",
-        "margin",
-    ),
-    "counterfactual": ("norms", "directions", "seed", "accuracy", "ece", "distance", "asr"),
-    "collapse": ("regularizer", "seed", "epoch"),
-    "transfer": ("source", "target", "attack", "seed", "asr"),
-    "objectives": ("regularizer", "seed", "objective", "asr"),
-}
-
 
 @dataclass(frozen=True)
 class Paper:
-    """The result files of a paper run: its studies, and the tables of `FILES` that are there."""
+    """The result files of a paper run: its studies, and the tables beside them that are there."""
 
     path: Path
     config: dict[str, Any]
@@ -63,8 +26,11 @@ class Paper:
     tables: dict[str, Columns]
 
     @classmethod
-    def read(cls, run_dir: str | Path) -> Paper:
-        """Read ``run_dir``; FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema."""
+    def read(cls, run_dir: str | Path, schemas: Mapping[str, Iterable[str]]) -> Paper:
+        """Read ``run_dir``, of the tables those of ``schemas``: name without ``.parquet`` to the columns it must have.
+
+        Every table is optional. FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema.
+        """
         path = Path(run_dir)
         config = read_json(path / "config.json")
         listed = config.get("studies")
@@ -72,7 +38,7 @@ class Paper:
             raise ValueError(f"{path / 'config.json'}: studies must list at least one study, found {listed!r}")
         tables: dict[str, Columns] = {
             name: read_columns(path / f"{name}.parquet", columns)
-            for name, columns in FILES.items()
+            for name, columns in schemas.items()
             if (path / f"{name}.parquet").is_file()
         }
         return cls(path, config, [Study.read(path / entry["folder"]) for entry in listed], tables)

@@ -1,25 +1,75 @@
-"""Attacks on the features: what the page says of them, and the verdicts on it."""
+"""Attacks on the features themselves, against the bound that no attack can beat."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from regfast.paper.outputs import Outputs
+from regfast.paper.parts.base import Array, Columns, Given, Part, Work, behind, ours
+from regfast.paper.results import Paper, where
 from regfast.report import style
 from regfast.report.claims import Verdict, ratio
 from regfast.report.drawing import Drawing
 from regfast.report.figures import feature_attack as figure
-from regfast.report.paper_figures import columns, ours
-from regfast.report.paper_results import Paper, where
-from regfast.report.results import Columns
 from regfast.report.tables import listed, number
+from regfast.representation import boundary_distance, fooling_radius
 from regfast.statistics import paired_difference
 
-Array = npt.NDArray[Any]
 CLAIM = "Attacks on the features succeed less"
 RELATIVE, ABSOLUTE = "radius ε, in units of the feature's own norm", "radius ε, the same for all models"
+
+
+class FeatureAttack(Part):
+    """The least radius in feature space at which each attack succeeds."""
+
+    name = "feature_attack"
+    row = "a sample"
+    columns = {
+        "regularizer": "", "seed": "", "sample": "", "label": "", "correct": "", "norm": "",
+        "exact": "distance to the nearest boundary, the bound of every attack; this and the next three are least l2 "
+        "radii in feature space, inf where none is, 0 where the sample is wrong already",
+        "straight": "one step along the cross-entropy gradient",
+        "cross_entropy": "multi-step PGD, `representation.fooling_radius`", "margin": "likewise, on the margin",
+    }  # fmt: skip
+
+    def settings(self, given: Given) -> dict[str, Any]:
+        return {
+            "attack": "PGD on the features",
+            "norm": "l2",
+            "steps": given.steps,
+            "samples": "test images that are classified correctly",
+        }
+
+    def of_model(self, work: Work, outputs: Outputs) -> Columns:
+        return compute(outputs, work.settings["steps"])
+
+    def figures(self, paper: Paper) -> list[Drawing]:
+        return draw(paper)
+
+    def verdicts(self, paper: Paper) -> list[Verdict]:
+        return verdicts(paper)
+
+
+def compute(outputs: Outputs, steps: int) -> dict[str, Array]:
+    """Columns of feature_attack.parquet: the least radius at which each attack on the feature succeeds.
+
+    `exact`: the strongest attack there is; `straight`: one step along the cross-entropy gradient; `cross_entropy` and
+    `margin`: multi-step PGD.
+    """
+    head = (outputs.features, outputs.weight, outputs.bias, outputs.labels)
+    way = boundary_distance(*head)
+    return {
+        "sample": np.arange(len(outputs.labels)),
+        "label": outputs.labels.numpy(),
+        "correct": outputs.correct.numpy(),
+        "norm": outputs.features.double().norm(dim=1).numpy(),
+        "exact": way.distance.numpy(),
+        "straight": way.gradient_distance.numpy(),
+        "cross_entropy": fooling_radius(*head, steps=steps).numpy(),
+        "margin": fooling_radius(*head, steps=steps, objective="margin").numpy(),
+    }
 
 
 def radii(paper: Paper) -> dict[str, dict[str, figure.Radii]]:
@@ -41,7 +91,7 @@ def decisive(found: dict[str, dict[str, figure.Radii]]) -> dict[str, float]:
     return {unit: float(np.median(np.concatenate(next(iter(m.values())).exact))) for unit, m in found.items()}
 
 
-def feature_attack_figures(paper: Paper) -> list[Drawing]:
+def draw(paper: Paper) -> list[Drawing]:
     """Success of PGD on the features over its radius, and the bound that the exact distance sets."""
     table = paper.tables["feature_attack"]
     found, attack = radii(paper), attack_words(paper)
@@ -81,7 +131,7 @@ def feature_attack_figures(paper: Paper) -> list[Drawing]:
             "all. Correctly classified samples; lines are means over seeds, bands span the seeds, the dotted line is "
             "where verdicts are given.",
             " ".join(text),
-            {"radii": columns(table)},
+            {"radii": behind(table)},
             settings=f"{ours(paper, 'feature_attack')} Verdicts are given where an exact attack flips half of the "
             f"correct samples of {style.in_sentence(next(iter(found[RELATIVE])))}, ours: "
             f"ε = {number(marks[RELATIVE])} of the norm, and ε = {number(marks[ABSOLUTE])}.",
@@ -95,7 +145,7 @@ def attack_words(paper: Paper) -> str:
     return f"PGD-{steps}" if steps else "PGD"
 
 
-def feature_verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+def verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
     """Whether attacks on the features succeed less than with hard labels: PGD and the exact one, in both units."""
     table = paper.tables.get("feature_attack")
     if table is None or "hard" not in paper.regularizers(table):
@@ -108,7 +158,7 @@ def feature_verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list
     ]
     rows = {name: [_hits(table, name, s, measures, marks) for s in np.unique(table["seed"])] for name in names}
     before = np.nanmean([_rates(r[None])[0] for r in rows["hard"]], axis=0)
-    verdicts = []
+    found = []
     for name in names:
         if name == "hard":
             continue
@@ -118,8 +168,8 @@ def feature_verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list
         for k, (measure, _, _) in enumerate(measures):
             effect, low, high = (float(end[k]) for end in change)
             start = float(before[k])
-            verdicts.append(Verdict(CLAIM, measure, name, -1, start, start + effect, effect, low, high))
-    return verdicts
+            found.append(Verdict(CLAIM, measure, name, -1, start, start + effect, effect, low, high))
+    return found
 
 
 def _hits(table: Columns, name: str, seed: Any, measures: list[tuple[str, str, str]], marks: dict[str, float]) -> Array:

@@ -5,12 +5,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from regfast.report.paper_results import Paper, planes, where
+from regfast.paper.parts import SCHEMAS
+from regfast.paper.results import Paper, planes, where
 
 
 @pytest.fixture(scope="module")
 def paper(paper_dir):
-    return Paper.read(paper_dir)
+    return Paper.read(paper_dir, SCHEMAS)
 
 
 def test_planes_join_clean_and_perturbed_features_by_sample(paper):
@@ -55,12 +56,12 @@ def test_a_plane_without_centers_is_an_error(paper):
 def test_parts_are_optional_but_studies_are_not(make_paper, tmp_path):
     folder = make_paper(tmp_path / "run")
     (folder / "scaling.parquet").unlink()
-    assert "scaling" not in Paper.read(folder).tables
+    assert "scaling" not in Paper.read(folder, SCHEMAS).tables
     table = pq.read_table(folder / "radius.parquet")
     pq.write_table(table.drop_columns(["angle"]), folder / "radius.parquet")
     with pytest.raises(ValueError, match=r"radius\.parquet lacks the columns angle"):
-        Paper.read(folder)
+        Paper.read(folder, SCHEMAS)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"studies": []}))
     with pytest.raises(ValueError, match="at least one study"):
-        Paper.read(folder)
+        Paper.read(folder, SCHEMAS)

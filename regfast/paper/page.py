@@ -1,22 +1,42 @@
-"""What the page of a paper run says."""
+"""The page of a paper run: what it says, and writing it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-from regfast.report import beyond_figures, paper_figures, style
+from regfast.paper.parts import PARTS, SCHEMAS
+from regfast.paper.results import Paper
+from regfast.report import style
 from regfast.report.claims import Verdict
+from regfast.report.claims import verdicts as study_verdicts
 from regfast.report.drawing import Drawing
 from regfast.report.page import Page, Section, VerdictGroup
-from regfast.report.paper_results import Paper
 from regfast.report.results import Study
-from regfast.report.study_figures import attack_settings, training
+from regfast.report.study_figures import attack_settings, drawings, training
 from regfast.report.study_page import chance_note, environment, settings, study_name, words
-from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table
+from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table, verdict_table
+from regfast.report.tables import write as write_tables
+from regfast.report.write import write_page, write_study_page
 
 WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
+
+
+def write(run_dir: Path) -> Path:
+    """Figures, tables and page of a paper run, and of each of its studies; returns the path of the run's own page."""
+    paper = Paper.read(run_dir, SCHEMAS)
+    answers, drawn = {}, {}
+    for study in paper.studies:
+        found = answers[study.path.name] = study_verdicts(study)
+        drawn[study.path.name] = drawings(study)
+        write_study_page(study, drawn[study.path.name], found)
+        write_tables([verdict_table(found, f"verdicts-{study.path.name}", study_name(study))], paper.path / "tables")
+    features = [verdict for part in PARTS for verdict in part.verdicts(paper)]
+    beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
+    write_tables([across(paper.studies), metrics_table(paper.main), *beyond], paper.path / "tables")
+    names = list(dict.fromkeys(name for study in paper.studies for name in study.regularizers))
+    return write_page(paper.path, paper_page(paper, answers, drawn, features), names)
 
 
 def paper_page(
@@ -69,16 +89,16 @@ def paper_page(
 def sections(paper: Paper, drawn: Mapping[str, Sequence[Drawing]]) -> list[Section]:
     """The sections for which the run has files, in the paper's order."""
 
-    def part(name: str, parts: Mapping[str, Any]) -> list[Drawing]:
-        file = "planes" if name == "fields" else name
-        return parts[name](paper) if file in paper.tables else []
+    of_section: dict[str, list[Drawing]] = {}
+    for part in PARTS:
+        if part.name in paper.tables:
+            of_section.setdefault(part.section, []).extend(part.figures(paper))
 
     found = [
         Section(
             "two-dimensions",
             "Two dimensions",
             "A bottleneck two wide before the head makes the representation space visible.",
-            part("planes", paper_figures.PARTS) + part("fields", paper_figures.PARTS),
         ),
         Section(
             "representation-space", "Magnitude, cosine, robustness, calibration", drawings=study_sections(paper, drawn)
@@ -88,25 +108,18 @@ def sections(paper: Paper, drawn: Mapping[str, Sequence[Drawing]]) -> list[Secti
             "Theorem 1",
             "For no bias and equal weight norms the optimal feature under soft labels is shorter than under hard "
             "ones. With biases that can fail; one part of it cannot.",
-            part("theorem1", paper_figures.PARTS),
             formulas=("minimiser", "etf", "projection"),
         ),
         Section(
             "scaling-section",
             "Feature scaling and temperature scaling",
-            drawings=part("scaling", paper_figures.PARTS) + part("smooth", paper_figures.PARTS),
             formulas=("scaling",),
         ),
         Section("measures", "Tables", tables=tables(paper)),
-        Section(
-            "radius-section", "How much our choice of radius matters", drawings=part("radius", paper_figures.PARTS)
-        ),
-        Section(
-            "beyond",
-            "Beyond the paper",
-            drawings=[d for name in beyond_figures.PARTS for d in part(name, beyond_figures.PARTS)],
-        ),
+        Section("radius-section", "How much our choice of radius matters"),
+        Section("beyond", "Beyond the paper"),
     ]
+    found = [replace(s, drawings=[*s.drawings, *of_section.get(s.id, [])]) for s in found]
     return [s for s in found if s.drawings or s.tables]
 
 
