@@ -1,43 +1,65 @@
 """Checkpoints: read without running code (safetensors, or a weights-only state dict), compared by name and shape."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel, DistributedDataParallel and torch.compile
 _SHOWN = 4
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a `.safetensors` file or a PyTorch state dict (weights only).
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or holds something other than tensors.
+    Prefixes of wrappers (`module.`, `_orig_mod.`) are taken off the names.
+
+    Raises FileNotFoundError, or ValueError when the file is damaged or holds something other than dense tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _load_weights(path)
+    except Exception as error:  # a damaged file can make the readers raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"checkpoint {path} cannot be read: {type(error).__name__} {reason}".rstrip()) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"checkpoint {path} holds {type(content).__name__}, expected a state dict of tensors by name")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+        held = type(content).__name__
+        if isinstance(content, Mapping):
+            held += f" with {_some([str(name) for name, value in content.items() if not isinstance(value, Tensor)])}"
+        raise ValueError(f"checkpoint {path} holds {held}, expected a state dict of tensors by name")
+    for name, value in content.items():
+        problem = _not_dense(value)
+        if problem:
+            raise ValueError(f"checkpoint {path} cannot be read: {name} is {problem}, expected a dense tensor")
+    return {_PREFIXES.sub("", str(name)): value for name, value in content.items()}
+
+
+def _load_weights(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _not_dense(tensor: Tensor) -> str:
+    """What keeps its entries from being just what the file holds, or ""."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        return "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+    if tensor.device.type != "cpu":
+        return f"on {tensor.device}"
+    # A view that repeats entries of its storage claims a size that is not in the file.
+    return "expanded" if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() else ""
 
 
 def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What keeps `state` from fitting a model whose state is `own` (names missing, left over, other shapes), or ""."""
+    """What keeps `state` from fitting a model whose state is `own` (names, shapes, types), or ""."""
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
     shapes = [
@@ -45,11 +67,25 @@ def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    types = [
+        f"{name} is {state[name].dtype}, the model has {own[name].dtype}"
+        for name in own
+        if name in state and state[name].is_floating_point() != own[name].is_floating_point()
+    ]
     return "; ".join(
-        f"{what}: {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("not in the model", unexpected), ("other shape", shapes))
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("not in the model", unexpected),
+            ("other shape", shapes),
+            ("other type", types),
+        )
         if names
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def save_checkpoint(state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """`load_model`: a classifier by name, ready to be trained or attacked."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,8 +75,8 @@ def _build(
             network = _own_network(name, num_classes or 10, weights, in_channels)
         else:
             raise ValueError(
-                f"no model is called {name!r}{_nearest(name, OWN_MODELS)}; there are {', '.join(OWN_MODELS)}, "
-                "torchvision:NAME and timm:NAME"
+                f"no model is called {name!r}{_elsewhere(name) or _nearest(name, OWN_MODELS)}; there are "
+                f"{', '.join(OWN_MODELS)}, torchvision:NAME and timm:NAME"
             )
     example = torch.rand((1, *network.image_shape), generator=torch.Generator().manual_seed(0))
     model = split_classifier(network.module.eval(), mean=network.mean, std=network.std, example=example)
@@ -135,9 +136,28 @@ def _timm_network(name: str, num_classes: int | None, weights: str | None, in_ch
         options["in_chans"] = in_channels
     module = timm.create_model(tagged, pretrained=weights is not None, **options)
     data = resolve_model_data_config(module)
-    shape = data["input_size"]
-    preprocess = Preprocess(int(shape[-1] / data["crop_pct"]), shape[-1], data["interpolation"])
-    return _Network(module, data["mean"], data["std"], (shape[0], shape[1], shape[2]), preprocess)
+    channels, height, width = data["input_size"]
+    mean, std = data["mean"], data["std"]
+    if in_channels not in (None, channels):
+        # timm sums or repeats the first layer's weights over the channels; the images' statistics are averaged alike.
+        channels, mean, std = in_channels, (sum(mean) / len(mean),), (sum(std) / len(std),)
+    preprocess = Preprocess(int(width / data["crop_pct"]), width, data["interpolation"])
+    return _Network(module, mean, std, (channels, height, width), preprocess)
+
+
+def _elsewhere(name: str) -> str:
+    """The hint, if torchvision or timm is installed and has a model of this very name."""
+    found = []
+    with suppress(ImportError):
+        from regfast.models._torchvision import torchvision
+
+        if name in torchvision.models.list_models(module=torchvision.models):
+            found.append(f"torchvision:{name}")
+        import timm
+
+        if timm.is_model(name):
+            found.append(f"timm:{name}")
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

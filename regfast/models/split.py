@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -93,13 +94,16 @@ def split_classifier(
 
     `mean`, `std`: per channel, applied to images in [0, 1] before the model. `example`: one batch of the model's input
     (B, C, H, W) to find and check the split with; by default a random square image of 224, 32 or 8 pixels, the first
-    that it accepts. The model itself stays as it is; its parameters are shared, not copied.
+    that it accepts. The model itself stays as it is, the mode of each of its layers too; its parameters are shared, not
+    copied.
 
-    Raises ValueError that names the linear layers there are when none of them gives the model's output.
+    Raises ValueError that names the linear layers there are when none of them gives the model's output, and for a
+    compiled, wrapped (DataParallel, DistributedDataParallel, FSDP) or scripted model, which has to be split first.
     """
     if isinstance(model, SplitClassifier):
         return model
-    was_training = model.training
+    _check_plain(model)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
@@ -107,16 +111,41 @@ def split_classifier(
             name = _head_name(model, output, calls)
             head = model.get_submodule(name)
             assert isinstance(head, nn.Linear)
-            backbone = _without(model, name)
-            features = backbone(batch)
-            if features.dim() != 2 or not torch.equal(head(features), output):
+            features = _without(model, name)(batch)
+            if features.shape != (len(output), head.in_features) or not torch.equal(head(features), output):
                 raise ValueError(
                     f"cannot split {type(model).__name__}: its logits are not {name!r} of one feature vector per image "
-                    f"(features of shape {tuple(features.shape)})"
+                    f"(features of shape {tuple(features.shape)}){_patched(model, name)}"
                 )
     finally:
-        model.train(was_training)
-    return SplitClassifier(backbone, head, name, Normalize(mean, std)).train(was_training)
+        for module, training in modes:  # a frozen layer may be in another mode than the model
+            module.training = training
+    split = SplitClassifier(_without(model, name), head, name, Normalize(mean, std))
+    split.training = split.normalize.training = model.training
+    return split
+
+
+def _check_plain(model: nn.Module) -> None:
+    """ValueError for a model whose layers are out of reach, or whose wrapper would be lost without a word."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"cannot split {kind}: TorchScript cannot be taken apart; split the Python model it came from")
+    for inner in ("_orig_mod", "_fsdp_wrapped_module"):
+        if isinstance(getattr(model, inner, None), nn.Module):
+            raise ValueError(f"cannot split {kind}: split the model inside ({inner}), then compile or wrap the result")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(f"cannot split {kind}: split the model inside (.module), then wrap the result")
+
+
+def _patched(model: nn.Module, name: str) -> str:
+    """The reason, if a module on the way to layer `name` has a forward of its own put over its class's."""
+    way = name.split(".")
+    patched = [".".join(way[:i]) or "the model" for i in range(len(way)) if "forward" in vars(_at(model, way[:i]))]
+    return f"; the forward of {patched[0]} was replaced by one that runs the layer itself" if patched else ""
+
+
+def _at(model: nn.Module, way: Sequence[str]) -> nn.Module:
+    return model.get_submodule(".".join(way))
 
 
 def _watch_linear_layers(model: nn.Module, example: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -181,7 +210,12 @@ def _without(model: nn.Module, name: str) -> nn.Module:
     child, _, rest = name.partition(".")
     clone = copy.copy(model)
     clone._modules = dict(model._modules)
+    forward = vars(model).get("forward")
+    if (
+        isinstance(forward, MethodType) and forward.__self__ is model
+    ):  # put on this instance: it belongs to the clone now
+        clone.forward = MethodType(forward.__func__, clone)
     layer = model._modules[child]
     assert layer is not None
-    clone._modules[child] = _without(layer, rest) if rest else nn.Identity()
+    clone._modules[child] = _without(layer, rest) if rest else nn.Identity().train(layer.training)
     return clone

@@ -1,7 +1,11 @@
+import io
+import re
+
+import numpy as np
 import pytest
 import torch
 
-from regfast.models import read_checkpoint, save_checkpoint
+from regfast.models import load_model, read_checkpoint, save_checkpoint
 
 
 def test_whole_or_absent(tmp_path, monkeypatch):
@@ -44,3 +48,76 @@ def test_something_else_than_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="expected a state dict"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+def _saved(content) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def test_mutated_files_cannot_be_read_or_hold_something_else(tmp_path):
+    """Whatever the readers of a damaged file raise; the reason is there, and it names its kind."""
+    state = {"a.weight": torch.rand(4, 3), "a.bias": torch.rand(4)}
+    save_checkpoint(state, tmp_path / "good.safetensors")
+    legacy = io.BytesIO()
+    torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    files = {"safetensors": (tmp_path / "good.safetensors").read_bytes(), "pt": _saved(state), "pth": legacy.getvalue()}
+    random = np.random.default_rng(0)
+    refused = 0
+    for suffix, whole in files.items():
+        for number in range(60):
+            data = bytearray(whole)
+            for place in random.integers(len(data), size=1 + number % 8):
+                data[place] = random.integers(256)
+            if number % 3 == 0:
+                data = data[: random.integers(len(data))]
+            path = tmp_path / f"mutated.{suffix}"
+            path.write_bytes(bytes(data))
+            try:
+                read_checkpoint(path)
+            except ValueError as error:
+                assert re.search(r"cannot be read: \w+|expected a state dict", str(error)), error
+                refused += 1
+    assert refused > 60
+
+
+@pytest.mark.parametrize("content", [b"x", b"101", b"\x80\x02}q\x00.", b"PK\x03\x04", bytes(1000)])
+def test_junk(tmp_path, content):
+    for name in ("a.pt", "a.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot be read: \w*Error|expected a state dict|no checkpoint"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_only_dense_tensors(tmp_path):
+    torch.save({"epoch": 3, "note": "x", "a": torch.zeros(2)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="holds dict with epoch, note, expected a state dict"):
+        read_checkpoint(tmp_path / "a.pt")
+    for tensor, what in (
+        (torch.eye(3).to_sparse(), "sparse_coo"),
+        (torch.zeros(1).expand(10**6, 10**6), "expanded"),
+        (torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8), "quantized"),
+        (torch.zeros(3, device="meta"), "on meta"),
+    ):
+        torch.save({"head.weight": tensor}, tmp_path / "a.pt")
+        with pytest.raises(ValueError, match=f"cannot be read: head.weight is {what}, expected a dense tensor"):
+            read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_heads_of_another_type_are_refused(tmp_path, dtype):
+    state = load_model("resnet20").network_state()
+    state["linear.weight"] = state["linear.weight"].to(dtype)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"other type: linear.weight is {dtype}, the model has torch.float32"):
+        load_model("resnet20", tmp_path / "a.pt")
+    state["linear.weight"] = torch.zeros(10, 64, dtype=torch.float16)
+    torch.save(state, tmp_path / "a.pt")
+    assert load_model("resnet20", tmp_path / "a.pt").head.weight.dtype == torch.float32
+
+
+def test_names_of_wrappers(tmp_path):
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
+        torch.save({f"{prefix}a.module.weight": torch.ones(2)}, tmp_path / "a.pt")
+        assert list(read_checkpoint(tmp_path / "a.pt")) == ["a.module.weight"]

@@ -152,6 +152,17 @@ class TestTimm:
         assert model.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
         assert model.preprocess.crop == 224
 
+    def test_other_channels(self):
+        model = load_model("timm:resnet10t", num_classes=5, in_channels=1, seed=0)
+        assert model(torch.rand(2, 1, 64, 64)).shape == (2, 5)
+        assert model.normalize.mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+
+    def test_names_without_their_library(self):
+        with pytest.raises(ValueError, match=r"did you mean torchvision:resnet18 or timm:resnet18\?"):
+            load_model("resnet18")
+        with pytest.raises(ValueError, match=r"did you mean timm:vit_tiny_patch16_224\?"):
+            load_model("vit_tiny_patch16_224")
+
     def test_two_heads_and_unknown_names(self):
         with pytest.raises(ValueError, match="head_dist"):
             load_model("timm:deit_tiny_distilled_patch16_224")

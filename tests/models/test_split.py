@@ -1,4 +1,5 @@
 import copy
+from types import MethodType
 
 import pytest
 import torch
@@ -54,6 +55,74 @@ def test_the_network_stays_as_it_was():
     assert list(network.state_dict()) == names
     assert isinstance(network.classifier[3], nn.Linear)
     assert network.training and model.training
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_every_layer_keeps_its_mode(broken):
+    """Frozen batch norm in a model that trains, dropout that stays on in one that does not."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Trunk())
+    network[4] = nn.Sequential(nn.Dropout(), nn.Linear(4, 5), *([nn.Tanh()] if broken else []))
+    for training, others in ((True, (1,)), (False, (4,))):
+        network.train(training)
+        for index in others:
+            network[index].train(not training)
+        modes = {name: module.training for name, module in network.named_modules()}
+        if broken:
+            with pytest.raises(ValueError, match="cannot split"):
+                split_classifier(network)
+        else:
+            split = split_classifier(network)
+            assert {name: module.training for name, module in split.backbone.named_modules()} == modes
+            assert split.training == split.normalize.training == training
+        assert {name: module.training for name, module in network.named_modules()} == modes
+
+
+def test_what_cannot_be_taken_apart_is_refused_with_the_reason(tmp_path):
+    network = Trunk().eval()
+    for wrapped, reason in (
+        (torch.compile(network, backend="eager"), r"split the model inside \(_orig_mod\), then compile or wrap"),
+        (nn.DataParallel(network), r"split the model inside \(\.module\), then wrap the result"),
+        (torch.jit.script(network), "TorchScript cannot be taken apart"),
+        (torch.jit.trace(network, images()), "TorchScript cannot be taken apart"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            split_classifier(wrapped)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match=r"DistributedDataParallel: split the model inside \(\.module\)"):
+            split_classifier(nn.parallel.DistributedDataParallel(network))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_patched_models():
+    """A method put on an instance is split with it; a function that holds the instance is refused with the reason."""
+    x = images()
+    network = Trunk().eval()
+    network.forward = MethodType(lambda self, x: self.classifier(-self.stem(x.mean((2, 3))).relu()), network)
+    model = split_classifier(network)
+    assert torch.equal(model(x), network(x)) and model.features(x).shape == (3, 6)
+    network = Trunk().eval()
+    plain = network.forward
+    network.forward = lambda x: plain(x)
+    with pytest.raises(ValueError, match="the forward of the model was replaced by one that runs the layer itself"):
+        split_classifier(network)
+    network = Trunk().eval()
+    inner = network.classifier.forward
+    network.classifier.forward = lambda x: inner(x)
+    with pytest.raises(ValueError, match="the forward of classifier was replaced"):
+        split_classifier(network)
+
+
+def test_compiled_in_place_and_traced_by_fx():
+    x = images()
+    for network in (Trunk().eval(), torch.fx.symbolic_trace(Trunk().eval())):
+        expected = network(x)
+        if not isinstance(network, torch.fx.GraphModule):
+            network.compile(backend="eager")
+        model = split_classifier(network)
+        assert model.features(x).shape == (3, 6)
+        torch.testing.assert_close(model(x), expected)
 
 
 def test_training_the_parts_trains_the_network():
