@@ -86,11 +86,15 @@ class Registry(Generic[T]):
 
     def find(self, name: str) -> type[T]:
         """The class called `name`, or the user's own `module:Name`. Raises ValueError where there is none."""
-        if name in self._classes:
-            return self._classes[name]
+        for known in (name, name.lower()):  # PGD is pgd
+            if known in self._classes:
+                return self._classes[known]
         if ":" not in name:
             there = ", ".join(self.names())
             raise ValueError(f"no {self.kind} is called {name!r}; there are {there}, or your own as module:Name")
+        known, _, rest = name.partition(":")
+        if known.lower() in self._classes:
+            raise ValueError(f"options of {self.kind} {known} are written NAME=VALUE, got {rest!r}")
         found = load(name, self.kind)
         if not inspect.isclass(found) or not issubclass(found, self.base) or inspect.isabstract(found):
             raise ValueError(f"{self.kind} {name!r} must be a class derived from {self.base.__name__}, got {found!r}")

@@ -14,12 +14,14 @@ from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import L1, Norm, norm_of
 from regfast.attacks.prepare import Model
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Plan, checked_count, checked_eps
 from regfast.attacks.target_order import checked_order, order_targets
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
 
 
+@ATTACKS.register("apgd")
 class APGD(Attack):
     """Momentum steps whose size halves by itself when the loss stops rising.
 

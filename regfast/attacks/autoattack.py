@@ -8,10 +8,12 @@ from regfast.attacks.apgd import APGD
 from regfast.attacks.base import Attack, Runnable
 from regfast.attacks.fab import FAB
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_eps
 from regfast.attacks.square import Square
 
 
+@ATTACKS.register("autoattack")
 class AutoAttack(Runnable):
     """Several attacks in a row; each gets the samples that are still right, from their clean images.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_count, checked_eps
 
 EDGE = 1 - 1e-6  # images are drawn this little towards gray: arctanh is infinite at the box's edge
@@ -29,6 +30,7 @@ class Search(Rows):
     found: Tensor  # (S,) bool: this run found something
 
 
+@ATTACKS.register("cw")
 class CarliniWagner(Attack):
     """Nearest adversarial point in l2: Adam on ‖x' - x‖² + c · max(z_label - max_other z, -confidence).
 

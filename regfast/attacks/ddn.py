@@ -11,6 +11,7 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_count, checked_eps
 
 
@@ -21,6 +22,7 @@ class Sphere(Rows):
     radius: Tensor  # (S,) of the sphere that the next point lies on
 
 
+@ATTACKS.register("ddn")
 class DDN(Attack):
     """Nearest adversarial point in l2: climb the cross-entropy on a sphere that shrinks inside and grows outside.
 

@@ -10,12 +10,14 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Nothing
 from regfast.attacks.norms import TINY, Norm, norm_of
 from regfast.attacks.projections import to_plane
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Plan, checked_count, checked_eps
 from regfast.attacks.target_order import by_rank
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search without eps
 
 
+@ATTACKS.register("fab")
 class FAB(Attack):
     """Step to the linearised decision boundary, drawn towards the clean image; step back once across it.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from regfast.attacks.norms import Norm
 from regfast.attacks.pgd import PGD
+from regfast.attacks.registry import ATTACKS
 
 
+@ATTACKS.register("fgsm")
 class FGSM(PGD):
     """One move of length `eps` along the ascent direction of the loss.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2, TINY, Norm, norm_of
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_count, checked_eps
 
 
@@ -22,6 +23,7 @@ class Ball(Rows):
     nearest: Tensor  # (S,) distance of the nearest adversarial point of this run; inf before there is one
 
 
+@ATTACKS.register("fmn")
 class FMN(Attack):
     """Nearest adversarial point in linf, l2 or l1: climb the margin in a ball that shrinks inside and grows outside.
 

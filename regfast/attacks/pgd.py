@@ -11,6 +11,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_count, checked_eps
 
 
@@ -21,6 +22,7 @@ class Velocity(Rows):
     velocity: Tensor  # (S, C, H, W) or (S, 0)
 
 
+@ATTACKS.register("pgd")
 class PGD(Attack):
     """Steps of fixed size along the gradient's ascent direction, each projected to ball and box.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, choose
 from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import checked_count, checked_eps
 from regfast.attacks.square_moves import Bumps, Squares
 
@@ -26,6 +27,7 @@ class Best(Rows):
     loss: Tensor  # (S,) minus that margin
 
 
+@ATTACKS.register("square")
 class Square(Attack):
     """Random search by forward passes alone: no gradient to mask.
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
@@ -27,8 +28,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class _Command(TyperCommand):
+    """A command whose help names what the registries hold; they are read, and torch imported, for that help alone."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            text = getattr(parameter, "help", None) or ""
+            if "{attacks}" in text:
+                from regfast.attacks.registry import ATTACKS
+
+                parameter.help = text.replace("{attacks}", ", ".join(ATTACKS.names()))  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
 for _command in (study, paper, train, attack, evaluate, compare, report, show_config):
-    app.command()(_command)
+    app.command(cls=_Command)(_command)
 
 _INTERRUPTED = 130
 # Typer may carry its own copy of click: its base class is reached through what Typer exports.

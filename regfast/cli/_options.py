@@ -10,6 +10,18 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+Model = Annotated[
+    str,
+    typer.Option(
+        help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME, or your own module:factory.",
+        rich_help_panel="Data and model",
+    ),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="safetensors or a state dict.", rich_help_panel="Data and model")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Published weights by name, such as DEFAULT; may download.", rich_help_panel="Data and model"),
+]
 Dataset = Annotated[
     str,
     typer.Option(help="noisy-digits, digits, cifar10, cifar100, imagefolder or npz.", rich_help_panel="Data and model"),
@@ -30,7 +42,44 @@ Regularizers = Annotated[
         rich_help_panel="Training",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+ClassMap = Annotated[
+    str | None,
+    typer.Option(
+        help="Which class each folder is: a file (NAME NUMBER lines or JSON), imagenet (WordNet ids), or folders "
+        "(by name). Needed where the folders are some of the model's classes.",
+        rich_help_panel="Data and model",
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Shorter side of an image file, in pixels.", rich_help_panel="Data and model"),
+]
+Crop = Annotated[
+    int | None, typer.Option(min=1, help="Central square kept of it, in pixels.", rich_help_panel="Data and model")
+]
+Interpolation = Annotated[
+    str | None, typer.Option(help="bilinear, bicubic, nearest, lanczos …", rich_help_panel="Data and model")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Take so many images, drawn by --seed; all by default.", rich_help_panel="Data and model"),
+]
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="With options: pgd:steps=40,restarts=5, autoattack:version=fast, or your own module:Class. Can be "
+        "repeated; pgd by default. There are {attacks}."
+    ),
+]
+Norm = Annotated[str | None, typer.Option(help="linf, l2 or l1; by default linf where the attack leaves a choice.")]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        help="One radius or several, such as 0.03 or 1/255,2/255, in units of images in [0, 1]. By default 8/255 for "
+        "linf, 0.5 for l2, 12 for l1."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what PyTorch chooses.")]
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default a GPU where there is one.")]
@@ -39,8 +88,8 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by defa
 def number(text: str, option: str) -> float:
     """A number, or a fraction such as 8/255."""
     try:
-        numerator, _, denominator = text.partition("/")
-        return float(numerator) / float(denominator) if denominator else float(numerator)
+        numerator, slash, denominator = text.partition("/")
+        return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{option} expects numbers such as 0.03 or 8/255, got {text!r}") from None
 

@@ -1,88 +1,152 @@
-"""`regfast attack`: one model, one data set, one attack, a table."""
+"""`regfast attack`: one model, one data set, some attacks, a table."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from regfast.cli._attacks import build_attack
-from regfast.cli._console import console
-from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Threads, numbers, pick_device, use_threads
+from regfast.cli._attacks import build_attacks
+from regfast.cli._console import console, show
+from regfast.cli._inputs import open_inputs
+from regfast.cli._options import (
+    Attacks,
+    Checkpoint,
+    ClassMap,
+    Crop,
+    DataRoot,
+    Dataset,
+    Device,
+    Download,
+    Eps,
+    Interpolation,
+    Limit,
+    Model,
+    Norm,
+    Resize,
+    Seed,
+    Threads,
+    Weights,
+    numbers,
+    pick_device,
+    use_threads,
+)
+
+if TYPE_CHECKING:
+    from regfast.attacks.base import AttackResult, Runnable
 
 
 def attack(
-    model: Annotated[
-        str,
-        typer.Option(help="small-cnn, resnet20 …, torchvision:NAME or timm:NAME.", rich_help_panel="Data and model"),
-    ],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="safetensors or a state dict.", rich_help_panel="Data and model")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Published weights by name, such as DEFAULT; may download.", rich_help_panel="Data and model"
-        ),
-    ] = None,
+    model: Model,
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
     dataset: Dataset = "noisy-digits",
     data_root: DataRoot = None,
     download: Download = False,
-    method: Annotated[str, typer.Option("--attack", help="fgsm, pgd, apgd, fab, square, autoattack …")] = "pgd",
-    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
-    eps: Annotated[str, typer.Option(help="One radius or several, such as 0.03 or 1/255,2/255,4/255.")] = "0.03",
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    limit: Limit = None,
+    attack: Attacks = None,
+    norm: Norm = None,
+    eps: Eps = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps a run, for attacks that take them.")] = None,
     restarts: Annotated[int | None, typer.Option(min=1, help="Runs a sample, for attacks that take them.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Attack the first so many images.")] = None,
     lanes: Annotated[int | None, typer.Option(min=1, help="Samples attacked at once; by default what fits.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file (JSON); by default a new one under runs/attacks.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Attack a model and print clean and robust accuracy, attack success rate and what it cost."""
-    import sys
+    """Attack a model and print clean and robust accuracy, attack success rate and what it cost.
 
+    An attack without a radius of its own (fmn:eps=none) looks for the nearest adversarial image of each sample; one
+    run then answers for every --eps.
+    """
     import torch
 
-    from regfast.data import load_images
-    from regfast.models import load_model
-    from regfast.statistics import wilson_interval
+    import regfast
+    from regfast.evaluation.samples import pick_samples
+    from regfast.evaluation.summary import replace_text, results_table, share
 
     use_threads(threads)
+    place = pick_device(device)
     attacks = [
-        build_attack(method, norm=norm, eps=value, steps=steps, restarts=restarts) for value in numbers(eps, "--eps")
+        each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps, steps=steps, restarts=restarts)
     ]
-    if dataset == "imagefolder":  # prepared as the model's weights expect
-        network = load_model(model, checkpoint, weights=weights)
-        data = load_images(dataset, data_root, transform=network.preprocess)
-    else:
-        data = load_images(dataset, data_root, download=download)
-        network = load_model(model, checkpoint, weights=weights, in_channels=len(data[0][0]))
-    network = network.to(pick_device(device))
-    chosen = torch.arange(len(data) if limit is None else min(limit, len(data)))
-    images, labels = data.batch(chosen), data.labels[chosen]
-    if network.num_classes < len(data.classes):
-        raise ValueError(f"{model} has {network.num_classes} classes, {dataset} has {len(data.classes)}")
-    title = f"{method} {norm} on {model}, {len(labels)} images of {dataset}"
-    table = Table(title=title, caption="gradients and forwards: evaluations spent per image")
-    for heading in ("eps", "clean", "robust", "95 %", "ASR", "gradients", "forwards", "seconds"):
-        table.add_column(heading, justify="right")
+    radii = numbers(eps, "--eps") if eps else []
+    path = out or Path("runs/attacks") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{model.replace(':', '-')}.json"
+    given = open_inputs(
+        model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
+        resize=resize, crop=crop, interpolation=interpolation,
+    )  # fmt: skip
+    _make_folder(path)
+    chosen = torch.tensor(pick_samples(len(given.data), limit, seed))
+    images, labels = given.data.batch(chosen), given.data.labels[chosen]
+    network = given.model.to(place) if isinstance(given.model, torch.nn.Module) else given.model
+    facts = {
+        "command": shlex.join(["regfast", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "notes": [*given.notes, f"{len(chosen)} of {len(given.data)} images, seed {seed}"],
+        "versions": {"regfast": regfast.__version__, "torch": torch.__version__},
+    }
+    for note in facts["notes"]:
+        console.print(note, markup=False)
+    rows: list[dict[str, Any]] = []
+    samples: dict[str, Any] = {"sample": chosen.tolist(), "label": labels.tolist()}
     for each in attacks:
         start = time.perf_counter()
-        result = each.run(network, images, labels, seed=seed, lanes=lanes, progress=sys.stderr.isatty())
-        seconds = time.perf_counter() - start
-        robust = wilson_interval(int(result.robust.sum()), len(labels))
-        table.add_row(
-            f"{each.eps:.4g}",
-            f"{float(result.clean.double().mean()):.4f}",
-            f"{result.robust_accuracy:.4f}",
-            f"{float(robust.low):.2f}–{float(robust.high):.2f}",
-            f"{result.success_rate:.4f}",
-            f"{float(result.gradients.double().mean()):.1f}",
-            f"{float(result.queries.double().mean()):.1f}",
-            f"{seconds:.1f}",
+        result = each.run(
+            network, images, labels, sample_ids=chosen, seed=seed, lanes=lanes, progress=sys.stderr.isatty()
         )
-    console.print(table)
+        rows += _rows(each, radii, result, time.perf_counter() - start)
+        samples["clean_prediction"] = result.clean_prediction.tolist()
+        for column in ("prediction", "success", "distance", "gradients", "queries"):
+            samples[f"{column} {each!r}"] = getattr(result, column).tolist()
+        clean = share(int(result.clean.sum()), len(chosen))
+        replace_text(path, json.dumps({**facts, "clean": clean, "attacks": rows, "samples": samples}, indent=1) + "\n")
+    console.print(f"clean accuracy {clean['value']:.2%} [{clean['low']:.2%}, {clean['high']:.2%}]", markup=False)
+    show(results_table(rows))
+    seconds = sum({row["options"]: row["seconds"] for row in rows}.values())
+    console.print(f"grads and passes per image; {seconds:.1f} s in all; results: {path}", markup=False)
+
+
+def _rows(attack: Runnable, radii: list[float], result: AttackResult, seconds: float) -> list[dict[str, Any]]:
+    """One row for an attack with a radius, one for each of `radii` for a search for the nearest adversarial image."""
+    from regfast.evaluation.summary import share
+
+    rows = []
+    for eps in [attack.eps] if attack.eps is not None else radii or [None]:
+        broken = result.success if eps is None else result.success & (result.distance <= eps * (1 + 1e-5))
+        rows.append(
+            {
+                "attack": attack.name,
+                "norm": attack.norm.name,
+                "eps": eps,
+                "robust_accuracy": share(int((result.clean & ~broken).sum()), len(broken)),
+                "attack_success_rate": share(int(broken.sum()), int(result.clean.sum())),
+                "gradients": int(result.gradients.sum()),
+                "queries": int(result.queries.sum()),
+                "seconds": seconds,
+                "options": repr(attack),
+            }
+        )
+    return rows
+
+
+def _make_folder(path: Path) -> None:
+    """The folder of a result file, before anything is computed for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".{path.name}").write_text("")
+        path.with_name(f".{path.name}").unlink()
+    except OSError as error:
+        raise ValueError(f"--out {path} cannot be written: {error.strerror or error}") from error

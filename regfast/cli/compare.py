@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from regfast.cli._console import console
+from regfast.cli._console import console, show
 from regfast.cli._options import Seed
 
 
@@ -22,7 +22,7 @@ def compare(
 
     compared = compare_runs(runs, seed=seed)
     text = comparison_markdown(compared)
-    console.print(text, markup=False)
+    show(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "comparison.md").write_text(text, encoding="utf-8")

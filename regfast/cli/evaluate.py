@@ -5,48 +5,55 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from regfast.cli._attacks import build_attack, build_factory, is_factory
-from regfast.cli._console import console
-from regfast.cli._options import DataRoot, Dataset, Download, Seed, Threads, numbers, use_threads
+from regfast.cli._attacks import build_attacks
+from regfast.cli._console import console, show
+from regfast.cli._inputs import open_inputs
+from regfast.cli._options import (
+    Attacks,
+    Checkpoint,
+    ClassMap,
+    Crop,
+    DataRoot,
+    Dataset,
+    Device,
+    Download,
+    Eps,
+    Interpolation,
+    Limit,
+    Model,
+    Norm,
+    Resize,
+    Seed,
+    Threads,
+    Weights,
+    pick_device,
+    use_threads,
+)
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_DATA, _RUN = "Data and model", "How it runs"
+_RUN = "How it runs"
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME, or your own module.path:factory.",
-            rich_help_panel=_DATA,
-        ),
-    ],
+    model: Model,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. An unfinished one goes on.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="safetensors or a state dict.", rich_help_panel=_DATA)] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Published weights by name, such as DEFAULT; may download.", rich_help_panel=_DATA),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
     dataset: Dataset = "noisy-digits",
     data_root: DataRoot = None,
     download: Download = False,
-    limit: Annotated[
-        int | None, typer.Option(min=0, help="Take the first so many of a seeded shuffle.", rich_help_panel=_DATA)
-    ] = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(help="An attack, with options: pgd, pgd:steps=40,restarts=5, autoattack, … Can be repeated."),
-    ] = None,
-    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
-    eps: Annotated[str, typer.Option(help="One radius or several: 0.03 or 0.5/255,1/255,2/255.")] = "8/255",
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    limit: Limit = None,
+    attack: Attacks = None,
+    norm: Norm = None,
+    eps: Eps = None,
     seed: Seed = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print expected evaluations, time and memory; run nothing.")
@@ -62,9 +69,7 @@ def evaluate(
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep adversarial images (safetensors).", rich_help_panel=_RUN)
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0 …; by default a GPU where there is one.", rich_help_panel=_RUN)
-    ] = None,
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Attack a whole data set: robust accuracy with intervals, one row a sample, nothing lost.
@@ -72,30 +77,24 @@ def evaluate(
     The same command runs on one process or under torchrun:
     torchrun --nproc-per-node 8 -m regfast evaluate … An interrupted run goes on when the command is repeated.
     """
-    from regfast.data import load_images
     from regfast.evaluation import evaluate as run
-    from regfast.models import load_model
 
     use_threads(threads)
     if out is None and not plan:
         raise ValueError("--out is needed: the folder of the run")
-    names = attack or ["pgd"]
-    attacks = [build_attack(spec, norm=norm, eps=value) for spec in names for value in numbers(eps, "--eps")]
-    network: Callable[[Tensor], Tensor]
-    if is_factory(model):
-        if checkpoint or weights:
-            raise ValueError("--checkpoint and --weights are for models by name; your factory loads its own")
-        network = build_factory(model)
-        data = load_images(dataset, data_root, download=download)
-    elif dataset == "imagefolder":  # prepared as the model's weights expect
-        network = load_model(model, checkpoint, weights=weights, seed=seed)
-        data = load_images(dataset, data_root, transform=network.preprocess)
-    else:
-        data = load_images(dataset, data_root, download=download)
-        network = load_model(model, checkpoint, weights=weights, seed=seed, in_channels=len(data[0][0]))
+    if device is not None:
+        pick_device(device)
+    attacks = [each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps)]
+    given = open_inputs(
+        model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
+        resize=resize, crop=crop, interpolation=interpolation,
+    )  # fmt: skip
+    network, data = given.model, given.data
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
-        console.print(_what(network, model, data, dataset, limit))
+        count = len(data) if limit is None else min(limit, len(data))
+        for note in (*given.notes, f"{count} of {len(data)} images, seed {seed}"):
+            console.print(note, markup=False)
     if plan:
         from regfast.evaluation.plan import plan_evaluation, plan_markdown
 
@@ -103,7 +102,7 @@ def evaluate(
         expected = plan_evaluation(
             network, data, attacks, seed=seed, limit=limit, lanes=lanes, precision=precision, device=device or "cpu"
         )
-        console.print(plan_markdown(expected, workers), markup=False)
+        show(plan_markdown(expected, workers))
         return
     assert out is not None
     result = run(
@@ -113,7 +112,7 @@ def evaluate(
         out=out,
         seed=seed,
         limit=limit,
-        model_name=model,
+        model_name=given.name,
         dataset_name=dataset,
         lanes=lanes,
         chunk_size=chunk_size,
@@ -124,19 +123,5 @@ def evaluate(
         command=shlex.join(["regfast", *sys.argv[1:]]),
     )
     if leads:
-        console.print((result.folder / "summary.md").read_text(encoding="utf-8"), markup=False)
-        console.print(f"rows, summary and curves: {result.folder}")
-
-
-def _what(network: Any, model: str, data: Any, dataset: str, limit: int | None) -> str:
-    """What is going to be attacked, normalisation first: the commonest mistake is to normalise twice, or not at all."""
-    normalize = getattr(network, "normalize", None)
-    if normalize is None:
-        inside = "images in [0, 1] as they are"
-    elif normalize.identity:
-        inside = "images in [0, 1], no normalisation inside"
-    else:
-        mean, std = ([round(float(x), 4) for x in tensor.flatten()] for tensor in (normalize.mean, normalize.std))
-        inside = f"images in [0, 1], normalised inside with mean {mean}, std {std}"
-    count = len(data) if limit is None else min(limit, len(data))
-    return f"model {model}: {inside}\ndata {dataset}: {count} of {len(data)} images, shape {tuple(data[0][0].shape)}"
+        show((result.folder / "summary.md").read_text(encoding="utf-8"))
+        console.print(f"rows, summary and curves: {result.folder}", markup=False)

@@ -1,6 +1,19 @@
 """Data sets to train, measure and attack on: images in [0, 1], validated labels, divisions that never change."""
 
-from regfast.data.images import ImageArray, ImageSet, Splits, Subset
+from regfast.data.class_map import imagenet_classes, map_classes, read_class_map
+from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset
 from regfast.data.load import DATASETS, load_images, load_splits
 
-__all__ = ["DATASETS", "ImageArray", "ImageSet", "Splits", "Subset", "load_images", "load_splits"]
+__all__ = [
+    "DATASETS",
+    "ImageArray",
+    "ImageFiles",
+    "ImageSet",
+    "Splits",
+    "Subset",
+    "imagenet_classes",
+    "load_images",
+    "load_splits",
+    "map_classes",
+    "read_class_map",
+]

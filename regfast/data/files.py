@@ -5,14 +5,13 @@ Nothing is downloaded unless asked for. What is missing or damaged is named, wit
 
 import zlib
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset, Transform, stratified
+from regfast.models import Preprocess
 
 SPLIT_SEED = 2410
 SHARES = (0.7, 0.1, 0.2)  # of one undivided set: to train, held out, to test
@@ -92,7 +91,7 @@ def image_folder(root: Path, transform: Transform | None = None) -> ImageFiles:
         folder = torchvision.datasets.ImageFolder(str(root))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"imagefolder: {root} has no folder of images for each class ({error})") from error
-    return ImageFiles(folder, transform or _imagenet_crop)
+    return ImageFiles(folder, transform or Preprocess())
 
 
 def image_folder_splits(root: Path, transform: Transform | None = None) -> Splits:
@@ -115,10 +114,3 @@ def _with_holdout(name: str, train: ImageSet, test: ImageSet) -> Splits:
     held = max(1, min(len(train) // 10, 5000))
     kept, holdout = stratified(train.labels, (len(train) - held, held), SPLIT_SEED)
     return Splits(name, Subset(train, kept), Subset(train, holdout), test)
-
-
-def _imagenet_crop(image: Any) -> Tensor:
-    from regfast.models._torchvision import torchvision
-
-    functional = torchvision.transforms.functional
-    return functional.to_tensor(functional.center_crop(functional.resize(image.convert("RGB"), 256), 224))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,13 +66,32 @@ class ImageArray:
 
 
 class ImageFiles:
-    """Images read from files when asked for: a torchvision `ImageFolder`, each image made a tensor by `transform`."""
+    """Images read from files when asked for: a torchvision `ImageFolder`, each image made a tensor by `transform`.
 
-    def __init__(self, folder: Any, transform: Transform):
+    `numbers` gives each class folder another label than its place among the folders: the class that it is to a model.
+    `classes` then names all numbers up to the largest, those without a folder by themselves.
+    """
+
+    def __init__(self, folder: Any, transform: Transform, numbers: Mapping[str, int] | None = None):
         self.folder = folder
         self.transform = transform
-        self.labels = torch.tensor(folder.targets, dtype=torch.int64)
-        self.classes: tuple[str, ...] = tuple(folder.classes)
+        if numbers is None:
+            numbers = folder.class_to_idx
+        label_of = torch.tensor([numbers[name] for name in folder.classes], dtype=torch.int64)
+        self.labels = label_of[torch.tensor(folder.targets, dtype=torch.int64)]
+        named = {number: name for name, number in numbers.items()}
+        self.classes: tuple[str, ...] = tuple(named.get(label, str(label)) for label in range(max(named) + 1))
+
+    @property
+    def preprocess(self) -> str:
+        """What `transform` does, in words."""
+        said = str(self.transform)
+        plain = " at 0x" in said  # an object that does not say what it is
+        return getattr(self.transform, "__name__", type(self.transform).__name__) if plain else " ".join(said.split())
+
+    def numbered(self, numbers: Mapping[str, int]) -> ImageFiles:
+        """The same images with the labels that `numbers` gives to the class folders, see `map_classes`."""
+        return ImageFiles(self.folder, self.transform, numbers)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from regfast.evaluation.identity import fingerprint
 from regfast.evaluation.samples import OK
 from regfast.evaluation.store import ResultStore
+from regfast.evaluation.summary import eps_text
 from regfast.statistics import mcnemar, paired_difference
 
 __all__ = ["Comparison", "compare", "comparison_markdown", "plot_comparison", "read_run"]
@@ -124,7 +125,7 @@ def _outcomes(rows: pa.Table) -> dict[str, dict[int, bool]]:
     for sample, attack, norm, eps, status, correct, robust in zip(*columns, strict=True):
         if status == OK:
             outcomes["clean accuracy"][sample] = correct
-            outcomes.setdefault(f"robust accuracy, {attack} {norm} {eps:.4g}", {})[sample] = robust
+            outcomes.setdefault(f"robust accuracy, {attack} {norm} {eps_text(eps)}", {})[sample] = robust
     return outcomes
 
 

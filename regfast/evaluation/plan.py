@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
+from regfast.evaluation.summary import eps_text
 from regfast.evaluation.worker import Settings, clean_logits, count_classes, group_by_eps
 
 __all__ = ["EvaluationPlan", "PlannedAttack", "plan_evaluation", "plan_markdown"]
@@ -207,7 +208,7 @@ def plan_markdown(plan: EvaluationPlan, workers: int = 1) -> str:
     ]
     for row in plan.attacks:
         lines.append(
-            f"| {row.attack} | {row.norm} | {row.eps:.4g} | {row.attacked:,.0f} | {row.surviving:,.0f} "
+            f"| {row.attack} | {row.norm} | {eps_text(row.eps)} | {row.attacked:,.0f} | {row.surviving:,.0f} "
             f"| {row.gradients:,.0f} | {row.queries:,.0f} | {_time(row.seconds)} |"
         )
     lines += ["", f"About {_time(plan.seconds)} on one worker, {_time(plan.seconds / workers)} on {workers}."]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from regfast.evaluation.samples import OK
 from regfast.statistics import wilson_interval
 
-__all__ = ["eps_text", "replace_text", "summarise", "write_summary"]
+__all__ = ["eps_text", "replace_text", "results_table", "share", "summarise", "write_summary"]
 
 Row = dict[str, Any]
 
@@ -44,7 +44,7 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
         "samples": len(first),
         "usable": len(known),
         "unusable": dict(sorted(reasons.items())),
-        "clean": _share(int(flags["correct"][known].sum()), len(known)),
+        "clean": share(int(flags["correct"][known].sum()), len(known)),
         "attacks": [],
         "worst_case": [],
     }
@@ -59,8 +59,8 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "attack": attack,
                 "norm": norm,
                 "eps": float(level),
-                "robust_accuracy": _share(robust, int(counted.sum())),
-                "attack_success_rate": _share(success, correct),
+                "robust_accuracy": share(robust, int(counted.sum())),
+                "attack_success_rate": share(success, correct),
                 "carried": int(flags["carried"][counted].sum()),
                 "gradients": int(spent["gradients"][here].sum()),
                 "queries": int(spent["queries"][here].sum()),
@@ -71,7 +71,7 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
             still[int(index)] = still.get(int(index), True) and bool(holds)
     for (norm, level), still in sorted(by_norm.items()):
         summary["worst_case"].append(
-            {"norm": norm, "eps": level, "robust_accuracy": _share(sum(still.values()), len(still))}
+            {"norm": norm, "eps": level, "robust_accuracy": share(sum(still.values()), len(still))}
         )
     return {**summary, **facts}
 
@@ -83,7 +83,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     _plot(folder / "curves.png", summary)
 
 
-def _share(part: int, whole: int) -> dict[str, Any]:
+def share(part: int, whole: int) -> dict[str, Any]:
     """A share with its Wilson interval; null where nothing was counted, because JSON has no NaN."""
     if whole == 0:
         return {"value": None, "low": None, "high": None, "count": 0, "of": 0}
@@ -91,44 +91,61 @@ def _share(part: int, whole: int) -> dict[str, Any]:
     return {"value": float(estimate), "low": float(low), "high": float(high), "count": part, "of": whole}
 
 
-def _percent(share: Mapping[str, Any]) -> str:
+def _percent(share: Mapping[str, Any]) -> tuple[str, str]:
+    """A share and its interval in percent."""
     if share["value"] is None:
-        return "–"
-    return f"{100 * share['value']:.2f} % [{100 * share['low']:.2f}, {100 * share['high']:.2f}]"
+        return "–", "–"
+    return f"{100 * share['value']:.2f}", f"{100 * share['low']:.2f}–{100 * share['high']:.2f}"
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as in `summarise(...)["attacks"]` as a Markdown table in percent, evaluations per usable image."""
+    lines = [
+        "| attack | norm | eps | robust % | 95 % | ASR % | 95 % | grads | passes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        images = max(row["robust_accuracy"]["of"], 1)
+        cells = (
+            row["attack"],
+            row["norm"],
+            "any" if row["eps"] is None else eps_text(row["eps"]),
+            *_percent(row["robust_accuracy"]),
+            *_percent(row["attack_success_rate"]),
+            f"{row['gradients'] / images:.1f}",
+            f"{row['queries'] / images:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _markdown(summary: Mapping[str, Any]) -> str:
+    clean, interval = _percent(summary["clean"])
     lines = [
         f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}",
         "",
-        f"{summary['usable']} of {summary['samples']} samples; clean accuracy {_percent(summary['clean'])}. "
+        f"{summary['usable']} of {summary['samples']} samples; clean accuracy {clean} % [{interval}]. "
         "Intervals are 95 % Wilson intervals over samples.",
         "",
-        "| attack | norm | eps | robust accuracy | attack success rate | gradients | queries | carried |",
-        "|---|---|---|---|---|---|---|---|",
+        results_table(summary["attacks"]),
     ]
-    for row in summary["attacks"]:
-        lines.append(
-            f"| {row['attack']} | {row['norm']} | {eps_text(row['eps'])} | {_percent(row['robust_accuracy'])} "
-            f"| {_percent(row['attack_success_rate'])} | {row['gradients']:,} | {row['queries']:,} | {row['carried']} |"
-        )
     if len({row["attack"] for row in summary["attacks"]}) > 1:
         lines += [
             "",
             "Worst case over the attacks of this run:",
             "",
-            "| norm | eps | robust accuracy |",
-            "|---|---|---|",
+            "| norm | eps | robust % | 95 % |",
+            "|---|---|---|---|",
         ]
         lines += [
-            f"| {row['norm']} | {eps_text(row['eps'])} | {_percent(row['robust_accuracy'])} |"
+            f"| {row['norm']} | {eps_text(row['eps'])} | {' | '.join(_percent(row['robust_accuracy']))} |"
             for row in summary["worst_case"]
         ]
     lines += [
         "",
-        "Robust accuracy: share of all usable samples still classified correctly after the attack. Attack success "
-        "rate: share of the correctly classified samples that the attack flips. Carried: already broken at a smaller "
-        "eps of the same attack, counted as broken and not attacked again.",
+        "robust: usable samples still classified correctly after the attack; ASR (attack success rate): share of the "
+        "correctly classified that it flips. grads, passes: input gradients and forward passes per usable sample. "
+        "A sample that falls at one eps counts as broken at every larger one and is not attacked again.",
     ]
     if summary["unusable"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unusable"].items())
@@ -140,9 +157,9 @@ def _markdown(summary: Mapping[str, Any]) -> str:
 
 
 def eps_text(value: float) -> str:
-    """Eps as image attacks quote it: in 255ths where it is a plain fraction of them."""
-    of255 = value * 255
-    return f"{of255:.4g}/255" if value > 0 and abs(of255 * 8 - round(of255 * 8)) < 1e-6 else f"{value:.4g}"
+    """Eps as its user wrote it: a short decimal, or in 255ths where it is a plain fraction of them."""
+    of255, short = value * 255, f"{value:.4g}"
+    return f"{of255:.4g}/255" if float(short) != value and abs(of255 * 8 - round(of255 * 8)) < 1e-6 else short
 
 
 def _plot(path: Path, summary: Mapping[str, Any]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from regfast.attacks.registry import ATTACKS
 from regfast.cli import run
-from regfast.cli._console import Bar
+from regfast.cli._console import Bar, table_text
 from regfast.cli._options import number, numbers
 from regfast.models import load_model, save_checkpoint
 
@@ -76,6 +77,12 @@ def test_help_is_short_of_torch():
         (["attack", "--model", "small-cnn", "--attack", "nothing"], "there are"),
         (["attack", "--model", "small-cnn", "--attack", "fgsm", "--steps", "3"], "takes no steps"),
         (["attack", "--model", "small-cnn", "--eps", "8/0"], "8/0"),
+        (["attack", "--model", "small-cnn", "--eps", "8"], "do you mean 8/255?"),
+        (["attack", "--model", "small-cnn", "--attack", "pgd:eps=8"], "do you mean 8/255?"),
+        (["attack", "--model", "small-cnn", "--attack", "ddn", "--norm", "linf"], "ddn knows l2 alone"),
+        (["attack", "--model", "small-cnn", "--seed", str(2**64)], "--seed"),
+        (["attack", "--model", "small-cnn", "--resize", "64"], "--resize is for --dataset imagefolder"),
+        (["evaluate", "--model", "small-cnn", "--out", "x", "--device", "xyz"], "--device xyz"),
         (["attack", "--model", "small-cnn", "--checkpoint", "none.pt"], "no checkpoint at none.pt"),
         (["report", "runs/none"], "none"),
     ],
@@ -165,7 +172,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
-def test_train_then_attack(tmp_path, capsys):
+def test_train_then_attack(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "model.safetensors"
     assert run(["train", "--out", str(checkpoint), "--dataset", "digits", "--epochs", "2"]) == 0
     assert "test accuracy" in capsys.readouterr().out
@@ -173,13 +181,68 @@ def test_train_then_attack(tmp_path, capsys):
     options = ["--dataset", "digits", "--limit", "30", "--steps", "3", "--eps", "0.01,0.3"]
     assert run(["attack", "--model", "small-cnn", "--checkpoint", str(checkpoint), *options]) == 0
     table = capsys.readouterr().out
-    assert "0.01" in table and "0.3" in table and "robust" in table and "30 images" in table
+    assert "0.01" in table and "0.3" in table and "robust" in table and "30 of 448 images" in table
+    (written,) = (tmp_path / "runs" / "attacks").iterdir()
+    found = json.loads(written.read_text())
+    assert [row["eps"] for row in found["attacks"]] == [0.01, 0.3] and len(found["samples"]["sample"]) == 30
+    assert "UNTRAINED" not in table
+
+
+def test_attack_finds_what_evaluate_finds(tmp_path, capsys):
+    options = ["--model", "small-cnn", "--dataset", "digits", "--limit", "20", "--seed", "3", "--attack", "PGD:steps=3"]
+    assert run(["attack", *options, "--out", str(tmp_path / "attack.json")]) == 0
+    table = capsys.readouterr().out
+    assert "UNTRAINED" in table and "8/255" in table
+    assert run(["evaluate", *options, "--out", str(tmp_path / "run")]) == 0
+    assert "small-cnn (untrained)" in capsys.readouterr().out
+    attack = json.loads((tmp_path / "attack.json").read_text())
+    evaluated = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert attack["clean"] == evaluated["clean"]
+    for name in ("eps", "robust_accuracy", "attack_success_rate", "gradients"):
+        assert attack["attacks"][0][name] == evaluated["attacks"][0][name], name
+
+
+def test_one_search_for_the_nearest_answers_for_every_eps(tmp_path, monkeypatch):
+    (tmp_path / "linear_model.py").write_text(
+        "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "linear_model:make", "--dataset", "digits", "--attack", "fmn:eps=none,steps=20"]
+    assert run(["attack", *options, "--eps", "0.05,0.2,1", "--out", str(tmp_path / "a.json")]) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["attacks"]
+    values = [row["robust_accuracy"]["value"] for row in rows]
+    assert [row["eps"] for row in rows] == [0.05, 0.2, 1] and values == sorted(values, reverse=True)
+    assert values[0] > values[-1] and len({row["seconds"] for row in rows}) == 1
+
+
+def test_an_attack_of_the_users_own(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_attack.py").write_text("from regfast.attacks import PGD\n\nclass Mine(PGD):\n    name = 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "small-cnn", "--dataset", "digits", "--limit", "8", "--attack", "mine_attack:Mine:steps=2"]
+    for command in ("attack", "evaluate"):
+        assert run([command, *options, "--out", command]) == 0
+        assert "mine" in capsys.readouterr().out
 
 
 def test_attack_on_data_with_more_classes(tmp_path, capsys):
     checkpoint = tmp_path / "three.safetensors"
     save_checkpoint(load_model("small-cnn", num_classes=3, seed=0).network_state(), checkpoint)
     assert "3 classes" in one_line(capsys, "attack", "--model", "small-cnn", "--checkpoint", str(checkpoint))
+
+
+def test_tables_fit_or_fold_and_lose_nothing():
+    lines = ["| attack | eps |", "|---|---|", "| pgd | 8/255 |", "| square | 0.5 |"]
+    assert table_text(lines).splitlines() == ["attack    eps", "pgd     8/255", "square    0.5"]
+    assert table_text(lines, 12).splitlines()[1] == "pgd    8/255"
+    assert table_text(lines, 11).splitlines() == ["attack: pgd", "eps: 8/255", "", "attack: square", "eps: 0.5"]
+
+
+def test_help_names_every_attack(capsys):
+    for command in ("attack", "evaluate"):
+        assert run([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(name in text for name in ATTACKS.names())
 
 
 def test_numbers():
