@@ -51,7 +51,7 @@ def open_inputs(
     from regfast.evaluation.worker import count_classes
     from regfast.models import Preprocess, load_model
 
-    asked = {"resize": resize, "crop": crop, "interpolation": interpolation}
+    asked: dict[str, Any] = {"resize": resize, "crop": crop, "interpolation": interpolation}
     given = {option: value for option, value in asked.items() if value is not None}
     if dataset != "imagefolder" and (given or class_map):
         first = next(iter(given), "class-map")
