@@ -13,6 +13,7 @@ from regfast.attacks.evaluate import evaluate
 from regfast.attacks.norms import Norm
 from regfast.attacks.prepare import Model
 from regfast.attacks.prepared import PreparedModel
+from regfast.attacks.progress import Watcher
 from regfast.attacks.result import AttackResult
 from regfast.attacks.rules import Rules
 from regfast.registry import Configured
@@ -45,7 +46,7 @@ class Runnable(Configured, ABC):
         *,
         seed: int = 0,
         lanes: int | None = None,
-        progress: bool = False,
+        progress: bool | Watcher = False,
         sample_ids: Tensor | None = None,
         targets: Tensor | None = None,
         clean_logits: Tensor | None = None,
@@ -64,7 +65,7 @@ class Runnable(Configured, ABC):
             seed: with the sample ids it decides every random draw.
             lanes: samples attacked at the same time; chosen from what is free by default. The result does not depend
                 on it (beyond rounding that depends on the batch inside the model).
-            progress: show a bar.
+            progress: show a bar (outside a terminal a line every half minute), or tell a `Watcher`.
             sample_ids: (N,) int64 that key the draws; arange(N) by default.
             targets: (N,) or (N, R) int64 classes to reach, one run each; success is then reaching one.
             clean_logits: (N, K) float32 logits of `images` by `model`, where they are known: saves a forward pass.

@@ -24,7 +24,7 @@ before the move.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from regfast.attacks.lanes import Answer, empty_lanes
 from regfast.attacks.losses import predicted
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
+from regfast.attacks.progress import Silent, Watcher
 from regfast.attacks.query import query
 from regfast.attacks.requests import Flags, Outcomes, Request, Samples
 from regfast.attacks.rules import Rules
@@ -56,7 +57,7 @@ class Engine:
         keep_clean: samples that are not broken keep their clean image, else they get the last point asked.
         seed, stage: key the draws.
         width: lanes at most; halved when memory runs out.
-        decided: called with every sample's outcome (broken or not).
+        watcher: told of every step and every sample's outcome.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Engine:
         seed: int = 0,
         stage: int = 0,
         width: int = 64,
-        decided: Callable[[bool], None] = lambda broken: None,
+        watcher: Watcher | None = None,
     ):
-        self.attack, self.model, self.samples, self.outcomes, self.decided = attack, model, samples, outcomes, decided
+        self.attack, self.model, self.samples, self.outcomes = attack, model, samples, outcomes
+        self.watcher = watcher or Silent()
         self.runs = attack.runs if samples.targets is None else attack.runs * samples.targets.shape[1]
         self.must_reach, self.keep_clean, self.seed, self.stage, self.width = must_reach, keep_clean, seed, stage, width
         self.on_gpu = model.device.type == "cuda"
@@ -125,6 +127,8 @@ class Engine:
                 request.answers += 1
                 request.queries += self.attack.samples
                 request.gradients += self.gradients * gradient
+            length = self.attack.steps + 1
+            self.watcher.moved(sum(request.run + request.answers / length for request in busy) / self.runs)
             self._read_flags()
             answer = self._compact(answer)
             if not self.lag and self.requests:
@@ -238,7 +242,7 @@ class Engine:
         request.done = True
         self.requests[request.lane] = None
         self._count(request)
-        self.decided(broken)
+        self.watcher.decided(broken)
 
     def _count(self, request: Request) -> None:
         self.outcomes.gradients[request.item] += request.gradients

@@ -12,7 +12,7 @@ from regfast.attacks.losses import predicted
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepare import Model, frozen
 from regfast.attacks.prepared import PreparedModel
-from regfast.attacks.progress import bar
+from regfast.attacks.progress import Watcher, watcher
 from regfast.attacks.requests import Outcomes, Samples
 from regfast.attacks.result import AttackResult
 from regfast.attacks.rules import Rules
@@ -26,7 +26,7 @@ def evaluate(
     *,
     seed: int,
     lanes: int | None,
-    progress: bool,
+    progress: bool | Watcher,
     sample_ids: Tensor | None,
     targets: Tensor | None,
     clean_logits: Tensor | None,
@@ -46,7 +46,7 @@ def evaluate(
         losses={attack.loss for attack in stages}, averages=all(attack.samples > 1 for attack in stages),
     )  # fmt: skip
     # Outside of any inference mode: lanes need gradients even if the caller does not.
-    with torch.inference_mode(False), torch.no_grad(), frozen(prepared.given), bar(progress) as shown:
+    with torch.inference_mode(False), torch.no_grad(), frozen(prepared.given), watcher(progress) as shown:
         width = lanes or prepared.lanes
         if clean_logits is None:
             logits = _predict(prepared.given, images, width, device)
@@ -78,7 +78,7 @@ def evaluate(
             engine = Engine(
                 attack, prepared, Samples(images, labels, sample_ids, goals), outcomes,
                 must_reach=targets is not None, keep_clean=len(stages) > 1 or targets is not None, seed=seed,
-                stage=place, width=width, decided=shown.decided,
+                stage=place, width=width, watcher=shown,
             )  # fmt: skip
             engine.run(survivors.tolist())
             width = engine.width

@@ -1,41 +1,110 @@
-"""The bar that `progress=True` shows."""
+"""Where an attack is: a bar on a terminal, a line every half minute elsewhere, or whoever wants to be told."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+INTERVAL = 30.0  # seconds between lines
 
 
-class Bar:
-    """Counts decided samples of each stage; does nothing when not shown."""
-
-    def __init__(self, progress: Progress | None):
-        self._progress = progress
-        self._broken = 0
-        self._name = ""
-        self._task = progress.add_task("", total=0) if progress else None
+class Watcher(Protocol):
+    """What is told of a running attack."""
 
     def begin(self, name: str, total: int) -> None:
-        """A stage with `total` samples to decide."""
-        self._name, self._broken = name, 0
-        if self._progress and self._task is not None:
-            self._progress.reset(self._task, total=total, description=f"{name}: 0 broken")
+        """The stage `name` has `total` samples to decide."""
+
+    def decided(self, broken: bool) -> None:
+        """One more sample of the stage is decided."""
+
+    def moved(self, inside: float) -> None:
+        """The samples under attack are through so many samples' worth of the longest they can take."""
+
+
+class Silent:
+    """A `Watcher` that says nothing, and what the others keep count with."""
+
+    def __init__(self) -> None:
+        self.name, self.total, self.done, self.broken = "", 0, 0, 0
+
+    def begin(self, name: str, total: int) -> None:
+        """A stage begins."""
+        self.name, self.total, self.done, self.broken = name, total, 0, 0
+        self.tell(0.0)
 
     def decided(self, broken: bool) -> None:
         """One more sample is decided."""
-        self._broken += broken
-        if self._progress and self._task is not None:
-            self._progress.update(self._task, advance=1, description=f"{self._name}: {self._broken} broken")
+        self.done += 1
+        self.broken += broken
+
+    def moved(self, inside: float) -> None:
+        """The engine made a step."""
+        self.tell(self.done + inside)
+
+    def tell(self, through: float) -> None:
+        """`through` of `total` samples are behind us."""
+
+
+class Lines(Silent):
+    """One line every `interval` seconds on standard error."""
+
+    def __init__(self, interval: float = INTERVAL) -> None:
+        super().__init__()
+        self._interval, self._last = interval, time.monotonic()
+
+    def begin(self, name: str, total: int) -> None:
+        """A stage begins; its time left counts from here."""
+        self._started = time.monotonic()
+        super().begin(name, total)
+
+    def tell(self, through: float) -> None:
+        """A line, if the last is long enough ago."""
+        now = time.monotonic()
+        if now - self._last < self._interval or not self.total:
+            return
+        self._last = now
+        left = (now - self._started) * (self.total - through) / max(through, 1e-9)
+        said = f"at most {left / 60:.1f} minutes left in it" if through else "just begun"
+        print(
+            f"{self.name}: {through / self.total:.0%}, {self.broken} of {self.total} broken, {said}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+class Bar(Silent):
+    """A bar for the stage at work."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress, self._task = progress, progress.add_task("", total=0)
+
+    def begin(self, name: str, total: int) -> None:
+        """A stage begins: its bar starts empty."""
+        self._progress.reset(self._task, total=total)
+        super().begin(name, total)
+
+    def tell(self, through: float) -> None:
+        """Move the bar."""
+        said = f"{self.name}: {self.broken} of {self.total} broken"
+        self._progress.update(self._task, completed=through, description=said)
 
 
 @contextmanager
-def bar(show: bool) -> Iterator[Bar]:
-    """A live bar on the terminal while the context lasts."""
-    if not show:
-        yield Bar(None)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        yield Bar(progress)
+def watcher(progress: bool | Watcher) -> Iterator[Watcher]:
+    """What to tell, for the `progress` of `Attack.run`; a bar is live while the context lasts."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield Silent()
+    elif not sys.stderr.isatty():
+        yield Lines()
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+            yield Bar(shown)

@@ -104,9 +104,7 @@ def attack(
     samples: dict[str, Any] = {"sample": chosen.tolist(), "label": labels.tolist()}
     for each in attacks:
         start = time.perf_counter()
-        result = each.run(
-            network, images, labels, sample_ids=chosen, seed=seed, lanes=lanes, progress=sys.stderr.isatty()
-        )
+        result = each.run(network, images, labels, sample_ids=chosen, seed=seed, lanes=lanes, progress=True)
         rows += _rows(each, radii, result, time.perf_counter() - start)
         samples["clean_prediction"] = result.clean_prediction.tolist()
         for column in ("prediction", "success", "distance", "gradients", "queries"):

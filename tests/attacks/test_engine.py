@@ -408,12 +408,6 @@ def test_nan_logits_are_neither_right_nor_a_success():
     assert not result.success.any()
 
 
-def test_progress_shows_a_bar(capsys):
-    model, images, labels = linear(3)
-    ATTACK.run(model, images, labels, progress=True)
-    assert "12/12" in capsys.readouterr().out
-
-
 def test_attacks_know_their_options():
     attack = PGD("l2", 0.5, steps=7)
     assert attack.options["norm"] == "l2"

@@ -1,0 +1,65 @@
+"""What an attack says of itself while it runs."""
+
+import io
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TaskProgressColumn, TextColumn
+from torch import nn
+
+from regfast.attacks import PGD, AutoAttack
+from regfast.attacks.progress import Bar, Lines, Silent
+
+
+class Notes(Silent):
+    def __init__(self):
+        super().__init__()
+        self.stages = []
+
+    def begin(self, name, total):
+        self.stages.append((name, total, []))
+        super().begin(name, total)
+
+    def tell(self, through):
+        self.stages[-1][2].append(through)
+
+
+def problem(samples=12):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5)).eval()
+    images = torch.rand(samples, 1, 4, 4)
+    return model, images, model(images).argmax(1)
+
+
+def test_a_watcher_sees_every_stage_move_forward_within_samples():
+    model, images, labels = problem()
+    notes = Notes()
+    result = AutoAttack("linf", 0.02, version="fast").run(model, images, labels, lanes=3, progress=notes)
+    assert [name for name, _, _ in notes.stages] == ["apgd-pma", "apgd-t", "square"]
+    assert notes.stages[0][1] == 12 and notes.done == notes.total and bool(result.robust.any())
+    for _, total, through in notes.stages:
+        assert through == sorted(through) and through[-1] <= total + 1e-9
+        assert any(value % 1 for value in through), "progress moves within samples"
+
+
+def test_runs_and_targets_count_as_parts_of_a_sample():
+    model, images, labels = problem(4)
+    notes = Notes()
+    PGD("linf", 1e-6, steps=4, restarts=2).run(model, images, labels, progress=notes)
+    ((_, _, through),) = notes.stages
+    assert through[1] == 4 / 10 and through[-1] == 4
+
+
+def test_outside_a_terminal_there_are_lines(capsys):
+    model, images, labels = problem(4)
+    PGD("linf", 1e-6, steps=4).run(model, images, labels, progress=Lines(interval=0.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("pgd: 0%, 0 of 4 broken") and "at most" in lines[-1]
+
+
+def test_on_a_terminal_there_is_a_bar():
+    model, images, labels = problem(4)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Progress(TextColumn("{task.description}"), TaskProgressColumn(), console=console) as shown:
+        PGD("linf", 1e-6, steps=4).run(model, images, labels, progress=Bar(shown))
+    assert "pgd: 0 of 4 broken" in console.file.getvalue() and "100%" in console.file.getvalue()
