@@ -1,5 +1,6 @@
 """Attacks on the lane engine: one file each. rules.py has what an attack states, engine.py the loop."""
 
+from regfast.attacks.adversary import Adversary
 from regfast.attacks.apgd import APGD
 from regfast.attacks.autoattack import AutoAttack
 from regfast.attacks.base import Attack
@@ -22,6 +23,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "PGD",
+    "Adversary",
     "Attack",
     "AttackResult",
     "AttackWarning",

@@ -28,11 +28,12 @@ _FOLDABLE = {
 
 
 @contextmanager
-def frozen(model: Model) -> Iterator[Model]:
+def frozen(model: Model, training: bool = False) -> Iterator[Model]:
     """Hold `model` in eval mode with frozen parameters, and leave every flag as it was.
 
     Args:
         model: any callable from images to logits; one that is no `nn.Module` passes through.
+        training: in train mode instead; where the model is in it, its parts stay as they are.
     """
     if not isinstance(model, nn.Module):
         yield model
@@ -40,13 +41,14 @@ def frozen(model: Model) -> Iterator[Model]:
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        model.eval()
+        if not (training and model.training):
+            model.train(training)
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         yield model
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, mode in modes:
+            module.training = mode
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
 
@@ -106,20 +108,44 @@ def fold_batch_norm(model: nn.Module) -> int:
     torch.fx only says *where* a convolution or linear layer feeds one batch-norm and nothing else; the model keeps its
     own forward pass, in which the batch-norm has become an identity. A part that can't be traced is stepped over.
     """
+    pairs = foldable(model)
+    for layer, norm, owner, name in pairs:
+        weight, bias = folded_weights(layer, norm)
+        layer.weight, layer.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
+        setattr(owner, name, nn.Identity())
+    return len(pairs)
+
+
+def foldable(model: nn.Module) -> list[tuple[Any, Any, nn.Module, str]]:
+    """(layer, batch norm, the norm's owner, its name there) of all that `fold_batch_norm` folds."""
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return 0
+        return []
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     shared = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    folded = 0
+    found: dict[nn.Module, tuple[Any, Any, nn.Module, str]] = {}  # by the norm: a pair may be met twice
     for parent, layer_name, norm_name in _pairs(model, set()):
         layer, norm = parent.get_submodule(layer_name), parent.get_submodule(norm_name)
         alone = uses[id(layer)] == 1 and uses[id(norm)] == 1 and all(shared[id(p)] == 1 for p in layer.parameters())
         if alone and _foldable(layer, norm):
-            _fold(layer, norm)
             owner, _, name = norm_name.rpartition(".")
-            setattr(parent.get_submodule(owner), name, nn.Identity())
-            folded += 1
-    return folded
+            found[norm] = layer, norm, parent.get_submodule(owner), name
+    return list(found.values())
+
+
+@torch.no_grad()
+def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias that scale and shift as `norm` would the layer's output.
+
+    In float64, so that only the last rounding differs.
+    """
+    weight, mean = layer.weight.double(), norm.running_mean.double()
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    bias = -mean if layer.bias is None else layer.bias.double() - mean
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
+    weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
 
 
 def _faster(model: Model, example: Tensor, channels_last: bool) -> tuple[Model, bool]:
@@ -180,23 +206,12 @@ def _pairs_in(model: nn.Module, graph: Graph) -> list[tuple[nn.Module, str, str]
 
 
 def _foldable(layer: nn.Module, norm: nn.Module) -> bool:
-    """Exactly a layer and its batch-norm: no subclass, no hook, and a norm with running statistics."""
+    """Exactly a layer and its batch-norm: no subclass, hook or forward of its own, and running statistics."""
     if _FOLDABLE.get(type(layer)) is not type(norm) or norm.training or norm.running_var is None:
         return False
+    if type(layer.weight) is not nn.Parameter or any("forward" in m.__dict__ for m in (layer, norm)):
+        return False
     return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (layer, norm))
-
-
-@torch.no_grad()
-def _fold(layer: Any, norm: Any) -> None:
-    """Scale and shift `layer` as `norm` would its output; in float64, so that only the last rounding differs."""
-    weight, mean = layer.weight.double(), norm.running_mean.double()
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    bias = -mean if layer.bias is None else layer.bias.double() - mean
-    if norm.affine:
-        scale = scale * norm.weight.double()
-    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
-    weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-    layer.weight, layer.bias = (nn.Parameter(t.to(layer.weight.dtype), requires_grad=False) for t in (weight, bias))
 
 
 @torch.no_grad()

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
-from regfast.attacks.losses import predicted
+from regfast.attacks.losses import Objective, predicted
 from regfast.attacks.prepare import Model
 from regfast.attacks.rules import Rules
 
 
 def query(
-    attack: Rules, model: Model, lanes: Lanes, state: Rows, *, gradient: bool, some_end: bool
+    attack: Rules,
+    model: Model,
+    lanes: Lanes,
+    state: Rows,
+    *,
+    gradient: bool,
+    some_end: bool,
+    objective: Callable[[Tensor], Objective] | None = None,
 ) -> tuple[Answer, int]:
     """The mean of the model's `attack.samples` answers, and what it took: input gradients per lane.
 
     Args:
         gradient: some lane needs a gradient.
         some_end: some run has its last answer here (`step` ≥ `attack.steps`): its gradient is 0.
+        objective: of logits (S, K) float32; the attack's own by default.
     """
-    logits, loss, slope = _once(attack, model, lanes, state, gradient)
+    raised = objective or (lambda logits: attack.objective(lanes, state, logits))
+    logits, loss, slope = _once(attack, model, lanes, raised, gradient)
     for _ in range(attack.samples - 1):
-        again = _once(attack, model, lanes, state, gradient)
+        again = _once(attack, model, lanes, raised, gradient)
         logits, loss, slope = logits + again[0], loss + again[1], slope + again[2]
     if attack.samples > 1:
         logits, loss, slope = logits / attack.samples, loss / attack.samples, slope / attack.samples
@@ -33,7 +44,9 @@ def query(
     return answer, attack.samples * per_answer * gradient
 
 
-def _once(attack: Rules, model: Model, lanes: Lanes, state: Rows, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _once(
+    attack: Rules, model: Model, lanes: Lanes, raised: Callable[[Tensor], Objective], gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """(logits float32, loss, gradient) of one answer; the gradient is 0 where it is not wanted."""
     point = lanes.point.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
@@ -44,7 +57,7 @@ def _once(attack: Rules, model: Model, lanes: Lanes, state: Rows, gradient: bool
             "differentiable way; Square asks for none"
         )
     logits = answer.detach().float()
-    objective = attack.objective(lanes, state, logits)
+    objective = raised(logits)
     if attack.needs == "forward":
         slope = point.new_empty(len(lanes), 0)
     elif attack.needs == "gradient":

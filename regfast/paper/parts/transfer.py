@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+from regfast.attacks import PGD, Adversary
 from regfast.data import ImageArray
-from regfast.paper.full_pgd import FullPGD
 from regfast.paper.outputs import Outputs
 from regfast.paper.parts.base import Columns, Given, Part, Rows, Work, as_columns, behind, ours
 from regfast.paper.parts.counterfactual import mean
@@ -17,6 +18,8 @@ from regfast.report import style
 from regfast.report.drawing import Drawing, sentence
 from regfast.report.figures import matrix
 from regfast.training import predict
+
+_BATCH = 256
 
 
 class Transfer(Part):
@@ -60,9 +63,13 @@ def compute(models: Mapping[str, Outputs], *, norm: str, eps: float, steps: int,
     """
     rows: Rows = []
     for source, outputs in models.items():
-        images = outputs.images()
-        attacked = FullPGD(norm, eps, steps).run(outputs.model, images, outputs.labels, seed=seed).images
-        left = ImageArray(attacked, outputs.labels, outputs.test.classes)
+        adversary, device = (
+            Adversary(PGD(norm, eps, steps), keep="strongest", seed=seed),
+            outputs.model.head.weight.device,
+        )
+        batches = zip(outputs.images().split(_BATCH), outputs.labels.split(_BATCH), strict=True)
+        attacked = [adversary(outputs.model, images.to(device), labels.to(device)).cpu() for images, labels in batches]
+        left = ImageArray(torch.cat(attacked), outputs.labels, outputs.test.classes)
         for target, other in models.items():
             fooled = predict(other.model, left)[1].argmax(1) != other.labels
             both = outputs.correct & other.correct
