@@ -3,56 +3,108 @@
 Nothing is downloaded unless asked for. What is missing or damaged is named, with the place that was searched.
 """
 
-import zlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 
 from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset, Transform, stratified
-from regfast.models import Preprocess
+from regfast.models.preprocess import Preprocess, as_rgb
 
 SPLIT_SEED = 2410
 SHARES = (0.7, 0.1, 0.2)  # of one undivided set: to train, held out, to test
+_ARRAYS = ("images", "labels", "classes")
+_MOST_CLASSES = 1_000_000  # that labels alone may stand for
 _TEST_FOLDERS = ("val", "test")
 
 
 def npz(path: Path) -> ImageArray:
     """All of one `.npz` file: `images` uint8 (N, H, W, C) or (N, H, W), `labels` integers (N,), optionally `classes`.
 
+    What the file declares is checked before any of it is read.
+
     Raises FileNotFoundError, or ValueError or TypeError for a file that is damaged or holds something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"npz: no file {path}; pass one with arrays `images` and `labels` as the data root")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = stored.files
-            arrays = {name: stored[name] for name in ("images", "labels", "classes") if name in names}
-    except (BadZipFile, OSError, EOFError, KeyError, ValueError, TypeError, zlib.error) as error:
-        raise ValueError(f"npz: {path} is damaged: {error}") from error
-    missing = [name for name in ("images", "labels") if name not in arrays]
+    with _reading(path), ZipFile(path) as stored:
+        names = [name.removesuffix(".npy") for name in stored.namelist()]
+        declared = {name: _declared(stored, f"{name}.npy") for name in _ARRAYS if name in names}
+    missing = [name for name in _ARRAYS[:2] if name not in declared]
     if missing:
         raise ValueError(f"npz: {path} has no array {' and '.join(missing)}; it has {', '.join(names) or 'none'}")
+    _check_declared(path, declared)
+    with _reading(path), np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in declared}
     images, labels = arrays["images"], arrays["labels"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise TypeError(f"npz: images in {path} must be uint8 (N, H, W, C), got {images.dtype} {images.shape}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(f"npz: labels in {path} must be integers, got {labels.dtype}")
-    if not len(labels):
-        raise ValueError(f"npz: {path} holds no images")
+    if int(labels.max()) >= _MOST_CLASSES and "classes" not in arrays:
+        raise ValueError(
+            f"npz: label {labels.max()} in {path} means {int(labels.max()) + 1} classes: give their names, `classes`, "
+            "if there are so many"
+        )
+    if int(labels.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"npz: label {labels.max()} in {path} is outside the range of int64")
     classes = arrays.get("classes", np.arange(int(labels.max()) + 1)).astype(str).tolist()
     pixels = torch.from_numpy(images[..., None] if images.ndim == 3 else images)
-    return ImageArray(pixels.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), classes, f"npz: {path}")
+    numbers = torch.from_numpy(labels.astype(np.int64))  # unsigned and big-endian ones too
+    return ImageArray(pixels.permute(0, 3, 1, 2).contiguous(), numbers, classes, f"npz: {path}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file can make the readers raise anything
+        raise ValueError(f"npz: {path} is damaged: {error or type(error).__name__}") from error
+
+
+def _declared(stored: ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that an array's header declares; ValueError where the file holds another number of bytes."""
+    with stored.open(name) as entry:
+        version = np.lib.format.read_magic(entry)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(entry)
+        held = stored.getinfo(name).file_size - entry.tell()
+    if not kind.hasobject and math.prod(shape) * kind.itemsize != held:
+        raise ValueError(f"{name} declares {shape} {kind}, {math.prod(shape) * kind.itemsize} bytes, and holds {held}")
+    return shape, kind
+
+
+def _check_declared(path: Path, declared: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    (images, pixel), (labels, number) = declared["images"], declared["labels"]
+    if pixel != np.uint8 or len(images) not in (3, 4):
+        raise TypeError(f"npz: images in {path} must be uint8 (N, H, W, C), got {pixel} {images}")
+    if len(images) == 4 and images[3] > 4 and images[1] in (1, 3):
+        raise ValueError(f"npz: images in {path} must be (N, H, W, C), got {images}: channels come last")
+    if not np.issubdtype(number, np.integer):
+        raise TypeError(f"npz: labels in {path} must be integers, got {number}")
+    if labels != images[:1]:
+        raise ValueError(f"npz: labels in {path} must be {images[:1]}, one an image, got shape {labels}")
+    if not images[0]:
+        raise ValueError(f"npz: {path} holds no images")
+    names, kind = declared.get("classes", ((0,), np.dtype(str)))
+    if len(names) != 1 or kind.hasobject:
+        raise TypeError(f"npz: classes in {path} must be names (K,), got {kind} {names}")
 
 
 def npz_splits(root: Path) -> Splits:
     """A folder with `train.npz` and `test.npz`, or one file divided 70 : 10 : 20, stratified, the same every time."""
     if root.is_dir():
-        return _with_holdout("npz", npz(root / "train.npz"), npz(root / "test.npz"))
+        train, test = npz(root / "train.npz"), npz(root / "test.npz")
+        for one, other in ((train, test), (test, train)):
+            # Without names the classes are numbers up to the largest label, which one of the files may not have.
+            if one.classes == other.classes[: len(one.classes)] == tuple(map(str, range(len(one.classes)))):
+                one.classes = other.classes
+        return _with_holdout("npz", train, test)
     whole = npz(root)
-    held, test = (round(len(whole) * share) for share in SHARES[1:])
-    sizes = (len(whole) - held - test, held, test)
+    held, measured = (round(len(whole) * share) for share in SHARES[1:])
+    sizes = (len(whole) - held - measured, held, measured)
     return Splits("npz", *(Subset(whole, part) for part in stratified(whole.labels, sizes, SPLIT_SEED)))
 
 
@@ -81,17 +133,25 @@ def image_folder(root: Path, transform: Transform | None = None) -> ImageFiles:
     """A folder with one folder of images a class (torchvision's ImageFolder).
 
     `transform` makes a float tensor (C, H, W) in [0, 1] of a PIL image; by default ImageNet's usual one: the shorter
-    side to 256 pixels, the central 224×224.
+    side to 256 pixels, the central 224×224. Images are RGB, the first frame of an animation, and as they are stored:
+    like torchvision's loader this one does not turn them by their EXIF orientation.
     """
     from regfast.models._torchvision import torchvision
 
     if not root.is_dir():
         raise FileNotFoundError(f"imagefolder: no folder {root}; pass one that has a folder of images for each class")
     try:
-        folder = torchvision.datasets.ImageFolder(str(root))
+        folder = torchvision.datasets.ImageFolder(str(root), loader=_read_image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"imagefolder: {root} has no folder of images for each class ({error})") from error
     return ImageFiles(folder, transform or Preprocess())
+
+
+def _read_image(path: str) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return as_rgb(image)
 
 
 def image_folder_splits(root: Path, transform: Transform | None = None) -> Splits:
@@ -100,17 +160,20 @@ def image_folder_splits(root: Path, transform: Transform | None = None) -> Split
     if not (root / "train").is_dir() or test is None:
         raise FileNotFoundError(f"imagefolder: looked for train and val (or test) in {root}; pass their parent folder")
     train, measured = image_folder(root / "train", transform), image_folder(test, transform)
-    if train.classes != measured.classes:
-        different = sorted(set(train.classes) ^ set(measured.classes))
-        raise ValueError(
-            f"imagefolder: train and {test.name} in {root} differ in the classes {', '.join(different[:5])}"
-        )
     return _with_holdout("imagefolder", train, measured)
 
 
 def _with_holdout(name: str, train: ImageSet, test: ImageSet) -> Splits:
-    if len(train.classes) != len(test.classes):
-        raise ValueError(f"{name}: {len(train.classes)} classes to train on, {len(test.classes)} to test on")
+    if train.classes != test.classes:
+        number, one, other = next(
+            (number, *names)
+            for number, names in enumerate(zip_longest(train.classes, test.classes, fillvalue="none"))
+            if names[0] != names[1]
+        )
+        raise ValueError(
+            f"{name}: class {number} is {one!r} to train on and {other!r} to test on "
+            f"({len(train.classes)} and {len(test.classes)} classes)"
+        )
     held = max(1, min(len(train) // 10, 5000))
     kept, holdout = stratified(train.labels, (len(train) - held, held), SPLIT_SEED)
     return Splits(name, Subset(train, kept), Subset(train, holdout), test)

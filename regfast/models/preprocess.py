@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "lanczos", "hamming", "box")
+_LONGEST = 16  # sides up to this many times the shorter one are resized whole
 
 
 @dataclass(frozen=True)
@@ -36,5 +38,36 @@ class Preprocess:
 
         functional = torchvision.transforms.functional
         mode = torchvision.transforms.InterpolationMode(self.interpolation)
-        resized = functional.resize(image.convert("RGB"), self.resize, interpolation=mode)
+        resized = functional.resize(_middle(as_rgb(image)), self.resize, interpolation=mode)
         return functional.to_tensor(functional.center_crop(resized, self.crop))
+
+
+def as_rgb(image: Any) -> Any:
+    """A PIL image in three channels of 8 bits, as PIL converts it; 16-bit and float values by the range of their type.
+
+    PIL itself clips those to white. ValueError where white is unknown: for floats outside [0, 1], for 32-bit integers.
+    """
+    from PIL import Image
+
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # a PNG has 16 bits at most
+    if image.mode == "F":
+        values, white = np.asarray(image), 1.0
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError(f"float pixels must lie in [0, 1], got [{values.min():g}, {values.max():g}]")
+    elif wide:
+        values, white = np.asarray(image), 65535.0
+    elif image.mode == "I":
+        raise ValueError("pixels of 32-bit integers have no known white: save them with 8 or 16 bits")
+    else:
+        return image.convert("RGB")
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8)).convert("RGB")
+
+
+def _middle(image: Any) -> Any:
+    """The image without far ends that the crop leaves out: resized whole, a line of pixels takes gigabytes."""
+    width, height = image.size
+    reach = _LONGEST * min(width, height)
+    if max(width, height) <= reach:
+        return image
+    left, top = max(0, width - reach) // 2, max(0, height - reach) // 2
+    return image.crop((left, top, left + min(width, reach), top + min(height, reach)))

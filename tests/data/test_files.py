@@ -1,5 +1,8 @@
+import io
 import pickle
+import tracemalloc
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -43,9 +46,26 @@ def test_npz_folder(tmp_path):
     splits = load_splits("npz", tmp_path)
     assert [len(part) for part in (splits.train, splits.holdout, splits.test)] == [54, 6, 9]
     assert len(load_images("npz", tmp_path)) == 9
-    write_npz(tmp_path / "test.npz", kinds=5)
-    with pytest.raises(ValueError, match="3 classes to train on, 5 to test on"):
+
+
+def test_npz_folder_compares_the_names_of_the_classes(tmp_path):
+    """Their number says nothing: cats to train on must not be dogs to test on. Without names a file may lack some."""
+    cats, dogs = np.array(["cat", "dog", "owl"]), np.array(["dog", "cat", "owl"])
+    write_npz(tmp_path / "train.npz", classes=cats)
+    write_npz(tmp_path / "test.npz", count=9, classes=dogs)
+    with pytest.raises(ValueError, match=r"class 0 is 'cat' to train on and 'dog' to test on \(3 and 3 classes\)"):
         load_splits("npz", tmp_path)
+    write_npz(tmp_path / "test.npz", count=9, classes=cats[:2], kinds=2)
+    with pytest.raises(ValueError, match=r"class 2 is 'owl' to train on and 'none' to test on \(3 and 2 classes\)"):
+        load_splits("npz", tmp_path)
+    write_npz(tmp_path / "test.npz", count=9)
+    with pytest.raises(ValueError, match="class 0 is 'cat' to train on and '0' to test on"):
+        load_splits("npz", tmp_path)
+    for train, test in ((5, 3), (3, 5)):
+        write_npz(tmp_path / "train.npz", kinds=train)
+        write_npz(tmp_path / "test.npz", count=9, kinds=test)
+        splits = load_splits("npz", tmp_path)
+        assert splits.num_classes == 5 and splits.train.classes == splits.test.classes
 
 
 def test_npz_grey_images_and_class_names(tmp_path):
@@ -64,6 +84,12 @@ def test_npz_grey_images_and_class_names(tmp_path):
         ({"labels": np.full(60, -2)}, ValueError, "label -2"),
         ({"labels": np.full(60, 4), "classes": np.array(["a", "b"])}, ValueError, "label 4"),
         ({"images": np.zeros((0, 5, 6, 3), np.uint8), "labels": np.zeros(0, int)}, ValueError, "no images"),
+        ({"images": np.zeros((60, 3, 32, 32), np.uint8)}, ValueError, "channels come last"),
+        ({"labels": np.full(60, None)}, TypeError, "labels .* must be integers, got object"),
+        ({"labels": np.zeros((60, 1), int)}, ValueError, r"must be \(60,\), one an image, got shape \(60, 1\)"),
+        ({"labels": np.arange(60) + 10**7}, ValueError, "label 10000059 .* means 10000060 classes: give their names"),
+        ({"labels": np.full(60, 2**63, np.uint64), "classes": np.array(["a"])}, ValueError, "range of int64"),
+        ({"labels": np.zeros(60, int), "classes": np.zeros((2, 2))}, TypeError, "classes .* must be names"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path, changes, error, message):
@@ -80,6 +106,69 @@ def test_npz_that_does_not_fit(tmp_path, changes, error, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(error, match=message):
         load_images("npz", tmp_path / "a.npz")
+
+
+def test_pickled_objects_are_named(tmp_path):
+    write_npz(tmp_path / "a.npz", images=np.full(60, None))
+    with pytest.raises(TypeError, match=r"images .* must be uint8 \(N, H, W, C\), got object"):
+        load_images("npz", tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kind", ["<u1", "<u2", "<u4", "<u8", ">u8", ">i8", ">i2", "<i4", "|i1"])
+def test_npz_labels_of_any_integer_type(tmp_path, kind):
+    write_npz(tmp_path / "a.npz", labels=(np.arange(60) % 3).astype(kind))
+    data = load_images("npz", tmp_path / "a.npz")
+    assert data.labels.dtype == torch.int64 and data.labels.tolist() == (np.arange(60) % 3).tolist()
+
+
+def with_header(path, name, shape, kind="|u1", body=b""):
+    """An `.npz` file whose array `name` declares `shape` and holds `body`."""
+    write_npz(path)
+    arrays = dict(np.load(path))
+    with ZipFile(path, "w") as file:
+        for key, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            data = buffer.getvalue()
+            if key == name:
+                buffer = io.BytesIO()
+                header = {"shape": shape, "fortran_order": False, "descr": kind}
+                np.lib.format.write_array_header_1_0(buffer, header)
+                data = buffer.getvalue() + body
+            file.writestr(f"{key}.npy", data)
+
+
+def test_declared_sizes_are_checked_before_anything_is_read(tmp_path):
+    for name, shape, kind in (
+        ("images", (10**6, 10**6, 10**3, 3), "|u1"),
+        ("images", (60, 5, 6, 3), "|u1"),
+        ("labels", (10**15,), "<i8"),
+        ("labels", (-60,), "<i8"),
+    ):
+        with_header(tmp_path / "a.npz", name, shape, kind, b"few bytes")
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"a\.npz is damaged: {name}.npy declares .* and holds 9"):
+            load_images("npz", tmp_path / "a.npz")
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+        tracemalloc.stop()
+
+
+def test_mutated_files_are_damaged_or_do_not_fit(tmp_path):
+    write_npz(tmp_path / "good.npz", count=6)
+    whole = (tmp_path / "good.npz").read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for number in range(200):
+        data = bytearray(whole)
+        for place in random.integers(len(data), size=1 + number % 6):
+            data[place] = random.integers(256)
+        (tmp_path / "a.npz").write_bytes(bytes(data))
+        try:
+            load_images("npz", tmp_path / "a.npz")
+        except (ValueError, TypeError) as error:
+            assert str(error).startswith("npz: ")
+            refused += 1
+    assert refused > 100
 
 
 def test_missing_and_damaged_files_say_where(tmp_path):
@@ -155,7 +244,7 @@ class TestTorchvision:
         with pytest.raises(ValueError, match=r"2\.png cannot be read"):
             load_images("imagefolder", tmp_path)[5]
         (tmp_path / "val" / "dog").rename(tmp_path / "val" / "fox")
-        with pytest.raises(ValueError, match=r"differ in .*dog, fox"):
+        with pytest.raises(ValueError, match="class 1 is 'dog' to train on and 'fox' to test on"):
             load_splits("imagefolder", tmp_path)
 
     def test_image_folder_that_is_none(self, tmp_path):
