@@ -8,7 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import Self
 
@@ -55,7 +55,7 @@ class Registry(Generic[T]):
         base: the class that all of them derive from.
     """
 
-    def __init__(self, kind: str, base: type[T]):
+    def __init__(self, kind: str, base: type[Any]):  # T, or an abstract class
         self.kind, self.base = kind, base
         self._classes: dict[str, type[T]] = {}
 
@@ -98,7 +98,7 @@ class Registry(Generic[T]):
         found = load(name, self.kind)
         if not inspect.isclass(found) or not issubclass(found, self.base) or inspect.isabstract(found):
             raise ValueError(f"{self.kind} {name!r} must be a class derived from {self.base.__name__}, got {found!r}")
-        return found
+        return cast("type[T]", found)
 
     def build(self, spec: str, **options: Any) -> T:
         """What `spec` says: `name`, `name:option=value,option=value`, or either with `module:Name` for the name.

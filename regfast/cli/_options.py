@@ -24,7 +24,10 @@ Weights = Annotated[
 ]
 Dataset = Annotated[
     str,
-    typer.Option(help="noisy-digits, digits, cifar10, cifar100, imagefolder or npz.", rich_help_panel="Data and model"),
+    typer.Option(
+        help="noisy-digits, digits, cifar10, cifar100, imagefolder, npz, or your own module:Name.",
+        rich_help_panel="Data and model",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,

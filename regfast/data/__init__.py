@@ -2,15 +2,17 @@
 
 from regfast.data.class_map import imagenet_classes, map_classes, read_class_map
 from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset
-from regfast.data.load import DATASETS, load_images, load_splits
+from regfast.data.load import DATASETS, DataSet, data_set, load_images, load_splits
 
 __all__ = [
     "DATASETS",
+    "DataSet",
     "ImageArray",
     "ImageFiles",
     "ImageSet",
     "Splits",
     "Subset",
+    "data_set",
     "imagenet_classes",
     "load_images",
     "load_splits",

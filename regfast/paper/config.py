@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from regfast.data import data_set
 from regfast.paper.parts import PARTS, Given
-from regfast.paper.parts.base import EMBEDDED
 from regfast.study import AttackSetting, StudyConfig, named_regularizers, sized
 
 VERSION = 2  # of the result files; a run of another version is not continued
@@ -64,8 +64,8 @@ class PaperConfig:
 
 def study_folder(study: StudyConfig) -> str:
     """Where a study lies inside the run: `studies/noisy-digits-small-cnn`."""
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in study.model)
-    return f"studies/{study.dataset}-{name}"
+    name = f"{study.dataset}-{study.model}"
+    return "studies/" + "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
 def paper_config(
@@ -97,12 +97,12 @@ def paper_config(
         pairs = [(dataset, model) for dataset in datasets or ["noisy-digits"] for model in suited]
     studies: list[StudyConfig] = []
     for dataset, model in pairs:
-        options: dict[str, Any] = {"data_root": data_root if dataset not in EMBEDDED else None}
+        options: dict[str, Any] = {"data_root": data_root if not data_set(dataset).embedded else None}
         options |= {} if model is None else {"model": model}
         options |= {} if seeds is None else {"seeds": tuple(seeds)}
         options |= {} if regularizers is None else {"regularizers": named_regularizers(regularizers)}
         study = sized(size, dataset, **options)
-        if dataset not in EMBEDDED and study.limit is None:
+        if not data_set(dataset).embedded and study.limit is None:
             study = replace(study, limit=_LIMIT)
         study = replace(study, attacks=_attacks(study), limit=study.limit if limit is None else limit)
         if epochs is not None:
@@ -114,7 +114,7 @@ def paper_config(
         if own and studies and epochs is None:
             study = replace(study, recipe=replace(study.recipe, epochs=min(study.recipe.epochs, _BESIDE_EPOCHS)))
         if not studies:
-            study = replace(study, trajectory=_WATCHED_DIGITS if dataset in EMBEDDED else _WATCHED)
+            study = replace(study, trajectory=_WATCHED_DIGITS if data_set(dataset).embedded else _WATCHED)
         studies.append(study)
     given = Given(studies[0], label, **_SIZES[size])
     return PaperConfig(tuple(studies), {part.name: part.settings(given) for part in PARTS})

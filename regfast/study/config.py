@@ -10,7 +10,7 @@ from typing import Any
 
 from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.attacks.base import Runnable
-from regfast.data import DATASETS
+from regfast.data import data_set
 from regfast.registry import parse
 from regfast.training import REGULARIZERS, Recipe, Regularizer
 
@@ -142,8 +142,7 @@ class StudyConfig:
     trajectory: int = 0
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise ValueError(f"no data set is called {self.dataset!r}; there are {', '.join(DATASETS)}")
+        data_set(self.dataset)  # raises for one that does not exist
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be different numbers of at least 0, got {list(self.seeds)}")
         if not self.regularizers:
@@ -256,14 +255,15 @@ def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConf
 
     full: 3 seeds, all test images. small: half the epochs, 2 seeds, 256 images. smoke: a tenth of the epochs, 1 seed,
     96 images; it shows that everything works, and nothing about regularizers. Model, recipe and eps suit the data set:
-    8×8 digits, or photographs (ResNet-20, for imagefolder ResNet-18).
+    8×8 digits (what is embedded), or photographs (ResNet-20, for imagefolder ResNet-18).
     """
     if size not in _SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    chosen, kind = _SIZES[size], _DIGITS if dataset in ("digits", "noisy-digits") else _PHOTOGRAPHS
+    chosen, found = _SIZES[size], data_set(dataset)
+    kind = _DIGITS if found.embedded else _PHOTOGRAPHS
     defaults: dict[str, Any] = {
         "dataset": dataset,
-        "model": "torchvision:resnet18" if dataset == "imagefolder" else kind.model,
+        "model": found.network or kind.model,
         "recipe": replace(kind.recipe, epochs=max(1, round(kind.recipe.epochs * chosen.share))),
         "seeds": tuple(range(chosen.seeds)),
         "attacks": attacks_at(kind.weak, kind.strong, chosen.steps, chosen.restarts),

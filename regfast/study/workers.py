@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from regfast.data import data_set
 from regfast.study.progress import Progress, Silent
 
 Piece = TypeVar("Piece")
@@ -50,7 +51,7 @@ def cores() -> int:
 
 def default_workers(dataset: str) -> int:
     """A process a core (four at most) for 8×8 images, which leave a second thread idle most of the time; else one."""
-    return min(cores(), 4) if dataset in ("digits", "noisy-digits") else 1
+    return min(cores(), 4) if data_set(dataset).embedded else 1
 
 
 def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], workers: int, progress: Progress) -> None:

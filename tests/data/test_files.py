@@ -185,7 +185,7 @@ def test_missing_and_damaged_files_say_where(tmp_path):
         load_images("npz", whole)
     with pytest.raises(ValueError, match="--data-root"):
         load_images("cifar10")
-    with pytest.raises(ValueError, match="there are noisy-digits, digits"):
+    with pytest.raises(ValueError, match="there are cifar10, cifar100, digits"):
         load_splits("cifar11", tmp_path)
 
 

@@ -19,7 +19,6 @@ from regfast.report.drawing import Drawing
 from regfast.report.study_figures import alphas
 from regfast.study import AttackSetting, StudyConfig
 
-EMBEDDED = ("digits", "noisy-digits")  # data sets that are small and always there
 Array = NDArray[Any]
 Columns = Mapping[str, Array]
 Rows = list[dict[str, Any]]

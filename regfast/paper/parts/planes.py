@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from regfast.attacks import PGD
-from regfast.data import ImageArray, Splits, Subset, load_splits
+from regfast.data import ImageArray, Splits, Subset, data_set, load_splits
 from regfast.models import SplitClassifier, load_model, seeded
-from regfast.paper.parts.base import EMBEDDED, Columns, Given, Part, Work
+from regfast.paper.parts.base import Columns, Given, Part, Work
 from regfast.paper.parts.plane_figures import draw_fields, draw_planes
 from regfast.paper.results import Paper
 from regfast.report.drawing import Drawing
@@ -40,7 +40,7 @@ class Planes(Part):
 
     def settings(self, given: Given) -> dict[str, Any]:
         main, strong = given.main, given.pgd("strong")
-        embedded = main.dataset in EMBEDDED
+        embedded = data_set(main.dataset).embedded
         return {
             # Two dimensions are right for two fifths of the noisy digits: nothing would gather anywhere.
             "dataset": "digits" if main.dataset == "noisy-digits" else main.dataset,
