@@ -2,8 +2,8 @@
 //
 // Ops named *_forward, *_backward and those of attacks are what a device implements (csrc/cpu, csrc/cuda); the others are
 // what users call: their autograd functions and Meta kernels are in csrc/autograd, the same for every device.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <Python.h>
+
 #include <torch/library.h>
 
 #include "include/isa.h"
@@ -73,19 +73,17 @@ TORCH_LIBRARY(regfast, m) {
 
 namespace {
 
-pybind11::dict build_facts() {
-  pybind11::dict facts;
-  facts["compiler"] = REGFAST_COMPILER;
-  facts["isa"] = regfast::isa_variants();
-  facts["isa_active"] = regfast::isa_active();
-  facts["torch"] = REGFAST_TORCH;
-  facts["cuda_archs"] = REGFAST_CUDA_ARCHS;
-  return facts;
+PyObject* build_facts(PyObject*, PyObject*) {
+  return Py_BuildValue("{s:s, s:s, s:s, s:s, s:s}", "compiler", REGFAST_COMPILER, "isa", regfast::isa_variants(),
+                       "isa_active", regfast::isa_active(), "torch", REGFAST_TORCH, "cuda_archs", REGFAST_CUDA_ARCHS);
 }
+
+PyMethodDef methods[] = {
+    {"build_facts", build_facts, METH_NOARGS, "Compiler, ISA variants (and the one in use), torch and CUDA archs of this build."},
+    {nullptr, nullptr, 0, nullptr}};
+PyModuleDef module{PyModuleDef_HEAD_INIT, "_native", "The native extension: importing it registers torch.ops.regfast.*", -1,
+                   methods};
 
 }  // namespace
 
-PYBIND11_MODULE(_native, m) {
-  m.doc() = "The native extension: importing it registers torch.ops.regfast.*";
-  m.def("build_facts", &build_facts, "Compiler, ISA variants (and the one in use), torch and CUDA archs of this build.");
-}
+PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&module); }

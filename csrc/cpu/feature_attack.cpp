@@ -1,8 +1,8 @@
 // feature_attack on CPU tensors.
 #include "../include/feature_attack.h"
 
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <memory>

@@ -1,7 +1,14 @@
 // Between ATen's tensors and the kernels' pointers.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+// The ops that csrc/cpu calls, one by one: <ATen/ATen.h> takes as long to compile as a kernel.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include "../include/numeric.h"
 

@@ -1,7 +1,7 @@
 // Memory for large gradients that outlives them: the next step's gradient takes the last one's place.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 namespace regfast {
 

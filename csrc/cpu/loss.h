@@ -1,7 +1,7 @@
 // What the ops with a loss share on CPU tensors: checked arguments in the formats of the row kernels, and their run.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include "../target.h"
 

@@ -1,4 +1,6 @@
-// The row kernels of soft_cross_entropy, one entry per format of logits and dense target.
+// The row kernels of soft_cross_entropy: an entry per format of logits and dense target, a file per format of logits.
+#pragma once
+
 #include "../include/soft_cross_entropy.h"
 #include "../include/soft_cross_entropy_long.h"
 #include "../include/soft_cross_entropy_short.h"
@@ -26,16 +28,5 @@ REGFAST_INLINE void rows(const SoftCrossEntropy<T, P>& call, int64_t begin, int6
   void sparse_target_rows<T>(const SoftCrossEntropy<T, T>& call, int64_t begin, int64_t end) {             \
     sparse_rows_##T(call, begin, end);                                                                     \
   }
-
-SPARSE_ROWS(float)
-SPARSE_ROWS(double)
-SPARSE_ROWS(bf16)
-SPARSE_ROWS(fp16)
-DENSE_ROWS(float, float)
-DENSE_ROWS(double, double)
-DENSE_ROWS(bf16, float)
-DENSE_ROWS(bf16, bf16)
-DENSE_ROWS(fp16, float)
-DENSE_ROWS(fp16, fp16)
 
 }  // namespace regfast
