@@ -99,12 +99,9 @@ class Build(cpp_extension.BuildExtension if cpp_extension else build_ext):
 
     def build_extensions(self) -> None:
         try:
-            try:
-                super().build_extensions()
-            except Exception as error:
-                self.without_cuda(error)
+            super().build_extensions()
         except Exception as error:
-            self.without(error)
+            self.without_cuda(error)
 
     def without_cuda(self, error: Exception) -> None:
         only = self.extensions[0]

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regfast import functional, nn, targets
-from regfast.functional import (
-    FeatureStats,
-    SampleStats,
-    feature_stats,
-    linear_soft_cross_entropy,
-    soft_cross_entropy,
-    soft_cross_entropy_stats,
-)
-from regfast.ops.dispatch import BackendError, show_config, use_backend
-from regfast.targets import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth
+if TYPE_CHECKING:
+    from regfast import (
+        attacks,
+        calibration,
+        data,
+        evaluation,
+        functional,
+        models,
+        nn,
+        paper,
+        report,
+        representation,
+        statistics,
+        study,
+        targets,
+        training,
+    )
+    from regfast.evaluation import evaluate
+    from regfast.functional import (
+        FeatureStats,
+        SampleStats,
+        feature_stats,
+        linear_soft_cross_entropy,
+        soft_cross_entropy,
+        soft_cross_entropy_stats,
+    )
+    from regfast.ops.dispatch import BackendError, show_config, use_backend
+    from regfast.targets import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth
 
 __version__ = "0.1.0"
 
@@ -27,44 +44,50 @@ __all__ = [
     "RandomChoice",
     "SampleStats",
     "SoftTargets",
+    "attacks",
+    "calibration",
     "cutmix",
+    "data",
+    "evaluate",
+    "evaluation",
     "feature_stats",
     "functional",
     "linear_soft_cross_entropy",
     "mixup",
+    "models",
     "nn",
+    "paper",
+    "report",
+    "representation",
     "show_config",
     "smooth",
     "soft_cross_entropy",
     "soft_cross_entropy_stats",
+    "statistics",
+    "study",
     "targets",
+    "training",
     "use_backend",
 ]
 
-# Reached as regfast.<name> without an import of their own, and loaded only then: they bring heavier libraries.
-_LAZY = frozenset(
-    {
-        "attacks",
-        "calibration",
-        "data",
-        "evaluation",
-        "models",
-        "report",
-        "representation",
-        "statistics",
-        "study",
-        "training",
-    }
-)
+# Where the names that are no module live. All are loaded when first asked for: the command line answers without torch.
+_HOME = {
+    "evaluate": "evaluation",
+    **dict.fromkeys(("BackendError", "show_config", "use_backend"), "ops.dispatch"),
+    **dict.fromkeys(("CutMix", "MixUp", "RandomChoice", "SoftTargets", "cutmix", "mixup", "smooth"), "targets"),
+    **dict.fromkeys(("FeatureStats", "SampleStats", "feature_stats", "linear_soft_cross_entropy"), "functional"),
+    **dict.fromkeys(("soft_cross_entropy", "soft_cross_entropy_stats"), "functional"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "evaluate":
-        return importlib.import_module("regfast.evaluation").evaluate
-    if name in _LAZY:
-        return importlib.import_module(f"regfast.{name}")
-    raise AttributeError(f"module 'regfast' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'regfast' has no attribute {name!r}")
+    module = importlib.import_module(f"regfast.{_HOME.get(name, name)}")
+    found = getattr(module, name) if name in _HOME else module
+    globals()[name] = found  # found without this function from now on
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "evaluate"})
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,8 @@ import contextlib
 import importlib
 import os
 import platform
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -163,6 +165,11 @@ def _load() -> None:
     found: dict[tuple[str, str], Callable[..., Any] | str] = {}
     for backend in BACKENDS:
         reason = unavailable(backend)
+        if backend == "cpu" and reason is not None and _forced is None and not torch.cuda.is_available():
+            warnings.warn(
+                f"regfast runs without its CPU kernels, several times slower ({reason}). With a C++ compiler, "
+                "in the sources' folder: pip install --force-reinstall --no-deps . (REGFAST_BACKEND=reference: intended)"
+            )
         for family, functions in FAMILIES.items():
             module = _import(backend, family) if reason is None else reason
             for function in functions:
@@ -219,7 +226,28 @@ def unavailable(backend: str) -> str | None:
             return "the native extension was built without CUDA"
         if not torch.cuda.is_available():
             return "no GPU"
+        archs = str(_native_facts()["cuda_archs"])
+        for device in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(device)
+            if not _runs_on(archs, (major, minor)):
+                name = torch.cuda.get_device_name(device)
+                return f"the native extension was built for {archs}, {name} has capability {major}.{minor}"
     return None
+
+
+def _runs_on(archs: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of this capability runs code built for `archs`, e.g. `sm_80 sm_90a compute_100`.
+
+    Machine code (sm) runs on the minor versions from its own on (with an `a`: on its own alone), the driver compiles
+    intermediate code (compute) for every later GPU.
+    """
+    for kind, major, minor, special in re.findall(r"(sm|compute)_(\d+)(\d)([af]?)", archs):
+        built = int(major), int(minor)
+        if capability == built:
+            return True
+        if special != "a" and built < capability and (capability[0] == built[0] or (kind == "compute" and not special)):
+            return True
+    return False
 
 
 def _import_error(name: str) -> str | None:

@@ -55,6 +55,46 @@ def test_unknown_and_unavailable_backends():
             regfast.use_backend("cuda")
 
 
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        ("sm_80 sm_90", (8, 0), True),
+        ("sm_80 sm_90", (8, 9), True),
+        ("sm_86", (8, 0), False),
+        ("sm_80 sm_90", (7, 5), False),
+        ("sm_80 sm_90", (12, 0), False),
+        ("sm_80 sm_100 compute_100", (12, 1), True),
+        ("sm_80 compute_80", (7, 5), False),
+        ("sm_90a compute_90a", (10, 0), False),
+        ("sm_90a", (9, 0), True),
+        ("sm_100f", (10, 3), True),
+    ],
+)
+def test_the_cuda_backend_needs_code_for_the_card(archs, capability, runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(dispatch, "_import_error", lambda name: None)
+    monkeypatch.setattr(dispatch, "_native_facts", lambda: {"cuda_archs": archs})
+    reason = dispatch.unavailable("cuda")
+    if runs:
+        assert reason is None
+    else:
+        assert (
+            reason
+            == f"the native extension was built for {archs}, a card has capability {capability[0]}.{capability[1]}"
+        )
+
+
+@pytest.mark.parametrize(("wanted", "warnings"), [("", 1), ("reference", 0)])
+def test_lost_kernels_warn_once(wanted, warnings):
+    code = "import sys; sys.modules['regfast._native'] = None\n" + LOSS + "\n" + LOSS.rpartition("; ")[2]
+    done = python(code, REGFAST_BACKEND=wanted, CUDA_VISIBLE_DEVICES="", PYTHONWARNINGS="always")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("runs without its CPU kernels") == warnings
+
+
 def test_a_backend_that_cannot_serve_says_so(monkeypatch):
     monkeypatch.setattr(dispatch, "_forced", "cuda")
     with pytest.raises(regfast.BackendError, match="'cuda' was asked for, but soft_cross_entropy got a tensor on cpu"):
@@ -155,21 +195,16 @@ def test_a_broken_extension_degrades_to_reference():
     assert "soft_cross_entropy on cpu: reference" in result.stdout
 
 
-def test_import_is_light():
-    code = "import sys, torch; before = set(sys.modules); import regfast; print(*sorted(set(sys.modules) - before))"
-    result = python(code)
+def loaded_by(code: str) -> list[str]:
+    result = python(f"import sys; before = set(sys.modules); {code}; print(*set(sys.modules) - before)")
     assert result.returncode == 0, result.stderr
-    loaded = result.stdout.split()
-    heavy = (
-        "torchvision",
-        "matplotlib",
-        "triton",
-        "scipy",
-        "sklearn",
-        "torch._dynamo",
-        "regfast.attacks",
-        "regfast._native",
-    )
+    return result.stdout.split()
+
+
+def test_import_is_light():
+    assert "torch" not in loaded_by("import regfast")
+    heavy = ("torchvision", "matplotlib", "triton", "scipy", "sklearn", "torch._dynamo", "regfast.attacks", "regfast._")
+    loaded = loaded_by("import regfast; regfast.soft_cross_entropy, regfast.nn, regfast.targets")
     assert "regfast.functional" in loaded and not [name for name in loaded if name.startswith(heavy)]
 
 
