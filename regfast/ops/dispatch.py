@@ -168,7 +168,7 @@ def _load() -> None:
         if backend == "cpu" and reason is not None and _forced is None and not torch.cuda.is_available():
             warnings.warn(
                 f"regfast runs without its CPU kernels, several times slower ({reason}). With a C++ compiler, "
-                "in the sources' folder: pip install --force-reinstall --no-deps . (REGFAST_BACKEND=reference: intended)"
+                "in the sources' folder: pip install --force-reinstall --no-deps . (or set REGFAST_BACKEND=reference)"
             )
         for family, functions in FAMILIES.items():
             module = _import(backend, family) if reason is None else reason
