@@ -20,13 +20,14 @@ from regfast.attacks.prepare import Model
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.query import query
 from regfast.functional import Target, soft_cross_entropy
+from regfast.registry import Configured
 
 __all__ = ["Adversary", "Loss"]
 
 Loss = Callable[[Tensor, Any], Tensor]  # logits (B, K) float32 and labels → (B,)
 
 
-class Adversary:
+class Adversary(Configured):
     """An attack at full strength, for `perturbed = adversary(model, images, labels)` in a training loop.
 
     Every call starts anew: the draws are keyed by the seed and by how many samples were attacked before. The model is

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from regfast.cli._options import numbers
 
 if TYPE_CHECKING:
+    from regfast.attacks import Adversary
     from regfast.attacks.base import Runnable
 
 DEFAULT_EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}  # what leaderboards ask of CIFAR-10
@@ -42,3 +43,19 @@ def build_attacks(spec: str, norm: str | None, eps: str | None, **options: Any) 
                 f"{each.eps:g}/255?"
             )
     return attacks
+
+
+def build_adversary(spec: str, seed: int) -> Adversary:
+    """The training adversary of `spec`: an attack's options and, with them, the adversary's keep, mode and loss=kl.
+
+    Raises ValueError for what neither takes, TypeError for an attack that is none of gradient steps in a ball.
+    """
+    from regfast.attacks import Adversary
+    from regfast.attacks.registry import ATTACKS
+    from regfast.registry import parse
+
+    name, attack = parse(spec)
+    own: dict[str, Any] = {option: attack.pop(option) for option in ("keep", "mode") if option in attack}
+    if attack.get("loss") == "kl":
+        own["loss"] = attack.pop("loss")
+    return Adversary(ATTACKS.build(name, **attack), seed=seed, **own)  # type: ignore[arg-type]  # it checks its kind

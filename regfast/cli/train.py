@@ -17,6 +17,13 @@ def train(
     regularizer: Annotated[
         str, typer.Option(help="hard, smoothing, mixup:alpha=0.4, maxsup … or your own module:Name.")
     ] = "smoothing",
+    adversary: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on perturbed images: pgd:eps=8/255,steps=7, fgsm:random_start=true … or your own module:Name; "
+            "also mode=train, keep=strongest, loss=kl."
+        ),
+    ] = None,
     dataset: Dataset = "noisy-digits",
     data_root: DataRoot = None,
     download: Download = False,
@@ -33,6 +40,7 @@ def train(
 ) -> None:
     """Train one model with one regularizer and save it; `regfast attack --checkpoint` takes it from there."""
     from regfast.calibration import expected_calibration_error
+    from regfast.cli._attacks import build_adversary
     from regfast.data import load_splits
     from regfast.models import load_model, save_checkpoint
     from regfast.study import sized
@@ -42,6 +50,7 @@ def train(
 
     use_threads(threads)
     rule = REGULARIZERS.build(regularizer)
+    attacker = None if adversary is None else build_adversary(adversary, seed)
     suited = sized("full", dataset)
     options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
@@ -56,7 +65,9 @@ def train(
             bar.advance()
             bar.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
 
-        history = run(network, splits.train, splits.holdout, rule, recipe, seed=seed, on_epoch=on_epoch)
+        history = run(
+            network, splits.train, splits.holdout, rule, recipe, seed=seed, adversary=attacker, on_epoch=on_epoch
+        )
     save_checkpoint(network.network_state(), out)
     write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
     _, logits, labels = predict(network, splits.test)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from regfast.attacks import Adversary
 from regfast.data import ImageSet
 from regfast.functional import Target
 from regfast.models import SplitClassifier, seeded
@@ -51,12 +52,16 @@ def train(
     recipe: Recipe,
     *,
     seed: int,
+    adversary: Adversary | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Train `model` in place on `train_set`, measure on `holdout` after each epoch; the model ends in evaluation mode.
 
     Everything random (order, mixing, augmentation, dropout) comes from `seed`. The class centers that the curves refer
     to are the current head's, at the median norm of the held-out images that are classified correctly.
+
+    Args:
+        adversary: perturbs every training batch, after augmentation and mixing, towards a higher loss of its target.
 
     Raises:
         ValueError: an empty set, or labels beyond the model's classes.
@@ -86,6 +91,8 @@ def train(
                     images = crop_and_flip(images, generator)
                 mixed, target = regularizer.batch(images, train_set.labels[indices], context)
                 context.images, context.stats, target = mixed.to(device), None, target.to(device)
+                if adversary is not None:
+                    context.images = adversary(model, context.images, target)
                 features = model.features(context.images)
                 logits = model.head(features)
                 loss = regularizer.loss(logits, target, features, context)

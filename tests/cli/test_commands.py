@@ -72,6 +72,9 @@ def test_help_is_short_of_torch():
         (["study", "--size", "smoke", "--device", "abacus"], "--device abacus"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--out", "x.safetensors", "--regularizer", "hard:alpha=1"], "hard takes no alpha"),
+        (["train", "--out", "x.safetensors", "--adversary", "pgd:keep=first"], "keep must be"),
+        (["train", "--out", "x.safetensors", "--adversary", "square"], "gradient steps"),
+        (["train", "--out", "x.safetensors", "--adversary", "pgd:stepz=3"], "pgd takes no stepz"),
         (["train"], "--out"),
         (["attack", "--model", "resnet21"], "did you mean"),
         (["attack", "--model", "small-cnn", "--attack", "nothing"], "there are"),
@@ -175,7 +178,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
 def test_train_then_attack(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "model.safetensors"
-    assert run(["train", "--out", str(checkpoint), "--dataset", "digits", "--epochs", "2"]) == 0
+    adversary = ["--adversary", "fgsm:eps=8/255,random_start=true,mode=train"]
+    assert run(["train", "--out", str(checkpoint), "--dataset", "digits", "--epochs", "2", *adversary]) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "model.json").read_text())["epochs"]) == 2
     options = ["--dataset", "digits", "--limit", "30", "--steps", "3", "--eps", "0.01,0.3"]

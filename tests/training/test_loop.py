@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from regfast.attacks import FGSM, PGD, Adversary
 from regfast.data import ImageArray, Subset, load_splits
 from regfast.models import load_model
 from regfast.training import REGULARIZERS, Recipe, predict, train
@@ -16,9 +17,10 @@ def digits():
     return Subset(splits.train, torch.arange(256)), splits.holdout
 
 
-def run(digits, regularizer="hard", seed=0, **recipe):
+def run(digits, regularizer="hard", seed=0, adversary=None, **recipe):
     model = load_model("small-cnn", seed=0)
-    history = train(model, *digits, REGULARIZERS.build(regularizer), Recipe(**{"epochs": 2, **recipe}), seed=seed)
+    rule, recipe = REGULARIZERS.build(regularizer), Recipe(**{"epochs": 2, **recipe})
+    history = train(model, *digits, rule, recipe, seed=seed, adversary=adversary)
     return model, history
 
 
@@ -80,3 +82,13 @@ def test_errors(digits):
 def test_divergence_is_an_error(digits):
     with pytest.raises(RuntimeError, match="learning rate"):
         run(digits, learning_rate=1e9, warmup=0)
+
+
+def test_an_adversary_makes_the_model_robust(digits):
+    images, labels = digits[1].batch(torch.arange(len(digits[1]))), digits[1].labels
+    adversary = Adversary(FGSM("linf", 0.15, random_start=True))
+    plain, _ = run(digits, "mixup", epochs=10, batch_size=32)
+    robust, _ = run(digits, "mixup", epochs=10, batch_size=32, adversary=adversary)
+    accuracy = [PGD("linf", 0.15, 10).run(model, images, labels).robust_accuracy for model in (plain, robust)]
+    assert accuracy[1] > accuracy[0] + 0.15
+    assert adversary.drawn == 10 * 256
