@@ -54,7 +54,7 @@ class PaperConfig:
         return self.studies[0]
 
     def as_dict(self) -> dict[str, Any]:
-        """What `config.json` says (docs/design.md, "Result files of a paper run")."""
+        """What `config.json` says (docs/reference/files.md)."""
         listed = [
             {"folder": study_folder(study), "dataset": study.dataset, "model": study.model} for study in self.studies
         ]

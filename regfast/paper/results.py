@@ -1,4 +1,4 @@
-"""Reading the result files of a paper run (docs/design.md, "Result files of a paper run")."""
+"""Reading the result files of a paper run (docs/reference/files.md)."""
 
 from __future__ import annotations
 

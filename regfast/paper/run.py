@@ -1,4 +1,4 @@
-"""Running a paper: its studies, then the pieces beside them, then the result files of docs/design.md."""
+"""Running a paper: its studies, then the pieces beside them, then the result files of docs/reference/files.md."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _KINDS = {"study": "regfast.report.write:write_study", "paper": "regfast.paper.p
 def write_report(run_dir: str | Path) -> Path:
     """Make ``figures/``, ``tables/`` and ``report.html`` in ``run_dir`` from its result files; returns the page's path.
 
-    Reads the result files of a study or of a paper run (docs/design.md, "Result files of …") and nothing else;
+    Reads the result files of a study or of a paper run (docs/reference/files.md) and nothing else;
     the same files give the same bytes. Needs matplotlib and jinja2: ``pip install regfast[report]``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reading the result files of a study (docs/design.md, "Result files of a study"): the report's only input."""
+"""Reading the result files of a study (docs/reference/files.md): the report's only input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole experiment: train each regularizer, attack, measure, write the result files of docs/design.md."""
+"""The whole experiment: train each regularizer, attack, measure, write the result files of docs/reference/files.md."""
 
 from regfast.study.config import SIZES, AttackSetting, StudyConfig, Sweep, built, named_regularizers, sized
 from regfast.study.progress import Progress

@@ -163,7 +163,7 @@ class StudyConfig:
             raise ValueError(f"trajectory must be at least 0, got {self.trajectory}")
 
     def as_dict(self) -> dict[str, Any]:
-        """What `config.json` says about the experiment (docs/design.md, "Result files of a study")."""
+        """What `config.json` says about the experiment (docs/reference/files.md)."""
         return {
             "version": VERSION,
             "dataset": self.dataset,

@@ -1,4 +1,4 @@
-"""A made-up study with the schema of docs/design.md: random per-sample results whose effects are known."""
+"""A made-up study with the schema of docs/reference/files.md: random per-sample results whose effects are known."""
 
 from __future__ import annotations
 
