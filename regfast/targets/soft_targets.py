@@ -111,6 +111,10 @@ class SoftTargets:
         likely = torch.where(lam > 0.5, self.first, self.second)
         return torch.where(lam == 0.5, torch.minimum(self.first, self.second), likely)
 
+    def ne(self, ignored: int) -> Tensor:
+        """Where no class with a label `ignored` takes part, in the shape of `first`: what `labels.ne(-100)` counts."""
+        return (self.first != ignored) & (self.second != ignored)
+
     def __getitem__(self, index: Any) -> SoftTargets:
         """The samples `index` (int, slice, mask or integer tensor); an int gives a single sample, without a batch."""
         lam = self.lam

@@ -1,0 +1,1 @@
+"""regfast's targets and losses in other libraries' training loops: `integrations.timm`, `integrations.huggingface`."""
