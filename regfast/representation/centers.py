@@ -57,6 +57,8 @@ def class_centers(
     for name, value in (("radius", radius), ("tolerance", tolerance)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise ValueError(f"max_iterations must be an integer ≥ 1, got {max_iterations!r}")
     rows = centred(weight)
     basis = None
     if rows.shape[1] > rows.shape[0]:

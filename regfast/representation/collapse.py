@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.span import check_weight, pseudoinverse, row_space
+from regfast.representation.span import check_finite, check_weight, pseudoinverse, row_space
 
 
 class Collapse(NamedTuple):
@@ -28,12 +28,13 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         features: (B, d). labels: (B,) int64 in 0 … K-1.
 
     Raises:
-        ValueError: shapes that do not fit. IndexError: a label outside 0 … K-1.
+        ValueError: shapes that do not fit, features that are not finite. IndexError: a label outside 0 … K-1.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"features must be (B, d) and labels (B,), got {tuple(features.shape)}, {tuple(labels.shape)}")
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         raise IndexError(f"labels must lie in 0 … {num_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
+    check_finite("features", features)
     v = features.detach().double()
     sums = v.new_zeros(num_classes, v.shape[1]).index_add_(0, labels, v)
     return sums / torch.bincount(labels, minlength=num_classes)[:, None]
@@ -51,7 +52,7 @@ def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, label
     most K - 1).
 
     Raises:
-        ValueError: a class without samples, one class, all class means equal, shapes that do not fit.
+        ValueError: a class without samples, one class, all class means equal, shapes that do not fit, NaN or infinity.
         IndexError: a label outside 0 … K-1.
     """
     check_weight(weight, bias)
@@ -61,7 +62,7 @@ def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, label
             f"needs K >= 2 and features (B, {weight.shape[1]}), got K = {num_classes}, {tuple(features.shape)}"
         )
     means = class_means(features, labels, num_classes)
-    empty = means.isnan().any(dim=1) & ~features.isnan().any()
+    empty = means.isnan().any(dim=1)
     if bool(empty.any()):
         raise ValueError(f"every class needs a sample, got none of {empty.nonzero()[:, 0].tolist()[:10]}")
     v, head = features.detach().double(), weight.detach().double()

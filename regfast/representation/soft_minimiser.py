@@ -73,6 +73,8 @@ def soft_minimiser(
     _check_target(weight, bias, target)
     if not (ridge >= 0 and math.isfinite(ridge)):
         raise ValueError(f"ridge must be at least 0 and finite, got {ridge!r}")
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise ValueError(f"max_iterations must be an integer ≥ 1, got {max_iterations!r}")
     q = target.to(weight.device, torch.float64)
     if ridge == 0 and not bool((q > 0).all()):
         raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimiser")

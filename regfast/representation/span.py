@@ -71,11 +71,14 @@ def check_weight(weight: Tensor, bias: Tensor | None = None) -> None:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({len(weight)},) as weight has {len(weight)} rows, got {tuple(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} NaN or infinite entries"
-            )
+        if tensor is not None:
+            check_finite(name, tensor)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """TypeError unless ``tensor`` is floating point, ValueError where it holds NaN or infinity."""
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+    wrong = int((~torch.isfinite(tensor)).sum())
+    if wrong:
+        raise ValueError(f"{name} must be finite, got {wrong} NaN or infinite entries")

@@ -66,3 +66,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="K >= 2"):
         neural_collapse(torch.ones(1, 2), weight[:1], None, torch.tensor([0]))
     assert bool(class_means(torch.ones(1, 2), torch.tensor([0]), 2)[1].isnan().all())
+    for bad in (math.nan, math.inf):
+        features = torch.randn(6, 2)
+        features[4, 1] = bad
+        with pytest.raises(ValueError, match="features must be finite, got 1 NaN or infinite entries"):
+            neural_collapse(features, weight, bias, torch.arange(6) % 3)
