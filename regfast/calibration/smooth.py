@@ -15,8 +15,8 @@ from regfast.statistics import Interval, bootstrap_interval
 
 Array = NDArray[Any]
 
-_CELLS = 1024  # of [0, 1]; with a bandwidth known to 1e-6 smECE is right to 2e-5
-_HALVINGS = 20
+# Cells of [0, 1]: bandwidths are known to half of one, 0.001.
+_CELLS = 512
 
 
 class SmoothReliability(NamedTuple):
@@ -34,8 +34,7 @@ def smooth_calibration_error(confidence: Tensor | Array, correct: Tensor | Array
     """smECE in [0, 1]: consistent and without bins, a number near the distance to the nearest calibrated predictor.
 
     With r̂_σ(t) the residuals (confidence - correct) smoothed by a Gaussian of bandwidth σ reflected at 0 and 1,
-    smECE_σ = ∫|r̂_σ(t)| dt falls in σ, and smECE is its value at the fixed point smECE_σ = σ. Within 2e-5 of a much
-    finer grid; the authors' package relplot, coarser, is up to 16 % off on well calibrated sets (0.0017 for 0.0021).
+    smECE_σ = ∫|r̂_σ(t)| dt falls in σ, and smECE is its value at the fixed point smECE_σ = σ.
 
     Args:
         confidence: (n,) in [0, 1]. correct: (n,) bool or 0/1.
@@ -90,7 +89,7 @@ def _smooth_error(rows: Array) -> tuple[Array, Array]:
     """SmECE and its bandwidth (R,) for rows (R, n, 2), by bisection of smECE_σ - σ, which falls in σ."""
     spectrum = _spectrum(rows[..., 0], rows[..., 0] - rows[..., 1])
     low, high = np.zeros(len(rows)), np.ones(len(rows))
-    for _ in range(_HALVINGS):
+    while float((high - low).max()) > 0.5 / _CELLS:
         width = (low + high) / 2
         wider = np.abs(_smoothed(spectrum, width[:, None])).mean(axis=1) > width
         low, high = np.where(wider, width, low), np.where(wider, high, width)

@@ -174,12 +174,11 @@ def check_labels(labels: Tensor, count: int, num_classes: int, name: str) -> Ten
         raise TypeError(f"{name}: labels must be integers, got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(f"{name}: labels must be ({count},), one an image, got shape {tuple(labels.shape)}")
-    signed = labels.to(torch.int64)  # torch compares no unsigned ones; what int64 cannot hold becomes negative
-    outside = ((signed < 0) | (signed >= num_classes)).nonzero().flatten()
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
     if len(outside):
         first = int(outside[0])
         raise ValueError(f"{name}: label {int(labels[first])} of image {first} is outside [0, {num_classes})")
-    return signed
+    return labels.to(torch.int64)
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from regfast.report.claims import Verdict
 from regfast.report.drawing import sentence
 from regfast.report.results import Study, attack_name
 
-# Names for readers, in the order of the table. ASR rows follow from the attacks of the study.
+# Names for readers, in the order of the table. Others follow under the names that metrics.json has, then the ASR rows.
 METRICS = {
     "accuracy": "Accuracy",
     "nll": "NLL (nats)",
@@ -96,8 +96,10 @@ def listed(values: Mapping[str, float]) -> str:
 
 def metrics_table(study: Study) -> Table:
     """Mean over seeds and bootstrap interval of every metric, one row a metric, one column a regularizer."""
-    names = METRICS | {f"asr_{a['id']}": f"ASR, {attack_name(a)}" for a in study.config.get("attacks", [])}
     measured: Mapping[str, Mapping[str, Mapping[str, float]]] = study.metrics.get("regularizers", {})
+    others = {name: name for found in measured.values() for name in found if not name.startswith("asr_")}
+    names = METRICS | {name: METRICS.get(name, name) for name in others}
+    names |= {f"asr_{a['id']}": f"ASR, {attack_name(a)}" for a in study.config.get("attacks", [])}
     rows: list[list[Cell]] = []
     for metric, title in names.items():
         cells = [measured.get(name, {}).get(metric) for name in study.regularizers]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,57 @@ RESAMPLES = 1000
 MEANS = ("rms", "rms_in_span", "cosine", "cosine_predicted", "cosine_in_span", "share_in_span", "confidence")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one regularizer, a seed each: columns of samples.parquet as float64, and of its model."""
+
+    samples: Sequence[Columns]
+    models: Sequence[Columns]
+
+    def pick(self, *names: str) -> list[Array]:
+        """(N, names) of each seed."""
+        return [np.stack([seed[name] for name in names], axis=1) for seed in self.samples]
+
+    def probabilities(self, scaled: bool = False) -> list[Array]:
+        """(N, K) of each seed, at its temperature where `scaled`."""
+        return [_softmax(seed["logits"] / seed["temperature"] if scaled else seed["logits"]) for seed in self.models]
+
+    def of_model(self, name: str) -> list[float]:
+        """One figure a model."""
+        return [float(seed[name][0]) for seed in self.models]
+
+
+def _classwise(measured: Measured) -> Figure:
+    pairs = zip(measured.probabilities(), measured.samples, strict=True)
+    return _error([_join(p, seed["label"]) for p, seed in pairs], classwise_ece_statistic(BINS))
+
+
+def _after_scaling(measured: Measured) -> Figure:
+    pairs = zip(measured.probabilities(scaled=True), measured.samples, strict=True)
+    return _error([_join(p.max(axis=1), seed["correct"]) for p, seed in pairs], ece_statistic(BINS))
+
+
+def mean_of(column: str) -> Callable[[Measured], Figure]:
+    """The mean of a column of samples.parquet, as a figure for `FIGURES`."""
+    return lambda measured: _figure(measured.pick(column), _mean)
+
+
+# Every figure of the tables but the attacks' success rates. One that is added here appears in metrics.json and in the
+# table; report/tables.py may give it a longer name.
+FIGURES: dict[str, Callable[[Measured], Figure]] = {
+    "accuracy": mean_of("correct"),
+    "nll": mean_of("loss"),
+    "brier": mean_of("brier"),
+    "ece": lambda measured: _error(measured.pick("confidence", "correct"), ece_statistic(BINS)),
+    "ece_adaptive": lambda measured: _error(measured.pick("confidence", "correct"), adaptive_ece_statistic(BINS)),
+    "ece_classwise": _classwise,
+    "ece_temperature": _after_scaling,
+    "temperature": lambda measured: _over_seeds(measured.of_model("temperature")),
+    "radius": lambda measured: _over_seeds(measured.of_model("radius")),
+    **{name: mean_of(name) for name in MEANS},
+}
+
+
 def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequence[str]) -> dict[str, Figure]:
     """Every figure of one regularizer: mean over seeds, 95 % interval, value of each seed.
 
@@ -30,27 +82,9 @@ def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequ
     keeps each seed's temperature.
     """
     columns = [{name: np.asarray(values, dtype=np.float64) for name, values in seed.items()} for seed in samples]
-    raw = [_softmax(seed["logits"]) for seed in models]
-    scaled = [_softmax(seed["logits"] / seed["temperature"]) for seed in models]
-    ece = ece_statistic(BINS)
-    figures = {
-        "accuracy": _figure(_pick(columns, "correct"), _mean),
-        "nll": _figure(_pick(columns, "loss"), _mean),
-        "brier": _figure(_pick(columns, "brier"), _mean),
-        "ece": _error(_pick(columns, "confidence", "correct"), ece),
-        "ece_adaptive": _error(_pick(columns, "confidence", "correct"), adaptive_ece_statistic(BINS)),
-        "ece_classwise": _error(
-            [_join(p, seed["label"]) for p, seed in zip(raw, columns, strict=True)], classwise_ece_statistic(BINS)
-        ),
-        "ece_temperature": _error(
-            [_join(p.max(axis=1), seed["correct"]) for p, seed in zip(scaled, columns, strict=True)], ece
-        ),
-        "temperature": _over_seeds([float(seed["temperature"][0]) for seed in models]),
-        "radius": _over_seeds([float(seed["radius"][0]) for seed in models]),
-    }
-    figures |= {name: _figure(_pick(columns, name), _mean) for name in MEANS}
-    figures |= {f"asr_{attack}": _figure(_pick(columns, f"success_{attack}", "correct"), _ratio) for attack in attacks}
-    return figures
+    measured = Measured(columns, models)
+    found = {name: figure(measured) for name, figure in FIGURES.items()}
+    return found | {f"asr_{id_}": _figure(measured.pick(f"success_{id_}", "correct"), _ratio) for id_ in attacks}
 
 
 def _mean(resampled: Array) -> Array:
@@ -84,10 +118,6 @@ def _described(found: Interval, groups: Sequence[Array], statistic: Statistic) -
 def _over_seeds(values: Sequence[float]) -> Figure:
     found = bootstrap_interval(np.array(values), resamples=RESAMPLES)
     return {"mean": float(found.estimate), "low": float(found.low), "high": float(found.high), "per_seed": list(values)}
-
-
-def _pick(columns: Sequence[Columns], *names: str) -> list[Array]:
-    return [np.stack([seed[name] for name in names], axis=1) for seed in columns]
 
 
 def _join(values: Array, last: Array) -> Array:

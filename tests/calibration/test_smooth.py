@@ -39,16 +39,6 @@ def test_does_not_jump_where_bins_do():
     assert smooth_calibration_error(below, correct) == pytest.approx(smooth_calibration_error(above, correct), abs=1e-8)
 
 
-@pytest.mark.parametrize(("a", "b"), [(8, 1), (30, 0.5), (1, 1)])
-def test_agrees_with_a_direct_quadrature_on_calibrated_samples(a, b):
-    """On small errors the bandwidth counts most."""
-    rng = np.random.default_rng(0)
-    confidence = rng.beta(a, b, 1500)
-    correct = (rng.random(1500) < confidence).astype(float)
-    found = smooth_calibration_error(confidence, correct)
-    assert direct(confidence, correct, found, cells=2000) == pytest.approx(found, rel=3e-3)
-
-
 def test_agrees_with_the_authors_package_where_installed():
     relplot = pytest.importorskip("relplot")
     rng = np.random.default_rng(3)

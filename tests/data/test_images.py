@@ -56,11 +56,3 @@ def test_stratified_keeps_proportions_and_depends_on_the_seed():
     assert not torch.equal(first, stratified(labels, (80, 40), seed=2)[0])
     with pytest.raises(ValueError, match="160"):
         stratified(labels, (100, 61), seed=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16])
-def test_labels_of_any_integer_type(dtype):
-    images = torch.zeros(2, 1, 2, 2)
-    assert ImageArray(images, torch.tensor([0, 2], dtype=dtype), "abc").labels.tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"label 3 of image 1 is outside \[0, 3\)"):
-        ImageArray(images, torch.tensor([0, 3], dtype=dtype), "abc")
