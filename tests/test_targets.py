@@ -145,6 +145,26 @@ def test_compiles_whole_and_does_not_recompile_for_every_lam():
     assert backend.frame_count <= 2
 
 
+def test_mixing_compiles_whole():
+    """The draw is a part of the graph: λ stays a tensor."""
+    torch.compiler.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(images, labels, logits):
+        mixed, target = mixup(images, labels, 5, smoothing=0.1)
+        return mixed, target.lam, soft_cross_entropy(logits, target)
+
+    images, labels, logits = torch.rand(6, 3), torch.arange(6) % 5, torch.randn(6, 5)
+    draws = set()
+    for _ in range(3):
+        mixed, lam, loss = step(images, labels, logits)
+        torch.testing.assert_close(mixed, lam.float() * images + (1 - lam.float()) * images.roll(1, 0))
+        same = SoftTargets(labels, labels.roll(1, 0), lam, 0.1, num_classes=5)
+        torch.testing.assert_close(loss, soft_cross_entropy(logits, same))
+        draws.add(float(lam))
+    assert len(draws) == 3
+
+
 def test_mixup():
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 5
     before = images.clone()
@@ -330,8 +350,21 @@ def test_bad_batches():
         mixup(images[:3], labels, 4)
     with pytest.raises(ValueError, match="alpha must be positive and finite, got 0"):
         cutmix(images, labels, 4, 0)
-    with pytest.raises(ValueError, match="as many rows"):
+    with pytest.raises(ValueError, match=r"images must have 3 dimensions or more, got shape \(4, 4\)"):
         cutmix(images.flatten(1), labels, 4)
+    for bad, got in ((None, "NoneType"), ([0, 1, 2, 3], "list")):
+        with pytest.raises(TypeError, match=f"labels must be a tensor, got {got}"):
+            mixup(images, bad, 4)
+    with pytest.raises(ValueError, match="as many rows"):
+        mixup(images, labels[0], 4)
+    for broken, message in (
+        (lambda: MixUp(2.5), r"num_classes must be a whole number, got 2\.5"),
+        (lambda: MixUp(5, alpha="1"), "alpha must be a number, got '1'"),
+        (lambda: MixUp(5, smoothing=None), "smoothing must be a number or a floating tensor"),
+        (lambda: RandomChoice([MixUp(5)], p=["1"]), "p must hold numbers"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            broken()
     for mix in (mixup, cutmix):
         with pytest.raises(IndexError, match="labels must be below num_classes, 3, got 3"):
             mix(images, labels, 3)

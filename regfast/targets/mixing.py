@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -44,7 +45,7 @@ def mixup(
 
     >>> images, target = mixup(torch.rand(8, 3, 32, 32), torch.arange(8), num_classes=10, alpha=0.2)
     """
-    check_images(images, len(labels), 1, floating=True)
+    check_images(images, labels, 1, floating=True)
     lam = beta(alpha, generator)
     return mix_images(images, lam), mix_labels(labels, labels.roll(1, 0), lam, smoothing, num_classes)
 
@@ -73,7 +74,7 @@ def cutmix(
     Raises:
         TypeError, ValueError, IndexError: as `mixup`.
     """
-    check_images(images, len(labels), 3)
+    check_images(images, labels, 3)
     box, lam = draw_box(images.shape[-2], images.shape[-1], alpha, generator)
     return paste(images, box), mix_labels(labels, labels.roll(1, 0), lam, smoothing, num_classes)
 
@@ -147,19 +148,25 @@ def _extent(size: int, half: Any, generator: torch.Generator | None) -> tuple[An
 
 def _number(drawn: Tensor) -> Any:
     """A Python number where reading it costs nothing."""
-    return drawn.item() if drawn.device.type == "cpu" else drawn
+    return drawn.item() if looks_at(drawn) else drawn
 
 
 def check_alpha(alpha: float) -> None:
-    """ValueError unless 0 < alpha < ∞."""
+    """TypeError, ValueError unless 0 < alpha < ∞."""
+    if not isinstance(alpha, Real):
+        raise TypeError(f"alpha must be a number, got {alpha!r}")
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
 
 
-def check_images(images: Tensor, rows: int, least_dims: int, *, floating: bool = False) -> None:
-    """Error unless `images` is a (floating) tensor of so many rows."""
-    if not isinstance(images, Tensor) or (floating and not images.is_floating_point()):
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a {'floating ' if floating else ''}tensor, got {got}")
-    if images.dim() < least_dims or len(images) != rows:
-        raise ValueError(f"images and labels must have as many rows, got {shape_of(images)} and {rows} labels")
+def check_images(images: Tensor, labels: Tensor, least_dims: int, *, floating: bool = False) -> None:
+    """Error unless `images` is a (floating) tensor, and `labels` one of as many rows."""
+    for name, tensor in (("images", images), ("labels", labels)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if floating and not images.is_floating_point():
+        raise TypeError(f"images must be a floating tensor, got {images.dtype}")
+    if images.dim() < least_dims:
+        raise ValueError(f"images must have {least_dims} dimensions or more, got shape {shape_of(images)}")
+    if not labels.dim() or len(images) != len(labels):
+        raise ValueError(f"images and labels must have as many rows, got {shape_of(images)} and {shape_of(labels)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -249,7 +249,9 @@ def class_labels(name: str, labels: Tensor) -> Tensor:
 
 
 def check_num_classes(num_classes: int) -> None:
-    """ValueError for less than one class."""
+    """TypeError, ValueError unless it is a whole number of at least 1."""
+    if not isinstance(num_classes, Integral):
+        raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
 

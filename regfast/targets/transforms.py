@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 from weakref import WeakSet
 
@@ -77,7 +78,7 @@ class _BatchTransform:
         return pytree.tree_unflatten(leaves, structure)
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | SoftTargets]:
-        mixing.check_images(images, len(labels), 1 if self._floating else 3, floating=self._floating)
+        mixing.check_images(images, labels, 1 if self._floating else 3, floating=self._floating)
         if labels.dim() == 2 and self.num_classes not in (None, labels.shape[1]):
             raise ValueError(f"labels (B, K) must have {self.num_classes} columns, got {shape_of(labels)}")
         mixed, lam = self._draw(images.as_subclass(Tensor), own_generator(self.generator))
@@ -158,6 +159,8 @@ class RandomChoice:
         p = [1.0] * len(transforms) if p is None else list(p)
         if not transforms or len(p) != len(transforms):
             raise ValueError(f"transforms and p must be as many, at least one; got {len(transforms)} and {len(p)}")
+        if not all(isinstance(chance, Real) for chance in p):
+            raise TypeError(f"p must hold numbers, got {p}")
         if min(p) < 0 or not 0 < sum(p) < math.inf:
             raise ValueError(f"p must be at least 0 with a positive sum, got {p}")
         self.transforms, self.p, self.generator = list(transforms), p, generator
