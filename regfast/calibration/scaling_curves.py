@@ -41,18 +41,24 @@ def scaling_curves(
     scales: Sequence[float],
     *,
     bins: int = 15,
+    ignore_index: int = -100,
 ) -> ScalingCurves:
     """ECE, negative log-likelihood and changed predictions of scaled logits and of scaled features.
 
     Args:
         features: (n, d). weight: (K, d). bias: (K,) or None. labels: (n,) int64.
-        scales: any number of values > 0. bins: of the ECE.
+        scales: any number of values > 0. bins: of the ECE. ignore_index: samples with this label are left out.
 
     Raises:
-        ValueError: no scales, a scale that is not positive, shapes that do not fit. IndexError: a label out of range.
+        ValueError: no scales, a scale that is not positive, shapes that do not fit, NaN.
+        IndexError: a label out of range.
     """
     if not len(scales):
         raise ValueError("scales is empty: at least one scale")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(f"features must be (n, d) and labels (n,), got {tuple(features.shape)}, {tuple(labels.shape)}")
+    known = labels != ignore_index
+    features, labels = features[known], labels[known]
     v, head = features.detach().double(), weight.detach().double()
     offset = None if bias is None else bias.detach().double()
     plain = scale_features(v, head, offset, 1.0)

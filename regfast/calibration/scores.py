@@ -39,9 +39,12 @@ def brier_score(probabilities: Tensor | Array, labels: Tensor | Array, *, ignore
 def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> Array:
     """Negative log-likelihood per sample, (n,) float64, in nats, of the labels under softmax(logits).
 
-    Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. The rest as `brier_scores`.
+    Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. The rest as `brier_scores`, and
+    ValueError for logits of NaN or +infinity.
     """
     table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
+    if bool(np.isnan(table).any() or (table == np.inf).any()):
+        raise ValueError("logits must not be NaN or +infinity: such a row has no likelihood")
     shifted = table - table.max(axis=1, keepdims=True)
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(classes)), classes]
 

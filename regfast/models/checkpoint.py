@@ -27,8 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _load_weights(path)
     except Exception as error:  # a damaged file can make the readers raise anything
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"checkpoint {path} cannot be read: {type(error).__name__} {reason}".rstrip()) from error
+        raise ValueError(f"checkpoint {path} cannot be read: {_reason(error)}") from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -42,6 +41,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         if problem:
             raise ValueError(f"checkpoint {path} cannot be read: {name} is {problem}, expected a dense tensor")
     return {_PREFIXES.sub("", str(name)): value for name, value in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    detail = re.search(r"WeightsUnpickler error: ([^\n]*)", text)
+    if detail:  # torch's own words advise to run whatever the file holds
+        return f"no state dict of tensors alone, save model.state_dict() ({detail[1].strip().rstrip('.')})"
+    return " ".join([type(error).__name__, *text.splitlines()[:1]])
 
 
 def _load_weights(path: Path) -> Any:

@@ -55,3 +55,17 @@ def test_bad_input_is_named():
         scaling_curves(features, weight, bias, labels, [])
     with pytest.raises(ValueError, match="scale must be positive"):
         scaling_curves(features, weight, bias, labels, [0.0])
+
+
+def test_ignored_samples_are_left_out():
+    features, weight, bias, labels = linear_model(4)
+    kept = torch.arange(400) % 3 > 0
+    marked = torch.where(kept, labels, -100)
+    ours = scaling_curves(features, weight, bias, marked, SCALES)
+    theirs = scaling_curves(features[kept], weight, bias, labels[kept], SCALES)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    with pytest.raises(IndexError, match="labels must lie in"):
+        scaling_curves(features, weight, bias, marked, SCALES, ignore_index=-1)
+    with pytest.raises(ValueError, match=r"labels \(n,\)"):
+        scaling_curves(features, weight, bias, labels[:3], SCALES)

@@ -43,3 +43,10 @@ def test_ignored_samples_are_left_out():
         assert np.array_equal(score(rows, marked), score(rows[kept], labels[kept]))
     assert brier_score(logits.softmax(1), marked) == brier_score(logits.softmax(1)[kept], labels[kept])
     assert negative_log_likelihood(logits, marked) == negative_log_likelihood(logits[kept], labels[kept])
+
+
+def test_logits_without_a_likelihood_are_refused():
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"logits must not be NaN or .infinity"):
+            negative_log_likelihood(np.array([[0.0, 1.0], [bad, 0.0]]), np.array([0, 0]))
+    assert negative_log_likelihood(np.array([[0.0, -np.inf]]), np.array([0])) == 0
