@@ -73,7 +73,7 @@ def scaling_curves(
                 (
                     float(scale),
                     expected_calibration_error(confidence.clamp(max=1), predicted == labels, bins),
-                    negative_log_likelihood(logits, labels),
+                    negative_log_likelihood(logits, labels, ignore_index=ignore_index),
                     float((predicted != prediction).double().mean()),
                 )
             )
