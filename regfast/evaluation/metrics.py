@@ -4,8 +4,6 @@ Needs the `metrics` extra (torchmetrics). Each is a sum over samples: the value 
 of ranks, and the sums stay float64 in a module of any precision.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from typing import Any

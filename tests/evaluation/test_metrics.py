@@ -245,6 +245,18 @@ def test_plot():
         assert figure is not None and axes.has_data()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_what_torchmetrics_asks_of_every_metric():
+    for metric in metrics():
+        torch.jit.script(metric)
+        assert type(metric.clone()) is type(metric) and isinstance(hash(metric), int)
+        metric.set_dtype(torch.bfloat16)
+        updates(metric, slice(None))
+        assert metric.compute().dtype == torch.float64
+        with pytest.raises(RuntimeError, match="is_differentiable"):
+            metric.is_differentiable = True
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_pickle_and_state_dict(number):
     metric, other = metrics()[number], metrics()[number]
