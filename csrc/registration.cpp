@@ -9,10 +9,11 @@
 #include "include/isa.h"
 
 // Targets: `first` (B,) int64 with optional `second`, or `dense` (B, K). λ and smoothing are tensors (0-d; λ also (B,)),
-// or where those are None the numbers after them. reduction: 0 none, 1 mean, 2 sum.
+// or where those are None the numbers after them. reduction: 0 none, 1 mean, 2 sum. A row's loss has z_loss · lse² added.
 #define TARGET                                                                                                    \
-  "Tensor? first, Tensor? second, Tensor? weight, float weight_value, Tensor? dense, Tensor? smoothing, "        \
-  "float smoothing_value, Tensor? class_weight, Tensor? sample_weight, int ignore_index, int reduction, bool index_target"
+  "Tensor? first, Tensor? second, Tensor? lam, float lam_value, Tensor? dense, Tensor? smoothing, "        \
+  "float smoothing_value, Tensor? class_weight, Tensor? sample_weight, int ignore_index, int reduction, bool index_target, " \
+  "float z_loss"
 
 TORCH_LIBRARY(regfast, m) {
   // backward: 0 auto, 1 store, 2 recompute
@@ -23,12 +24,13 @@ TORCH_LIBRARY(regfast, m) {
   // The gradient replaces the logits.
   m.def("soft_cross_entropy_inplace(Tensor(a!) logits, " TARGET ") -> Tensor");
 
-  // scalars (5, B): loss, log_partition, confidence, entropy, margin. geometry (n, B): rms, cosine, cosine_predicted as far
+  // scalars (5, B): loss, log_partition, confidence, entropy, margin; they carry gradients. geometry (n, B): rms, cosine, cosine_predicted as far
   // as features and centers are given (n = 0, 1, 3). prediction and label (the true class, ignore_index if ignored): (B,).
   m.def("soft_cross_entropy_stats(Tensor logits, " TARGET ", Tensor? features, Tensor? centers, int backward, "
         "bool feature_grad) -> (Tensor loss, Tensor scalars, Tensor geometry, Tensor prediction)");
   m.def("soft_cross_entropy_stats_forward(Tensor logits, " TARGET ", Tensor? features, Tensor? centers, bool gradient) -> "
         "(Tensor loss, Tensor grad, Tensor scalars, Tensor geometry, Tensor prediction, Tensor label)");
+  m.def("soft_cross_entropy_stats_backward(Tensor? grad_output, Tensor grad_scalars, Tensor logits, " TARGET ") -> Tensor");
 
   // (2 or 3, B): rms, cosine and, with predictions, cosine_predicted.
   m.def("feature_stats(Tensor features, Tensor centers, Tensor labels, Tensor? predictions, int ignore_index) -> Tensor");
@@ -38,7 +40,8 @@ TORCH_LIBRARY(regfast, m) {
   m.def("feature_stats_backward(Tensor grad_output, Tensor features, Tensor? centers, Tensor? labels, "
         "Tensor? predictions, int ignore_index) -> Tensor");
 
-  // Gradients are empty where their bool is false; they are for grad_output = 1 (reduction 1 and 2).
+  // Gradients are empty where their bool is false; they are for grad_output = 1 (reduction 1 and 2), and float32 where
+  // their inputs are float16, to be rounded when a loss scale has reached them.
   m.def("linear_soft_cross_entropy(Tensor features, Tensor linear_weight, Tensor? linear_bias, " TARGET ") -> Tensor");
   m.def("linear_soft_cross_entropy_forward(Tensor features, Tensor linear_weight, Tensor? linear_bias, " TARGET ", "
         "bool features_gradient, bool weight_gradient, bool bias_gradient) -> "

@@ -13,26 +13,27 @@ enum Backward : int64_t { kAuto = 0, kStore = 1, kRecompute = 2 };
 using MaybeTensor = std::optional<at::Tensor>;
 
 struct Target {
-  MaybeTensor first, second, weight;
-  double weight_value = 1;
+  MaybeTensor first, second, lam;
+  double lam_value = 1;
   MaybeTensor dense, smoothing;
   double smoothing_value = 0;
   MaybeTensor class_weight, sample_weight;
   int64_t ignore_index = -100, reduction = kMean;
   bool index_target = false;
+  double z_loss = 0;
 };
 
 }  // namespace regfast
 
 // In the order of the schemas (registration.cpp), and of Target's members.
 #define REGFAST_TARGET_PARAMETERS                                                                                     \
-  const ::regfast::MaybeTensor &first, const ::regfast::MaybeTensor &second, const ::regfast::MaybeTensor &weight,    \
-      double weight_value, const ::regfast::MaybeTensor &dense, const ::regfast::MaybeTensor &smoothing,              \
+  const ::regfast::MaybeTensor &first, const ::regfast::MaybeTensor &second, const ::regfast::MaybeTensor &lam,       \
+      double lam_value, const ::regfast::MaybeTensor &dense, const ::regfast::MaybeTensor &smoothing,                 \
       double smoothing_value, const ::regfast::MaybeTensor &class_weight, const ::regfast::MaybeTensor &sample_weight,\
-      int64_t ignore_index, int64_t reduction, bool index_target
+      int64_t ignore_index, int64_t reduction, bool index_target, double z_loss
 #define REGFAST_TARGET_ARGUMENTS                                                                                      \
-  first, second, weight, weight_value, dense, smoothing, smoothing_value, class_weight, sample_weight, ignore_index,  \
-      reduction, index_target
+  first, second, lam, lam_value, dense, smoothing, smoothing_value, class_weight, sample_weight, ignore_index,        \
+      reduction, index_target, z_loss
 #define REGFAST_TARGET_OF(t)                                                                                          \
-  (t).first, (t).second, (t).weight, (t).weight_value, (t).dense, (t).smoothing, (t).smoothing_value,                 \
-      (t).class_weight, (t).sample_weight, (t).ignore_index, (t).reduction, (t).index_target
+  (t).first, (t).second, (t).lam, (t).lam_value, (t).dense, (t).smoothing, (t).smoothing_value, (t).class_weight,     \
+      (t).sample_weight, (t).ignore_index, (t).reduction, (t).index_target, (t).z_loss

@@ -45,59 +45,61 @@ inline bool is_one(const at::Tensor& scalar) {
   return scalar.item<double>() == 1;
 }
 
-// grad · grad_output, where grad was made for grad_output = 1: itself where that is so and can be seen without waiting.
+// grad · grad_output, where grad was made for grad_output = 1. Scaled where it lies if the graph is done with; from a graph
+// that is kept a copy is handed out, which its new owner may change.
 inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output) {
-  if (is_one(grad_output)) return grad;
-  if (grad.is_cuda() && grad_output.dim() == 0 && !traced(grad) && !traced(grad_output)) {
-    // On the device, which nobody waits for: where grad_output is 1 the gradient is neither read nor written. A second
-    // backward would find it rescaled; the version makes autograd say so.
+  if (traced(grad) || traced(grad_output)) {
+    std::vector<int64_t> shape(grad.dim(), 1);  // with no dimension it would be rounded to 16 bits first: 65536 to infinity
+    if (grad_output.dim() == 1) shape[0] = -1;
+    return grad.mul(grad_output.reshape(shape)).to(grad.scalar_type());
+  }
+  at::Tensor own = torch::autograd::get_current_graph_task_keep_graph() ? grad.clone() : grad;
+  if (is_one(grad_output)) return own;
+  if (own.is_cuda() && grad_output.dim() == 0) {
+    // On the device, which nobody waits for: where grad_output is 1 the gradient is neither read nor written.
     static const auto rescale = op<at::Tensor&(at::Tensor&, const at::Tensor&)>("regfast::rescale_");
-    at::Tensor own = grad;
-    own.unsafeGetTensorImpl()->bump_version();
     return rescale.call(own, grad_output);
   }
-  at::Tensor scale = grad_output;
-  if (scale.dim() == 1) {
-    scale = scale.unsqueeze(1);
-    return grad.mul(scale).to(grad.scalar_type());
-  }
-  return grad.mul(scale);
-}
-
-// A gradient made in the forward pass, between ctx's saved data and backward. Backward takes it out unless the graph is
-// retained: a leaf takes over a gradient that nobody else holds, and copies any other.
-inline void hold(AutogradContext* ctx, const char* name, const at::Tensor& grad) { ctx->saved_data[name] = grad; }
-
-inline at::Tensor held(AutogradContext* ctx, const char* name) {
-  at::IValue& place = ctx->saved_data[name];
-  const at::Tensor grad = place.toTensor();
-  if (!torch::autograd::get_current_graph_task_keep_graph()) place = at::Tensor();
-  return grad;
+  return own.mul_(grad_output.dim() == 1 ? grad_output.unsqueeze(1) : grad_output);
 }
 
 inline bool wants_gradient(const at::Tensor& tensor) { return tensor.requires_grad() && at::GradMode::is_enabled(); }
 
+// Kernels read what they are given where the logits (features) are; a number may lie on the CPU.
+inline void check_device(const at::Tensor& rows, const MaybeTensor& given, const char* name, bool number = false) {
+  TORCH_CHECK_VALUE(!given.has_value() || given->device() == rows.device() ||
+                        (number && given->is_cpu() && given->dim() == 0),
+                    name, " must be on ", rows.device(), ", got ", given->device());
+}
+
+inline void check_devices(const at::Tensor& rows, const Target& t) {
+  check_device(rows, t.first, "first"), check_device(rows, t.second, "second"), check_device(rows, t.lam, "lam", true);
+  check_device(rows, t.dense, "dense"), check_device(rows, t.smoothing, "smoothing", true);
+  check_device(rows, t.class_weight, "class_weight"), check_device(rows, t.sample_weight, "sample_weight");
+}
+
 // Keeps what a recomputing backward needs, and gives it back.
 inline void keep(AutogradContext* ctx, variable_list inputs, const Target& t) {
   const auto or_undefined = [](const MaybeTensor& tensor) { return tensor.has_value() ? *tensor : at::Tensor(); };
-  for (const auto* tensor : {&t.first, &t.second, &t.weight, &t.dense, &t.smoothing, &t.class_weight, &t.sample_weight}) {
+  for (const auto* tensor : {&t.first, &t.second, &t.lam, &t.dense, &t.smoothing, &t.class_weight, &t.sample_weight}) {
     inputs.push_back(or_undefined(*tensor));
   }
   ctx->save_for_backward(std::move(inputs));
-  ctx->saved_data["weight_value"] = t.weight_value;
+  ctx->saved_data["lam_value"] = t.lam_value;
   ctx->saved_data["smoothing_value"] = t.smoothing_value;
   ctx->saved_data["ignore_index"] = t.ignore_index;
   ctx->saved_data["reduction"] = t.reduction;
   ctx->saved_data["index_target"] = t.index_target;
+  ctx->saved_data["z_loss"] = t.z_loss;
 }
 
 // The saved tensors, the first `inputs` of which are not the target's.
 inline Target kept(AutogradContext* ctx, const variable_list& saved, size_t inputs) {
   const auto maybe = [&](size_t i) { return saved[inputs + i].defined() ? MaybeTensor(saved[inputs + i]) : MaybeTensor(); };
   auto& data = ctx->saved_data;
-  return {maybe(0), maybe(1), maybe(2), data["weight_value"].toDouble(), maybe(3), maybe(4),
+  return {maybe(0), maybe(1), maybe(2), data["lam_value"].toDouble(), maybe(3), maybe(4),
           data["smoothing_value"].toDouble(), maybe(5), maybe(6), data["ignore_index"].toInt(),
-          data["reduction"].toInt(), data["index_target"].toBool()};
+          data["reduction"].toInt(), data["index_target"].toBool(), data["z_loss"].toDouble()};
 }
 
 }  // namespace regfast

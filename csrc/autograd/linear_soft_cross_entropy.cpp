@@ -20,7 +20,10 @@ const auto& backward_op() {
   return handle;
 }
 
-constexpr const char* kGradients[] = {"grad_features", "grad_weight", "grad_bias"};
+void check_devices(const at::Tensor& features, const at::Tensor& weight, const MaybeTensor& bias, const Target& target) {
+  check_device(features, weight, "linear_weight"), check_device(features, bias, "linear_bias");
+  check_devices(features, target);
+}
 
 struct LinearLoss : torch::autograd::Function<LinearLoss> {
   static at::Tensor forward(AutogradContext* ctx, at::Tensor features, at::Tensor weight, MaybeTensor bias,
@@ -33,9 +36,8 @@ struct LinearLoss : torch::autograd::Function<LinearLoss> {
         forward_op().call(features, weight, bias, REGFAST_TARGET_OF(target), store && of_features,
                           store && of_weight, store && of_bias);
     ctx->saved_data["stored"] = store;
-    if (store) {
-      hold(ctx, kGradients[0], grad_features), hold(ctx, kGradients[1], grad_weight), hold(ctx, kGradients[2], grad_bias);
-    } else keep(ctx, {features, weight, bias.value_or(at::Tensor())}, target);
+    if (store) ctx->save_for_backward({grad_features, grad_weight, grad_bias});
+    else keep(ctx, {features, weight, bias.value_or(at::Tensor())}, target);
     ctx->saved_data["bias"] = bias.has_value();
     return loss;
   }
@@ -48,7 +50,7 @@ struct LinearLoss : torch::autograd::Function<LinearLoss> {
     variable_list out(4);
     if (ctx->saved_data["stored"].toBool()) {
       for (int i = 0; i < 3; i++) {
-        if (wanted[i]) out[i] = rescaled(held(ctx, kGradients[i]), grads[0]);
+        if (wanted[i]) out[i] = rescaled(saved[i], grads[0]);  // autograd rounds it to the input's dtype
       }
       return out;
     }
@@ -65,6 +67,7 @@ struct LinearLoss : torch::autograd::Function<LinearLoss> {
 
 at::Tensor without_gradient(const at::Tensor& features, const at::Tensor& linear_weight, const MaybeTensor& linear_bias,
                             REGFAST_TARGET_PARAMETERS) {
+  check_devices(features, linear_weight, linear_bias, {REGFAST_TARGET_ARGUMENTS});
   return std::get<0>(forward_op().call(features, linear_weight, linear_bias, REGFAST_TARGET_ARGUMENTS, false, false, false));
 }
 
@@ -72,21 +75,30 @@ at::Tensor autograd(const at::Tensor& features, const at::Tensor& linear_weight,
                     REGFAST_TARGET_PARAMETERS) {
   if (wants_gradient(features) || wants_gradient(linear_weight) || (linear_bias.has_value() && wants_gradient(*linear_bias))) {
     const Target target{REGFAST_TARGET_ARGUMENTS};
+    check_devices(features, linear_weight, linear_bias, target);
     return LinearLoss::apply(features, linear_weight, linear_bias, target);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return without_gradient(features, linear_weight, linear_bias, REGFAST_TARGET_ARGUMENTS);
 }
 
-at::Tensor meta_like(const at::Tensor& tensor, bool wanted) {
-  return wanted ? at::empty_symint(tensor.sym_sizes(), tensor.options()) : at::empty({0}, tensor.options());
+// `stored`: made in the forward pass, where float16 waits to be rounded.
+at::Tensor meta_like(const at::Tensor& tensor, bool wanted, bool stored) {
+  const auto type = stored && tensor.scalar_type() == at::kHalf ? at::kFloat : tensor.scalar_type();
+  return wanted ? at::empty_symint(tensor.sym_sizes(), tensor.options().dtype(type)) : at::empty({0}, tensor.options());
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> meta_gradients(
+    const at::Tensor& features, const at::Tensor& linear_weight, const MaybeTensor& linear_bias, bool features_gradient,
+    bool weight_gradient, bool bias_gradient, bool stored) {
+  return {meta_like(features, features_gradient, stored), meta_like(linear_weight, weight_gradient, stored),
+          meta_like(linear_bias.value_or(features), bias_gradient && linear_bias.has_value(), stored)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> meta_backward(
     const at::Tensor&, const at::Tensor& features, const at::Tensor& linear_weight, const MaybeTensor& linear_bias,
     REGFAST_TARGET_PARAMETERS, bool features_gradient, bool weight_gradient, bool bias_gradient) {
-  return {meta_like(features, features_gradient), meta_like(linear_weight, weight_gradient),
-          meta_like(linear_bias.value_or(features), bias_gradient && linear_bias.has_value())};
+  return meta_gradients(features, linear_weight, linear_bias, features_gradient, weight_gradient, bias_gradient, false);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> meta_forward(
@@ -96,8 +108,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> meta_forward(
   at::Tensor loss =
       reduction == kNone ? at::empty_symint({features.sym_size(0)}, options) : at::empty({}, options);
   auto [grad_features, grad_weight, grad_bias] =
-      meta_backward(loss, features, linear_weight, linear_bias, REGFAST_TARGET_ARGUMENTS, features_gradient, weight_gradient,
-                    bias_gradient);
+      meta_gradients(features, linear_weight, linear_bias, features_gradient, weight_gradient, bias_gradient, true);
   return {loss, grad_features, grad_weight, grad_bias};
 }
 

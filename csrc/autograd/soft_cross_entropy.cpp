@@ -1,4 +1,6 @@
 // soft_cross_entropy: autograd and Meta kernels. Scalar reductions write the gradient in the forward pass.
+#include <mutex>
+
 #include "common.h"
 
 namespace regfast {
@@ -9,6 +11,7 @@ using Backwards = at::Tensor(const at::Tensor&, const at::Tensor&, REGFAST_TARGE
 using Inplace = at::Tensor(at::Tensor&, REGFAST_TARGET_PARAMETERS);
 using StatsForward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor&, REGFAST_TARGET_PARAMETERS, const MaybeTensor&, const MaybeTensor&, bool);
+using StatsBackward = at::Tensor(const MaybeTensor&, const at::Tensor&, const at::Tensor&, REGFAST_TARGET_PARAMETERS);
 using FeatureBackward = at::Tensor(const at::Tensor&, const at::Tensor&, const MaybeTensor&, const MaybeTensor&,
                                    const MaybeTensor&, int64_t);
 
@@ -28,13 +31,30 @@ const auto& stats_forward_op() {
   static const auto handle = op<StatsForward>("regfast::soft_cross_entropy_stats_forward");
   return handle;
 }
+const auto& stats_backward_op() {
+  static const auto handle = op<StatsBackward>("regfast::soft_cross_entropy_stats_backward");
+  return handle;
+}
 const auto& feature_backward_op() {
   static const auto handle = op<FeatureBackward>("regfast::feature_stats_backward");
   return handle;
 }
 
-bool stores(int64_t backward, int64_t reduction) {
-  return backward == kStore || (backward == kAuto && reduction != kNone);
+// Rounded to float16 before a loss scale has reached it a gradient would lose its small entries. In a graph compiled for a
+// GPU nobody sees that grad_output is 1: scaling a stored gradient costs more than making it anew.
+bool stores(const at::Tensor& logits, int64_t backward, int64_t reduction) {
+  if (backward != kAuto) return backward == kStore;
+  return reduction != kNone && logits.scalar_type() != at::kHalf && !(logits.is_cuda() && traced(logits));
+}
+
+// Whether the gradient may take the logits' memory: no parameter's, in rows that don't overlap, and no view of a kind that
+// autograd lets nobody write to.
+bool owns_rows(const at::Tensor& logits) {
+  if (traced(logits) || logits.is_leaf() || (logits.is_view() && logits._base().is_leaf())) return false;
+  const auto* view = torch::autograd::impl::get_view_autograd_meta(logits);
+  using torch::autograd::CreationMeta;
+  if (view != nullptr && view->has_bw_view() && view->get_creation_meta() != CreationMeta::DEFAULT) return false;
+  return logits.dim() == 2 && logits.stride(1) == 1 && (logits.size(0) <= 1 || logits.stride(0) >= logits.size(1));
 }
 
 // The loss whose gradient is at hand: a plain node, since torch::autograd::Function costs as much as a small loss.
@@ -44,14 +64,17 @@ struct StoredLoss : torch::autograd::Node {
   variable_list apply(variable_list&& grads) override {
     check_once_differentiable();
     if (!grads[0].defined()) return {at::Tensor()};
-    const at::Tensor made = grad.unpack();
-    // A leaf takes over a gradient that nobody else holds, and copies any other.
-    if (!torch::autograd::get_current_graph_task_keep_graph()) grad.reset_data();
-    return {rescaled(made, grads[0])};
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return {rescaled(grad.unpack(), grads[0])};
   }
   std::string name() const override { return "SoftCrossEntropyBackward"; }
-  void release_variables() override { grad.reset_data(); }
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override { args.collect(grad, false); }
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    grad.reset_data();
+  }
+  // The first overrides in later versions of torch, the second in 2.6.
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const { args.collect(grad, false); }
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) { args.collect(grad, false); }
   variable_list apply_with_saved(const variable_list& inputs,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
     saved.before(grad);
@@ -60,14 +83,23 @@ struct StoredLoss : torch::autograd::Node {
     return out;
   }
 
-  static at::Tensor loss_of(const at::Tensor& logits, const Target& target) {
+  static at::Tensor loss_of(const at::Tensor& logits, const Target& target, bool inplace) {
     auto* stored = new StoredLoss;
     const auto node = owned(stored);
     node->set_next_edges(torch::autograd::collect_next_edges(logits));
     at::Tensor loss, grad;
     {
       at::AutoDispatchBelowADInplaceOrView below;
-      std::tie(loss, grad) = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
+      if (inplace) {
+        grad = logits.tensor_data();  // the same memory and version
+        loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
+        torch::autograd::impl::bump_version(logits);
+        // A view's own node needs no values: autograd need not make another one for those that changed.
+        auto* view = torch::autograd::impl::get_view_autograd_meta(logits);
+        if (view != nullptr && view->has_bw_view()) view->set_attr_version(uint32_t(logits._version()));
+      } else {
+        std::tie(loss, grad) = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
+      }
     }
     torch::autograd::set_history(loss, node);
     stored->grad = torch::autograd::SavedVariable(grad, /*is_output=*/false);
@@ -75,44 +107,41 @@ struct StoredLoss : torch::autograd::Node {
   }
 };
 
-// The loss whose gradient is yet to be computed, or takes the place of the logits (`inplace`).
+// The loss whose gradient is yet to be computed.
 struct Loss : torch::autograd::Function<Loss> {
-  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target, bool inplace) {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target) {
     at::AutoDispatchBelowADInplaceOrView below;
-    if (!inplace) {
-      keep(ctx, {logits}, target);
-      return std::get<0>(forward_op().call(logits, REGFAST_TARGET_OF(target), false));
-    }
-    // Not a saved variable: the gradient lives in the memory of an input, which others see change.
-    at::Tensor grad = logits.detach();
-    at::Tensor loss = inplace_op().call(grad, REGFAST_TARGET_OF(target));
-    logits.unsafeGetTensorImpl()->bump_version();
-    hold(ctx, "grad", grad);
-    return loss;
+    keep(ctx, {logits}, target);
+    return std::get<0>(forward_op().call(logits, REGFAST_TARGET_OF(target), false));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
     const auto saved = ctx->get_saved_variables();
-    if (ctx->saved_data.count("grad")) return {rescaled(held(ctx, "grad"), grads[0]), {}, {}};
     const Target target = kept(ctx, saved, 1);
-    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}, {}};
+    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}};
   }
 };
 
 at::Tensor autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool inplace, int64_t backward) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
+  check_devices(logits, target);
   if (wants_gradient(logits)) {
-    const bool store = stores(backward, reduction);
-    inplace = inplace && store && reduction != kNone && !traced(logits);
-    return store && !inplace ? StoredLoss::loss_of(logits, target) : Loss::apply(logits, target, inplace);
+    if (stores(logits, backward, reduction)) return StoredLoss::loss_of(logits, target, inplace && owns_rows(logits));
+    return Loss::apply(logits, target);
   }
   at::AutoDispatchBelowADInplaceOrView below;
   return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
 }
 
 at::Tensor without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool, int64_t) {
+  check_devices(logits, {REGFAST_TARGET_ARGUMENTS});
   return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
+}
+
+void check_devices(const at::Tensor& logits, const MaybeTensor& features, const MaybeTensor& centers, const Target& target) {
+  check_device(logits, features, "features"), check_device(logits, centers, "centers");
+  check_devices(logits, target);
 }
 
 struct LossWithStats : torch::autograd::Function<LossWithStats> {
@@ -123,16 +152,15 @@ struct LossWithStats : torch::autograd::Function<LossWithStats> {
     const bool gradient = store && logits.requires_grad();
     auto [loss, grad, scalars, geometry, prediction, label] =
         stats_forward_op().call(logits, REGFAST_TARGET_OF(target), features, centers, gradient);
-    if (gradient) hold(ctx, "grad", grad);
-    // logits, unless their gradient is made; features, centers, label, prediction; target …
-    keep(ctx, {gradient ? at::Tensor() : logits, feature_grad ? *features : at::Tensor(),
-               feature_grad && centers.has_value() ? *centers : at::Tensor(), feature_grad ? label : at::Tensor(),
-               feature_grad ? prediction : at::Tensor()},
+    // logits and their gradient if that is made; features, centers, label, prediction; target …
+    keep(ctx, {logits.requires_grad() ? logits : at::Tensor(), gradient ? grad : at::Tensor(),
+               feature_grad ? *features : at::Tensor(), feature_grad && centers.has_value() ? *centers : at::Tensor(),
+               feature_grad ? label : at::Tensor(), feature_grad ? prediction : at::Tensor()},
          target);
     ctx->set_materialize_grads(false);
-    variable_list constants{scalars, prediction};
+    variable_list constants{prediction};
     if (!feature_grad) constants.push_back(geometry);
-    if (!logits.requires_grad()) constants.push_back(loss);
+    if (!logits.requires_grad()) constants.push_back(loss), constants.push_back(scalars);
     ctx->mark_non_differentiable(constants);
     return {loss, scalars, geometry, prediction};
   }
@@ -140,18 +168,19 @@ struct LossWithStats : torch::autograd::Function<LossWithStats> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     check_once_differentiable();
     const auto saved = ctx->get_saved_variables();
+    const auto maybe = [](const at::Tensor& tensor) { return tensor.defined() ? MaybeTensor(tensor) : MaybeTensor(); };
     variable_list out(6);
-    if (ctx->needs_input_grad(0) && grads[0].defined()) {
-      if (ctx->saved_data.count("grad")) {
-        out[0] = rescaled(held(ctx, "grad"), grads[0]);
+    if (ctx->needs_input_grad(0) && (grads[0].defined() || grads[1].defined())) {
+      const Target target = kept(ctx, saved, 6);
+      if (grads[1].defined()) {
+        out[0] = stats_backward_op().call(maybe(grads[0]), grads[1], saved[0], REGFAST_TARGET_OF(target));
       } else {
-        const Target target = kept(ctx, saved, 5);
-        out[0] = backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target));
+        out[0] = saved[1].defined() ? rescaled(saved[1], grads[0])
+                                    : backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target));
       }
     }
-    if (saved[1].defined() && grads[2].defined()) {
-      const MaybeTensor centers = saved[2].defined() ? MaybeTensor(saved[2]) : MaybeTensor();
-      out[1] = feature_backward_op().call(grads[2], saved[1], centers, saved[3], saved[4],
+    if (saved[2].defined() && grads[2].defined()) {
+      out[1] = feature_backward_op().call(grads[2], saved[2], maybe(saved[3]), saved[4], saved[5],
                                           ctx->saved_data["ignore_index"].toInt());
     }
     return out;
@@ -162,6 +191,7 @@ using Stats = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Stats stats_without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const MaybeTensor& features,
                              const MaybeTensor& centers, int64_t, bool) {
+  check_devices(logits, features, centers, {REGFAST_TARGET_ARGUMENTS});
   auto [loss, grad, scalars, geometry, prediction, label] =
       stats_forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, features, centers, false);
   return {loss, scalars, geometry, prediction};
@@ -170,10 +200,12 @@ Stats stats_without_gradient(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS
 Stats stats_autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, const MaybeTensor& features,
                      const MaybeTensor& centers, int64_t backward, bool feature_grad) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
+  check_devices(logits, features, centers, target);
   feature_grad = feature_grad && features.has_value() && wants_gradient(*features);
   if (wants_gradient(logits) || feature_grad) {
-    auto out = LossWithStats::apply(logits, features, target, centers,
-                                    stores(backward, reduction), feature_grad);
+    // Compiled, all outputs' gradients are asked for, which a stored one is no part of.
+    const bool store = stores(logits, backward, reduction) && !traced(logits);
+    auto out = LossWithStats::apply(logits, features, target, centers, store, feature_grad);
     return {out[0], out[1], out[2], out[3]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
@@ -194,6 +226,10 @@ std::tuple<at::Tensor, at::Tensor> meta_forward(const at::Tensor& logits, REGFAS
 }
 
 at::Tensor meta_backward(const at::Tensor&, const at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
+  return meta_grad(logits, true);
+}
+
+at::Tensor meta_stats_backward(const MaybeTensor&, const at::Tensor&, const at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
   return meta_grad(logits, true);
 }
 
@@ -231,6 +267,7 @@ TORCH_LIBRARY_IMPL(regfast, Meta, m) {
   m.impl("soft_cross_entropy_backward", &meta_backward);
   m.impl("soft_cross_entropy_inplace", &meta_inplace);
   m.impl("soft_cross_entropy_stats_forward", &meta_stats_forward);
+  m.impl("soft_cross_entropy_stats_backward", &meta_stats_backward);
 }
 
 }  // namespace regfast

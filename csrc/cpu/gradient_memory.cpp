@@ -13,6 +13,10 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#define REGFAST_FORKS
+#endif
 
 namespace regfast {
 namespace {
@@ -46,6 +50,13 @@ class KeptMemory final : public c10::Allocator {
   }
 
  private:
+  KeptMemory() {
+#if defined(REGFAST_FORKS)
+    // A child of fork has none of the threads that may hold the lock: whoever forks holds it meanwhile.
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); }, [] { instance().mutex_.unlock(); });
+#endif
+  }
+
   static void* fresh(size_t bytes) {
     void* data = c10::alloc_cpu(bytes);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

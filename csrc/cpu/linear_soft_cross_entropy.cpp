@@ -40,7 +40,9 @@ at::Tensor run(const at::Tensor& features, const at::Tensor& weight, const Maybe
   const at::Tensor buffer = at::empty({step, classes}, options);
   LossJob job(rows, classes, options, target);
   if (grad_output.has_value()) job.grad_output = *grad_output;
-  if (of_features) wanted->features = at::empty(features.sizes(), features.options());
+  // Made in the forward pass, a float16 gradient is rounded when a loss scale has reached it.
+  const auto stored = [&](at::ScalarType dtype) { return dtype == at::kHalf && !grad_output.has_value() ? type : dtype; };
+  if (of_features) wanted->features = at::empty(features.sizes(), features.options().dtype(stored(features.scalar_type())));
   at::Tensor grad_weight, grad_bias;
   if (of_weight) grad_weight = at::zeros(weight.sizes(), options);
   if (of_bias) grad_bias = at::zeros({classes}, options);
@@ -56,8 +58,8 @@ at::Tensor run(const at::Tensor& features, const at::Tensor& weight, const Maybe
     if (of_weight) grad_weight.addmm_(chunk.t(), inputs);
     if (of_bias) grad_bias.add_(chunk.sum(0));
   }
-  if (of_weight) wanted->weight = grad_weight.to(weight.scalar_type());
-  if (of_bias) wanted->bias = grad_bias.to(bias->scalar_type());
+  if (of_weight) wanted->weight = grad_weight.to(stored(weight.scalar_type()));
+  if (of_bias) wanted->bias = grad_bias.to(stored(bias->scalar_type()));
   return job.reduced();
 }
 

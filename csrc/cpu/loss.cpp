@@ -56,34 +56,37 @@ LossJob::LossJob(int64_t rows, int64_t classes, const at::TensorOptions& options
   } else {
     TORCH_CHECK_VALUE(target.first.has_value(), "either first or dense must be given");
     first_ = as(checked(*target.first, "first"), at::kLong);
-    check_labels(first_, "first");
+    second_ = first_;
     if (target.second.has_value()) {
       second_ = as(checked(*target.second, "second"), at::kLong);
+      lam_ = target.lam.has_value() ? as(*target.lam, type) : at::scalar_tensor(target.lam_value, losses.options());
+      TORCH_CHECK_VALUE(lam_.numel() == 1 || (lam_.dim() == 1 && lam_.size(0) == rows_), "lam must be a number or (B,) = (",
+                        rows_, ",), got ", lam_.sizes());
       check_labels(second_, "second");
-      weight_ = target.weight.has_value() ? as(*target.weight, type)
-                                          : at::scalar_tensor(target.weight_value, losses.options());
-      TORCH_CHECK_VALUE(weight_.numel() == 1 || (weight_.dim() == 1 && weight_.size(0) == rows_),
-                        "weight must be a number or (B,) = (", rows_, ",), got ", weight_.sizes());
     }
+    check_labels(first_, "first");
   }
   if (target.reduction == kMean) find_denominator();
 }
 
 void LossJob::check_labels(const at::Tensor& labels, const char* name) const {
-  const int64_t* at = labels.const_data_ptr<int64_t>();
-  const int64_t* ignored = first_.const_data_ptr<int64_t>();
-  if (labels_in_range(at, ignored, rows_, classes_, target_.ignore_index)) return;
+  const int64_t *at = pointer<int64_t>(labels), *first = pointer<int64_t>(first_), *second = pointer<int64_t>(second_);
+  if (labels_in_range(at, first, second, rows_, classes_, target_.ignore_index)) return;
   for (int64_t row = 0; row < rows_; row++) {
-    TORCH_CHECK_INDEX((at[row] >= 0 && at[row] < classes_) || ignored[row] == target_.ignore_index, name, " label ",
-                      at[row], " of row ", row, " is out of range: it must lie in [0, ", classes_,
-                      ") or be ignore_index ", target_.ignore_index);
+    TORCH_CHECK_INDEX((at[row] >= 0 && at[row] < classes_) || ignored(row), name, " label ", at[row], " of row ", row,
+                      " is out of range: it must lie in [0, ", classes_, ") or be ignore_index ", target_.ignore_index);
   }
+}
+
+bool LossJob::ignored(int64_t row) const {
+  return first_.defined() && (pointer<int64_t>(first_)[row] == target_.ignore_index ||
+                              pointer<int64_t>(second_)[row] == target_.ignore_index);
 }
 
 void LossJob::find_denominator() {
   if (!sample_weight_.defined() && !(target_.index_target && class_weight_.defined())) {
-    const int64_t* label = pointer<int64_t>(first_);
-    denominator_ = double(label == nullptr ? rows_ : count_others(label, rows_, target_.ignore_index));
+    const int64_t *first = pointer<int64_t>(first_), *second = pointer<int64_t>(second_);
+    denominator_ = double(first == nullptr ? rows_ : count_others(first, second, rows_, target_.ignore_index));
     return;
   }
   const auto total = [&](auto zero) {
@@ -93,7 +96,7 @@ void LossJob::find_denominator() {
     const int64_t* label = pointer<int64_t>(first_);
     double sum = 0;
     for (int64_t row = 0; row < rows_; row++) {
-      if (label != nullptr && label[row] == target_.ignore_index) continue;
+      if (ignored(row)) continue;
       sum += (sample == nullptr ? 1.0 : double(sample[row])) * (w == nullptr ? 1.0 : double(w[label[row]]));
     }
     return sum;
@@ -137,14 +140,15 @@ void LossJob::run_as(const at::Tensor& chunk, const at::Tensor& chunk_grad, int6
     call.dense = pointer<P>(dense_) + begin * call.dense_stride;
   }
   call.first = from_row(pointer<int64_t>(first_));
-  call.second = from_row(pointer<int64_t>(second_));
-  call.weight_stride = weight_.defined() && weight_.dim() == 1 ? 1 : 0;
-  call.weight = pointer<A>(weight_);
-  if (call.weight_stride == 1) call.weight += begin;
+  if (target_.second.has_value()) call.second = from_row(pointer<int64_t>(second_));
+  call.lam_stride = lam_.defined() && lam_.dim() == 1 ? 1 : 0;
+  call.lam = pointer<A>(lam_);
+  if (call.lam_stride == 1) call.lam += begin;
   call.smoothing = smoothing_;
   call.ignore_index = target_.ignore_index;
   call.class_weight = pointer<A>(class_weight_);
   call.class_weight_sum = class_weight_sum_;
+  call.z_loss = target_.z_loss;
   call.sample_weight = from_row(pointer<A>(sample_weight_));
   call.loss = pointer<A>(losses) + begin;
   if (scalars.defined()) {
@@ -156,6 +160,11 @@ void LossJob::run_as(const at::Tensor& chunk, const at::Tensor& chunk_grad, int6
     call.margin = stats + 4 * rows_;
     call.prediction = pointer<int64_t>(prediction) + begin;
     call.label = pointer<int64_t>(label) + begin;
+  }
+  if (grad_scalars.defined()) {
+    call.stats = true;
+    call.grad_statistics = pointer<A>(grad_scalars) + begin;
+    call.statistics = rows_;
   }
   const A one = A(1 / denominator_);
   at::Tensor scales;

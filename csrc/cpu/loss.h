@@ -26,18 +26,20 @@ class LossJob {
   at::Tensor grad;         // where to write the gradient; undefined: not wanted
   at::Tensor grad_output;  // 0-d or (B,); undefined: 1
   at::Tensor scalars;      // (5, B): losses, log_partition, confidence, entropy, margin
+  at::Tensor grad_scalars;  // of these, for `grad`; undefined: 0
   at::Tensor prediction, label;
 
  private:
   template <class T, class P>
   void run_as(const at::Tensor& chunk, const at::Tensor& chunk_grad, int64_t begin);
   void check_labels(const at::Tensor& labels, const char* name) const;
+  bool ignored(int64_t row) const;
   void find_denominator();
 
   Target target_;
   int64_t rows_, classes_;
   at::ScalarType format_;
-  at::Tensor first_, second_, weight_, dense_, class_weight_, sample_weight_;
+  at::Tensor first_, second_, lam_, dense_, class_weight_, sample_weight_;
   double smoothing_ = 0, class_weight_sum_ = 0, denominator_ = 1;
 };
 

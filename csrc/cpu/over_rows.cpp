@@ -4,20 +4,20 @@
 
 namespace regfast {
 
-REGFAST_CLONES bool labels_in_range(const int64_t* labels, const int64_t* first, int64_t rows, int64_t classes,
-                                    int64_t ignore_index) {
+REGFAST_CLONES bool labels_in_range(const int64_t* labels, const int64_t* first, const int64_t* second, int64_t rows,
+                                    int64_t classes, int64_t ignore_index) {
   int64_t outside = 0;
 #pragma omp simd reduction(| : outside)
   for (int64_t row = 0; row < rows; row++) {
-    outside |= ((labels[row] < 0) | (labels[row] >= classes)) & (first[row] != ignore_index);
+    outside |= ((labels[row] < 0) | (labels[row] >= classes)) & (first[row] != ignore_index) & (second[row] != ignore_index);
   }
   return outside == 0;
 }
 
-REGFAST_CLONES int64_t count_others(const int64_t* labels, int64_t rows, int64_t ignore_index) {
+REGFAST_CLONES int64_t count_others(const int64_t* first, const int64_t* second, int64_t rows, int64_t ignore_index) {
   int64_t count = 0;
 #pragma omp simd reduction(+ : count)
-  for (int64_t row = 0; row < rows; row++) count += labels[row] != ignore_index;
+  for (int64_t row = 0; row < rows; row++) count += (first[row] != ignore_index) & (second[row] != ignore_index);
   return count;
 }
 

@@ -31,9 +31,9 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& logits, REG
 at::Tensor inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   LossJob job(logits, target);
-  job.grad = job.logits;
+  TORCH_CHECK_VALUE(job.logits.is_same(logits), "logits must have adjacent columns, got strides ", logits.strides());
+  job.grad = logits;
   job.run();
-  if (!job.logits.is_same(logits)) logits.copy_(job.logits);
   return job.reduced();
 }
 
@@ -58,6 +58,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   return {loss, grad, job.scalars, geometry, job.prediction, job.label};
 }
 
+at::Tensor stats_backward(const MaybeTensor& grad_output, const at::Tensor& grad_scalars, const at::Tensor& logits,
+                          REGFAST_TARGET_PARAMETERS) {
+  Target target{REGFAST_TARGET_ARGUMENTS};
+  if (!grad_output.has_value()) target.reduction = kSum;  // nobody divides by the mean's denominator, which may be 0
+  LossJob job(logits, target);
+  job.grad = gradient_like(logits);
+  job.grad_output = grad_output.has_value() ? *grad_output : at::zeros({}, job.losses.options());
+  job.grad_scalars = as(grad_scalars, job.losses.scalar_type());
+  job.run();
+  return job.grad;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(regfast, CPU, m) {
@@ -65,6 +77,7 @@ TORCH_LIBRARY_IMPL(regfast, CPU, m) {
   m.impl("soft_cross_entropy_backward", &backward);
   m.impl("soft_cross_entropy_inplace", &inplace);
   m.impl("soft_cross_entropy_stats_forward", &stats_forward);
+  m.impl("soft_cross_entropy_stats_backward", &stats_backward);
 }
 
 }  // namespace regfast

@@ -68,17 +68,18 @@ void run(Work& work, const Target& target) {
     arguments.dense = dense.const_data_ptr();
     arguments.dense_stride = dense.stride(0);
   }
-  const at::Tensor weight = floats(target.weight, logits), smoothing = floats(target.smoothing, logits);
+  const at::Tensor lam = floats(target.lam, logits), smoothing = floats(target.smoothing, logits);
   const at::Tensor class_weight = floats(target.class_weight, logits);
   const at::Tensor sample_weight = floats(target.sample_weight, logits);
   const at::Tensor grad_output = work.grad_output.defined() ? floats(work.grad_output, logits) : at::Tensor();
-  arguments.weight = pointer(weight);
-  arguments.weight_stride = weight.defined() && weight.dim() == 1 ? 1 : 0;
-  arguments.weight_value = static_cast<float>(target.weight_value);
+  arguments.lam = pointer(lam);
+  arguments.lam_stride = lam.defined() && lam.dim() == 1 ? 1 : 0;
+  arguments.lam_value = static_cast<float>(target.lam_value);
   arguments.smoothing = pointer(smoothing);
   arguments.smoothing_value = static_cast<float>(target.smoothing_value);
   arguments.class_weight = pointer(class_weight);
   arguments.sample_weight = pointer(sample_weight);
+  arguments.z_loss = static_cast<float>(target.z_loss);
   arguments.grad_output = pointer(grad_output);
   arguments.grad_output_stride = grad_output.defined() && grad_output.dim() == 1 ? 1 : 0;
   arguments.mean = target.reduction == kMean;
@@ -144,10 +145,9 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& logits, REG
 
 at::Tensor inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
-  Work work{with_rows(logits), {}, {}, {}};
-  work.grad = work.logits;
+  Work work{with_rows(logits), {}, {}, logits};
+  TORCH_CHECK_VALUE(work.logits.is_same(logits), "logits must have adjacent columns, got strides ", logits.strides());
   run(work, target);
-  if (!work.logits.is_same(logits)) logits.copy_(work.logits);
   return work.loss;
 }
 

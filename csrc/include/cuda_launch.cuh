@@ -33,16 +33,24 @@ inline const Device& properties_of(const at::Tensor& tensor) {
 }
 
 // A zero on the current device that kernels leave at zero. One a stream, since launches on different streams may overlap;
-// a new one in a graph that is being captured, whose replays may run on any stream.
+// a new one in a graph that is being captured, whose replays may run on any stream. Those that are kept lie outside torch's
+// caching allocator: what that hands out while torch.compile warms a graph up belongs to the graph's pool, and is reused.
 inline at::Tensor counter_for(const at::Tensor& tensor) {
   const auto options = tensor.options().dtype(at::kInt);
   if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None) return at::zeros({1}, options);
   static std::mutex mutex;
-  // Never destroyed: at exit the device may be gone before this is.
+  // Never freed: at exit the device may be gone before this is.
   static auto& counters = *new std::map<std::pair<int, cudaStream_t>, at::Tensor>;
   const std::lock_guard<std::mutex> lock(mutex);
-  auto& counter = counters[{tensor.get_device(), current_stream()}];
-  if (!counter.defined()) counter = at::zeros({1}, options);
+  const cudaStream_t stream = current_stream();
+  auto& counter = counters[{tensor.get_device(), stream}];
+  if (!counter.defined()) {
+    void* memory = nullptr;
+    const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);  // another thread may capture
+    C10_CUDA_CHECK(cudaMalloc(&memory, sizeof(int)));
+    C10_CUDA_CHECK(cudaMemsetAsync(memory, 0, sizeof(int), stream));
+    counter = at::from_blob(memory, {1}, options);
+  }
   return counter;
 }
 

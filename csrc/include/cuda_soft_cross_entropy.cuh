@@ -19,7 +19,7 @@ static __global__ void __launch_bounds__(256)
       if (by_label && arguments.class_weight != nullptr) {
         w *= label >= 0 && label < arguments.columns ? arguments.class_weight[label] : 0.0f;
       }
-      if (label == arguments.ignore_index) w = 0.0f;
+      if (is_ignored(arguments, row)) w = 0.0f;
     }
     sum += w;
   }

@@ -168,19 +168,21 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
     if constexpr (!DENSE) {
       mass = weighted ? mixture.a + mixture.b + mixture.u * total[2] : 1.0f;
     }
+    const float log_sum = log1pf(rest);
+    const Penalty penalty = penalty_of(arguments, largest[0] + log_sum);
     if (threadIdx.x == 0 && team.rank == 0) {
       float dot = total[3];
       if constexpr (!DENSE) {
         dot = product(mixture.u, total[3]) + product(mixture.a, z_first - largest[0]) +
               product(mixture.b, z_second - largest[0]);
       }
-      const float loss = finished_loss(arguments, row, mixture, mass * log1pf(rest) - dot);
+      const float loss = finished_loss(arguments, row, mixture, mass * log_sum - dot + penalty.loss);
       if (arguments.losses != nullptr) arguments.losses[row] = loss;
       share += loss;
     }
     if (arguments.grad == nullptr) continue;
 
-    const float factor = factor_of(arguments, row, scale) / (1.0f + rest);
+    const float factor = factor_of(arguments, row, scale) / (1.0f + rest), pull = mass + penalty.pull;
     T* row_grad = static_cast<T*>(arguments.grad) + row * arguments.grad_stride + lower;
     const bool whole = misalignment(row_grad) == z.shift;  // vectors of the logits are vectors of the gradient
     for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
@@ -195,7 +197,7 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
         float q = mixture.u;
         if constexpr (DENSE) q += (1.0f - s) * target[e];
         if (weighted && first + e >= 0 && first + e < count) q *= __ldg(arguments.class_weight + lower + first + e);
-        const float g = gradient_of(exponential<T>(value[e] - largest[0]), q, mass, rest, factor);
+        const float g = gradient_of(exponential<T>(value[e] - largest[0]), q, pull, rest, factor);
         packed.at[e] = from_float<T>(mixture.ignored ? 0.0f : mixture.valid ? g : NAN);
       }
       if (whole && first >= 0 && first + N <= count) {
@@ -221,7 +223,7 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
             if (at[i] >= lower && at[i] < lower + count) {
               const float q = mine[i] + mixture.u * class_weight_of(arguments, at[i]);
               const float e = exponential<T>(label_logit[i] - largest[0]);
-              row_grad[at[i] - lower] = from_float<T>(gradient_of(e, q, mass, rest, factor));
+              row_grad[at[i] - lower] = from_float<T>(gradient_of(e, q, pull, rest, factor));
             }
           }
         }

@@ -1,6 +1,7 @@
 // Soft-label cross-entropy on CUDA: the arguments, and what the target of a row comes to.
 //
-// Per row, with m = max z, S = Σ exp(z-m), Q = Σ q, dot = Σ q (z-m): loss = Q log S - dot, gradient = Q exp(z-m)/S - q.
+// Per row, with m = max z, S = Σ exp(z-m), Q = Σ q, dot = Σ q (z-m), lse = m + log S and the z-loss's coefficient c:
+// loss = Q log S - dot + c lse², gradient = (Q + 2 c lse) exp(z-m)/S - q.
 // S is kept as 1 + rest, so that neither log S nor Q/S - q loses the digits of a confident row.
 #pragma once
 
@@ -19,14 +20,15 @@ struct LossArguments {
   const int64_t* second;    // null: λ = 1
   const void* dense;        // the type of the logits or float
   int64_t dense_stride;
-  const float* weight;      // λ of each row (weight_stride 1) or of all (0); null: weight_value
-  int weight_stride;
-  float weight_value;
+  const float* lam;         // λ of each row (lam_stride 1) or of all (0); null: lam_value
+  int lam_stride;
+  float lam_value;
   const float* smoothing;   // one; null: smoothing_value
   float smoothing_value;
   const float* class_weight;  // null: 1
   const float* sample_weight;  // null: 1
-  int64_t ignore_index;
+  float z_loss;
+  int64_t ignore_index;     // as first or second
   bool mean;                // divide loss and gradient by *denominator, or where that is null by the number of rows
   const float* denominator;
   bool count_rows;          // that number: of the rows that are not ignored, counted by every block; else `batch`
@@ -53,19 +55,24 @@ __device__ __forceinline__ float class_weight_of(const LossArguments& arguments,
   return arguments.class_weight != nullptr ? __ldg(arguments.class_weight + column) : 1.0f;
 }
 
+__device__ __forceinline__ bool is_ignored(const LossArguments& arguments, int64_t row) {
+  return arguments.first[row] == arguments.ignore_index ||
+         (arguments.second != nullptr && arguments.second[row] == arguments.ignore_index);
+}
+
 __device__ __forceinline__ Mixture mixture_of(const LossArguments& arguments, int64_t row, float s) {
   Mixture mixture{0, 0, 0.0f, 0.0f, s / static_cast<float>(arguments.columns), true, false};
   if (arguments.first == nullptr) return mixture;
   const int64_t first = arguments.first[row];
   const int64_t second = arguments.second != nullptr ? arguments.second[row] : first;
-  mixture.ignored = first == arguments.ignore_index;
+  mixture.ignored = first == arguments.ignore_index || second == arguments.ignore_index;
   mixture.valid = first >= 0 && first < arguments.columns && second >= 0 && second < arguments.columns;
   if (mixture.ignored || !mixture.valid) return mixture;  // the labels stay 0: never an offset out of bounds
   mixture.first = static_cast<int>(first);
   mixture.second = static_cast<int>(second);
   float mix = 1.0f;
   if (arguments.second != nullptr) {
-    mix = arguments.weight != nullptr ? arguments.weight[row * arguments.weight_stride] : arguments.weight_value;
+    mix = arguments.lam != nullptr ? arguments.lam[row * arguments.lam_stride] : arguments.lam_value;
   }
   mixture.a = (1.0f - s) * mix * class_weight_of(arguments, mixture.first);
   mixture.b = (1.0f - s) * (1.0f - mix) * class_weight_of(arguments, mixture.second);
@@ -80,7 +87,7 @@ __device__ __forceinline__ float scale_of(const LossArguments& arguments) {
   float count = 0.0f;
 #pragma unroll 8
   for (int64_t row = threadIdx.x; row < arguments.batch; row += blockDim.x) {
-    count += arguments.first[row] != arguments.ignore_index ? 1.0f : 0.0f;
+    count += is_ignored(arguments, row) ? 0.0f : 1.0f;
   }
   return 1.0f / sum_block(count);
 }
@@ -105,6 +112,17 @@ __device__ __forceinline__ float product(float coefficient, float factor) {
   return coefficient == 0.0f ? 0.0f : coefficient * factor;
 }
 
+// What the z-loss adds to a row's loss, and to the pull Q of the softmax on its gradient.
+struct Penalty {
+  float loss, pull;
+};
+
+__device__ __forceinline__ Penalty penalty_of(const LossArguments& arguments, float log_partition) {
+  if (arguments.z_loss == 0.0f) return {0.0f, 0.0f};
+  const float slope = arguments.z_loss * log_partition;
+  return {slope * log_partition, 2.0f * slope};
+}
+
 // Σ exp(z-m) of some logits, those that equal m apart: S = 1 + rest exactly, however small the rest is.
 struct Exponentials {
   float below = 0.0f, largest = 0.0f;
@@ -118,9 +136,9 @@ struct Exponentials {
 
 __device__ __forceinline__ float rest_of(float below, float largest) { return below + (largest - 1.0f); }
 
-// (Q e / S - q) · factor for S = 1 + rest; `scale` is factor / S.
-__device__ __forceinline__ float gradient_of(float e, float q, float mass, float rest, float scale) {
-  return fmaf(-q, rest, fmaf(mass, e, -q)) * scale;
+// (pull e / S - q) · factor for S = 1 + rest; `scale` is factor / S.
+__device__ __forceinline__ float gradient_of(float e, float q, float pull, float rest, float scale) {
+  return fmaf(-q, rest, fmaf(pull, e, -q)) * scale;
 }
 
 }  // namespace regfast::cuda

@@ -83,10 +83,12 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
     }
     if (!DENSE && arguments.class_weight == nullptr) mass = 1.0f;
     const float rest = rest_of(sums.below, sums.largest);
-    loss = finished_loss(arguments, row, mixture, mass * log1pf(rest) - dot);
+    const float log_sum = log1pf(rest);
+    const Penalty penalty = penalty_of(arguments, largest + log_sum);
+    loss = finished_loss(arguments, row, mixture, mass * log_sum - dot + penalty.loss);
     if (arguments.losses != nullptr) arguments.losses[row] = loss;
     if (arguments.grad != nullptr) {
-      const float factor = factor_of(arguments, row, scale) / (1.0f + rest);
+      const float factor = factor_of(arguments, row, scale) / (1.0f + rest), pull = mass + penalty.pull;
       for (int c = 0; c < columns; ++c) {
         float q = mixture.u;
         if constexpr (DENSE) q += (1.0f - s) * t[padded(base + c)];
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(kShortRows) short_rows_kernel(const LossArgume
           if (c == mixture.first) q += mixture.a;
           if (c == mixture.second) q += mixture.b;
         }
-        const float g = gradient_of(exponential<T>(z[padded(base + c)] - largest), q, mass, rest, factor);
+        const float g = gradient_of(exponential<T>(z[padded(base + c)] - largest), q, pull, rest, factor);
         z[padded(base + c)] = mixture.ignored ? 0.0f : mixture.valid ? g : NAN;
       }
     }

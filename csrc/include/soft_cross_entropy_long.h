@@ -104,14 +104,18 @@ REGFAST_INLINE double sum_below(const T* z, const A* e, A m, int64_t classes) {
   return sum;
 }
 
-template <bool Dense, bool Weighted, class T, class P, class A>
-REGFAST_INLINE void gradients(const A* e, const P* q, const A* w, A coefficient, A keep, A base, T* grad, int64_t n) {
+// e (coefficient - slope (z - m)) - q; Sloped: the slope is not 0.
+template <bool Dense, bool Weighted, bool Sloped, class T, class P, class A>
+REGFAST_INLINE void gradients(const A* e, const T* z, const P* q, const A* w, A m, A coefficient, A slope, A keep, A base,
+                              T* grad, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     A share = base;
     if (Dense) share = A(load(q[i])) * keep + base;
     if (Weighted) share *= w[i];
-    grad[i] = store<T>(e[i] * coefficient - share);
+    A height = coefficient;
+    if (Sloped) height -= slope * (e[i] != 0 ? A(load(z[i])) - m : A(0));
+    grad[i] = store<T>(e[i] * height - share);
   }
 }
 
@@ -163,7 +167,7 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
 
   Range<A> range;
   A margin = 0;
-  int64_t prediction = 0, label = target.label;
+  int64_t prediction = 0, label = target.label, rival = 0;  // rival: the largest logit beside the label's
   if (Stats) {
     if (Dense) {
       Range<A> shares;
@@ -175,7 +179,8 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
     find_range(z, at + 1, classes, range);
     const A own = load(z[at]);
     margin = classes == 1 ? kInfinity<A> : own - range.largest;
-    prediction = own > range.largest ? at : position(z, range);
+    rival = position(z, range);
+    prediction = own > range.largest ? at : rival;
     if (own == range.largest && at < prediction) prediction = at;
     if (own > range.largest) range.largest = own;
     if (own < range.smallest) range.smallest = own;
@@ -209,8 +214,14 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
   if (uniform != 0) dot += uniform * sums.offset;
   const bool ignored = !Dense && target.ignored;
   const double sample = call.sample_weight == nullptr ? 1.0 : double(call.sample_weight[row]);
-  if (call.loss != nullptr) call.loss[row] = ignored ? A(0) : A((mass * log_sum - dot) * sample);
-  if (Stats) {
+  double pull = mass, penalty = 0;  // of the softmax on the gradient
+  if (call.z_loss != 0) {
+    const double log_partition = m + log_sum;
+    pull += 2 * call.z_loss * log_partition;
+    penalty = call.z_loss * log_partition * log_partition;
+  }
+  if (call.loss != nullptr) call.loss[row] = ignored ? A(0) : A((mass * log_sum - dot + penalty) * sample);
+  if (Stats && call.log_partition != nullptr) {
     call.log_partition[row] = A(m + log_sum);
     call.confidence[row] = A(1 / sum);
     call.entropy[row] = A(log_sum - sums.moment / sum);
@@ -219,23 +230,44 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
     call.label[row] = label;
   }
   if (grad == nullptr) return;
-  if (ignored) return zero(grad, classes);
+  const auto given = statistic_gradients(call, row);
+  if (ignored && !(Stats && given.any())) return zero(grad, classes);
 
-  const double scale = sample * double(call.grad_scale[row * call.grad_scale_stride]);
-  const double coefficient = mass * scale / sum;
-  gradients<Dense, Weighted>(e, q, w, A(coefficient), A(keep * scale), A(uniform * scale), grad, classes);
-  if (Dense) return;
-  // The target's classes in float64, as (Q e - q - q (S - 1)) / S: there p - q may cancel.
-  const auto own = [&](int64_t k, double share) __attribute__((always_inline)) {
-    const double q_k = uniform * (Weighted ? double(w[k]) : 1.0) + share;
-    grad[k] = store<T>(A(((mass * e[k] - q_k) - q_k * rest) / sum * scale));
-  };
-  if (target.first == target.second) {
-    own(target.first, target.share_first + target.share_second);
-  } else {
-    own(target.first, target.share_first);
-    own(target.second, target.share_second);
+  const double scale = ignored ? 0.0 : sample * (double(call.grad_scale[row * call.grad_scale_stride]) + given.loss);
+  double coefficient = pull * scale, slope = 0, of_confidence = 0, of_margin = 0;
+  if (Stats) {
+    of_confidence = given.confidence / sum;
+    if (std::isfinite(margin)) of_margin = given.margin;
+    coefficient += given.log_partition - of_confidence + given.entropy * sums.moment / sum;
+    slope = given.entropy / sum;
   }
+  const A height = A(coefficient / sum), keep_scaled = A(keep * scale), base = A(uniform * scale);
+  if (Stats && slope != 0) {
+    gradients<Dense, Weighted, true>(e, z, q, w, m, height, A(slope), keep_scaled, base, grad, classes);
+  } else {
+    gradients<Dense, Weighted, false>(e, z, q, w, m, height, A(0), keep_scaled, base, grad, classes);
+  }
+  if (Dense && !Stats) return;
+  // Single classes in float64, as (Q e - q - q (S - 1)) / S: at the target's, p - q may cancel.
+  const auto entry = [&](int64_t k) __attribute__((always_inline)) {
+    double q_k = Dense ? keep * load(q[k]) + uniform : uniform;
+    if (Weighted) q_k *= w[k];
+    if (!Dense && k == target.first) q_k += target.share_first;
+    if (!Dense && k == target.second) q_k += target.share_second;
+    double value = ((pull * e[k] - q_k) - q_k * rest) / sum * scale;
+    if (Stats) {
+      value += e[k] * (coefficient - pull * scale) / sum;
+      if (slope != 0 && e[k] != 0) value -= e[k] * slope * (A(load(z[k])) - m);
+      if (k == prediction) value += of_confidence;
+      if (k == label) value += of_margin;
+      if (k == rival) value -= of_margin;
+    }
+    grad[k] = store<T>(A(value));
+  };
+  if (!Dense) entry(target.first);
+  if (!Dense && target.second != target.first) entry(target.second);
+  if (Stats && of_confidence != 0) entry(prediction);
+  if (Stats && of_margin != 0) entry(label), entry(rival);
 }
 
 template <bool Dense, bool Fused, class T, class P>

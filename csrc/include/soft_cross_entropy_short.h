@@ -33,6 +33,7 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   double share_first[L], share_second[L], exact_mass[L];
   int first[L], second[L], label[L];
   bool ignored[L];
+  StatisticGradients<A> given[Stats ? L : 1];
 
   // Rows past the end repeat the last one; nothing of them is stored.
   to_columns<L>(call.logits + begin * call.logits_stride, call.logits_stride, count, classes, z);
@@ -41,6 +42,10 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
     const int64_t row = begin + (r < count ? r : count - 1);
     sample[r] = call.sample_weight == nullptr ? A(1) : call.sample_weight[row];
     scale[r] = call.grad == nullptr ? A(0) : sample[r] * call.grad_scale[row * call.grad_scale_stride];
+    if (Stats) {
+      given[r] = statistic_gradients(call, row);
+      scale[r] += sample[r] * given[r].loss;
+    }
     ignored[r] = false;
     if (!Dense) {
       const SparseTarget t = sparse_target(call, row);
@@ -108,11 +113,15 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       }
     }
   }
-  alignas(64) A log_sum[L], coefficient[L];
+  const A z_loss = A(call.z_loss);
+  alignas(64) A log_sum[L], pull[L], penalty[L], coefficient[L];  // pull: of the softmax on the gradient
 #pragma omp simd
   for (int r = 0; r < L; r++) {
     log_sum[r] = log1p_nonnegative(below[r] + (largest[r] - 1));
-    coefficient[r] = mass[r] / (below[r] + largest[r]) * scale[r];
+    const A log_partition = where(z_loss != 0, m[r] + log_sum[r]);
+    pull[r] = 2 * z_loss * log_partition;
+    penalty[r] = z_loss * log_partition * log_partition;
+    coefficient[r] = (mass[r] + pull[r]) / (below[r] + largest[r]) * scale[r];
   }
 
   if (!Dense) {
@@ -125,30 +134,48 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   }
   if (call.loss != nullptr) {
     for (int r = 0; r < count; r++) {
-      call.loss[begin + r] = ignored[r] ? A(0) : (mass[r] * log_sum[r] - dot[r]) * sample[r];
+      call.loss[begin + r] = ignored[r] ? A(0) : (mass[r] * log_sum[r] - dot[r] + penalty[r]) * sample[r];
     }
   }
   if (Stats) {
     alignas(64) A others[L];
-    alignas(64) int prediction[L];
-    for (int r = 0; r < L; r++) others[r] = -kInfinity<A>, prediction[r] = 0;
+    alignas(64) int prediction[L], rival[L];  // rival: the largest logit beside the label's
+    for (int r = 0; r < L; r++) others[r] = -kInfinity<A>, prediction[r] = rival[r] = 0;
     for (int k = classes - 1; k >= 0; k--) {
 #pragma omp simd
       for (int r = 0; r < L; r++) {
         const A x = z[k][r], other = label[r] == k ? -kInfinity<A> : x;
         prediction[r] = x == m[r] ? k : prediction[r];
+        rival[r] = other >= others[r] ? k : rival[r];
         others[r] = other > others[r] ? other : others[r];
       }
     }
     for (int r = 0; r < count; r++) {
       const int64_t row = begin + r;
       const A sum = below[r] + largest[r];
-      call.log_partition[row] = m[r] + log_sum[r];
-      call.confidence[row] = 1 / sum;
-      call.entropy[row] = log_sum[r] - moment[r] / sum;
-      call.margin[row] = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others[r]);
-      call.prediction[row] = prediction[r];
-      call.label[row] = ignored[r] ? call.ignore_index : label[r];
+      const A margin = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others[r]);
+      if (call.log_partition != nullptr) {
+        call.log_partition[row] = m[r] + log_sum[r];
+        call.confidence[row] = 1 / sum;
+        call.entropy[row] = log_sum[r] - moment[r] / sum;
+        call.margin[row] = margin;
+        call.prediction[row] = prediction[r];
+        call.label[row] = ignored[r] ? call.ignore_index : label[r];
+      }
+      if (call.grad_statistics == nullptr) continue;
+      // The row's column of z becomes the statistics' part of the gradient.
+      if (!given[r].any()) {
+        for (int k = 0; k < classes; k++) z[k][r] = 0;
+        continue;
+      }
+      const A of_confidence = given[r].confidence / sum, slope = given[r].entropy / sum;
+      const A height = (given[r].log_partition - of_confidence + slope * moment[r]) / sum;
+      for (int k = 0; k < classes; k++) {
+        const A y = e[k][r];
+        z[k][r] = where(y != 0, y * (height - slope * (z[k][r] - m[r])));
+      }
+      z[prediction[r]][r] += of_confidence;
+      if (std::isfinite(margin)) z[label[r]][r] += given[r].margin, z[rival[r]][r] -= given[r].margin;
     }
   }
   if (call.grad == nullptr) return;
@@ -161,8 +188,9 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       const double both = first[r] == second[r] ? share_first[r] + share_second[r] : share_first[r];
       const double q_first = exact_uniform * w[first[r]] + both, q_second = exact_uniform * w[second[r]] + share_second[r];
       const double factor = scale[r] / sum;
-      at_first[r] = ((exact_mass[r] * e[first[r]][r] - q_first) - q_first * rest) * factor;
-      at_second[r] = ((exact_mass[r] * e[second[r]][r] - q_second) - q_second * rest) * factor;
+      const double exact_pull = exact_mass[r] + pull[r];
+      at_first[r] = ((exact_pull * e[first[r]][r] - q_first) - q_first * rest) * factor;
+      at_second[r] = ((exact_pull * e[second[r]][r] - q_second) - q_second * rest) * factor;
     }
     for (int k = 0; k < classes; k++) {
       const A share = uniform * w[k];
@@ -181,6 +209,10 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
   }
   for (int r = 0; r < (Dense ? 0 : count); r++) {
     for (int k = 0; ignored[r] && k < classes; k++) e[k][r] = 0;
+  }
+  for (int k = 0; Stats && call.grad_statistics != nullptr && k < classes; k++) {
+#pragma omp simd
+    for (int r = 0; r < L; r++) e[k][r] += z[k][r];
   }
   to_rows<L>(e, count, classes, call.grad + begin * call.grad_stride, call.grad_stride);
 }

@@ -22,8 +22,9 @@ REGFAST_INLINE SparseTarget sparse_target(const Call& call, int64_t row) {
   double lambda = 1;
   t.second = t.first;
   if (call.second != nullptr) {
-    lambda = call.weight[row * call.weight_stride];
+    lambda = call.lam[row * call.lam_stride];
     t.second = call.second[row];
+    t.ignored |= t.second == call.ignore_index;
   }
   t.label = lambda >= 0.5 ? t.first : t.second;
   if (t.ignored) t.first = t.second = 0, t.label = call.ignore_index;

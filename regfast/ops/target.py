@@ -34,12 +34,15 @@ class Target:
     sample_weight: Tensor | None = None
     """(B,) floating, multiplies the row's loss."""
     ignore_index: int = -100
-    """Rows whose `first` equals it have loss and gradient exactly 0 (whatever their logits), and do not count in the
-    mean. No effect on dense targets."""
+    """Rows whose `first` or `second` equals it have loss and gradient exactly 0 (whatever their logits), and do not
+    count in the mean. No effect on dense targets."""
     reduction: Reduction = "mean"
     index_target: bool = False
     """How the mean divides: by `Σ sample_weight · class_weight[first]` (True: index targets), by `Σ sample_weight`
     (False: probability targets), over rows not ignored. 0/0 is NaN."""
+    z_loss: float = 0.0
+    """c ≥ 0: `c · lse²` is added to the row's loss, before sample weights and the mean (Zoph et al., ST-MoE, 2022,
+    eq. 5)."""
 
     @property
     def constants(self) -> tuple[object, ...]:

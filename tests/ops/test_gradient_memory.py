@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -90,6 +93,52 @@ def test_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_threads_use_it():
+    """A child has the lock of the memory as it was, and none of the threads that might hold it."""
+    logits, labels = torch.randn(64, 1024), torch.randint(1024, (64,))  # the smallest that is kept
+    forward = torch.ops.regfast.soft_cross_entropy_forward
+    rest = (None, None, 1.0, None, None, 0.0, None, None, -100, 1, True, 0.0)
+
+    def use() -> None:
+        forward(logits, labels, *rest, True)
+
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            use()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads would be another thing that a child lacks
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        hung = 0
+        for _ in range(150):
+            child = os.fork()
+            if child == 0:
+                use()
+                os._exit(0)
+            deadline = time.monotonic() + 20
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    hung += 1
+                    break
+                time.sleep(0.002)
+            if hung:
+                break
+        assert not hung
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        torch.set_num_threads(before)
 
 
 def test_memory_is_filled_where_torch_is_asked_to():

@@ -35,7 +35,7 @@ def target(reduction: int = 1, ignored: int = 5) -> tuple[object, ...]:
     first = torch.tensor([1, 5, 0, 9, 9, 2])
     return (
         first, first.roll(1), torch.rand(6), 0.0, None, torch.tensor(0.1), 0.0, torch.rand(10), torch.rand(6), ignored,
-        reduction, False,
+        reduction, False, 0.1,
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def test_distributed_data_parallel(tmp_path):
     ("first", "second", "row"), [([0, 4, 1], [0, 1, 2], 1), ([0, 1, -1], [0, 1, 2], 2), ([0, 1, 2], [0, 1, 4], 2)]
 )
 def test_labels_out_of_range_name_the_row(first, second, row):
-    arguments = (torch.tensor(first), torch.tensor(second), None, 0.5, None, None, 0.0, None, None, -100, 1, False)
+    arguments = (torch.tensor(first), torch.tensor(second), None, 0.5, None, None, 0.0, None, None, -100, 1, False, 0.0)
     with pytest.raises(IndexError, match=f"row {row}"):
         OPS.soft_cross_entropy(torch.randn(3, 4), *arguments, False, 0)
 

@@ -46,4 +46,5 @@ def parts(target: Target) -> tuple[Any, ...]:
         target.ignore_index,
         REDUCTIONS[target.reduction],
         target.index_target,
+        target.z_loss,
     )
