@@ -11,12 +11,12 @@ from regfast.attacks import PGD
 from regfast.data import Subset, load_splits
 from regfast.models import load_model
 from regfast.report import write_report
+from regfast.runs import Silent
+from regfast.runs.folder import differences
+from regfast.runs.workers import cores, run_all
 from regfast.study import StudyConfig, Sweep, named_regularizers, run_study, sized
-from regfast.study.config import differences
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import MEANS, metrics
-from regfast.study.progress import Silent
-from regfast.study.workers import cores, run_all
 from regfast.training import Recipe
 
 RESULTS = ("metrics.json", "samples.parquet", "sweep.parquet", "curves.parquet")
@@ -121,7 +121,7 @@ class StopAfter(Silent):
 
     def advance(self, steps=1):
         self.left -= steps
-        if self.left == 0:
+        if self.left < 1e-9:
             raise KeyboardInterrupt
 
 
@@ -147,7 +147,7 @@ def test_two_workers_give_the_same_study(tmp_path):
         torch.set_num_threads(threads)
     run_study(config, tmp_path / "two", workers=2, progress=count)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert count.done == count.total
+    assert count.done == pytest.approx(count.total)
 
 
 def _fail(piece, progress):
@@ -160,7 +160,7 @@ def _fail(piece, progress):
 def test_errors_of_workers():
     with pytest.raises(ValueError, match="a bad piece") as caught:
         run_all(_fail, ["good", "bad"], 2, Silent())
-    assert caught.value.__cause__.origin == __name__ and "_fail" in str(caught.value.__cause__)
+    assert "in _fail" in str(caught.value.__cause__)
     with pytest.raises(RuntimeError, match=r"exit status.*7"):
         run_all(_fail, ["good", "dead"], 2, Silent())
     with pytest.raises(ValueError, match="workers"):
@@ -181,12 +181,12 @@ def test_progress_adds_up(tmp_path):
         run_study(config, tmp_path, progress=StopAfter(4))
     count = Count()
     run_study(config, tmp_path, progress=count)
-    assert count.done == count.total == 2 + 6 + 2
+    assert count.total == 2 + 6 + 2 == pytest.approx(count.done)
 
 
 def test_other_options_are_refused_by_name(run_dir):
     other = replace(tiny(seeds=(0, 3)), recipe=Recipe(epochs=3), regularizers={"hard": {}, "mixup": {"alpha": 0.9}})
-    said = r"recipe\.epochs: 2 there, 3 now; regularizers\.mixup\.alpha: 0\.5 there, 0\.9 now"
+    said = r"recipe\.epochs: 2 there, 3 here; regularizers\.mixup\.alpha: 0\.5 there, 0\.9 here"
     with pytest.raises(ValueError, match=said):
         run_study(other, run_dir)
 
@@ -198,7 +198,7 @@ def test_an_unfinished_study_is_not_continued_by_another_torch(tmp_path):
     stored = json.loads((tmp_path / "config.json").read_text())
     stored["environment"]["torch"] = "1.0"
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match=r'another study \(torch: "1.0" there'):
+    with pytest.raises(ValueError, match=r'another configuration \(torch: "1.0" there'):
         run_study(config, tmp_path)
 
 
@@ -253,8 +253,8 @@ def test_sizes_and_differences():
         Sweep("linf", (0.2, 0.1), 3)
     found = differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 0})
     assert found == [
-        "b.c: 2 there, 3 now",
-        "d: null there, 0 now",
+        "b.c: 2 there, 3 here",
+        "d: null there, 0 here",
     ]
 
 

@@ -3,9 +3,10 @@
 Commands read options, call one function and print. What a user can get wrong is answered by one line and status 2.
 """
 
-import dis
+import signal
 import sys
-from typing import Any
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +19,7 @@ from regfast.cli.report import report
 from regfast.cli.show_config import show_config
 from regfast.cli.study import study
 from regfast.cli.train import train
+from regfast.runs.errors import InputError, RunStopped
 
 app = typer.Typer(
     name="regfast",
@@ -47,45 +49,54 @@ for _command in (study, paper, train, attack, evaluate, compare, report, show_co
     app.command(cls=_Command)(_command)
 
 _INTERRUPTED = 130
+_RESUMED = ("study", "paper", "evaluate")  # commands that go on where they stopped
 # Typer may carry its own copy of click: its base class is reached through what Typer exports.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
+@app.callback()
+def _options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error was raised, also one that answers your input.")
+    ] = False,
+) -> None:
+    """Options of all commands; `run` reads them."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong options or input, 1 a failure of ours, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an ASCII terminal shows ? for ℓ
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """As `main`, but return the exit status."""
+    """As `main`, but return the exit status. An error of ours is printed with its traceback, any other in one line."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(args=arguments, standalone_mode=False)
+        status = app(args=given, standalone_mode=False)
         if status == _INTERRUPTED:  # Typer's answer to Ctrl-C
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except _UsageError as error:
         return _complain(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; the same command goes on where it stopped", _INTERRUPTED)
-    except (ValueError, TypeError, IndexError, RuntimeError, OSError, ImportError) as error:
-        if not _raised_by_regfast(error):
-            raise
+        command = next((word for word in given if not word.startswith("-")), "")
+        goes_on = "; the same command goes on where it stopped" if command in _RESUMED else "; nothing was kept"
+        return _complain(f"interrupted{goes_on}", _INTERRUPTED)
+    except (InputError, RunStopped) as error:
+        if "--traceback" in given:
+            traceback.print_exc()
         return _complain(str(error), 2)
+    except Exception:
+        traceback.print_exc()
+        return 1
 
 
-def _raised_by_regfast(error: BaseException) -> bool:
-    """Whether it answers the user's input: a `raise` of our own code, and no slip in it or in a library."""
-    origin = getattr(error.__cause__, "origin", None)  # of an error in a worker process, the module that raised it
-    if origin is not None:
-        return str(origin).startswith("regfast.")
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    if place is None:
-        return False
-    code = place.tb_frame.f_code.co_code
-    deliberate = code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return deliberate and str(place.tb_frame.f_globals.get("__name__")).startswith("regfast.")
+def _terminated(*_: object) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does: workers are ended, half-written files removed."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _complain(message: str, status: int) -> int:

@@ -1,17 +1,14 @@
-"""What commands print with: tables that fit the terminal, a progress bar on one, single lines elsewhere."""
+"""What commands print with: tables that fit the terminal."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from itertools import groupby
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)  # names and paths may hold brackets
 
 
 def show(markdown: str) -> None:
@@ -20,7 +17,7 @@ def show(markdown: str) -> None:
     for is_table, group in groupby(markdown.splitlines(), lambda line: line.startswith("|")):
         lines = list(group)
         text = table_text(lines, console.width if narrow else None) if is_table else "\n".join(lines)
-        console.print(text, markup=False)
+        console.print(text)
 
 
 def table_text(lines: Sequence[str], width: int | None = None) -> str:
@@ -43,43 +40,3 @@ def table_text(lines: Sequence[str], width: int | None = None) -> str:
         for row in (head, *rows)
     )
     return "\n".join(line.rstrip() for line in aligned)
-
-
-class Bar:
-    """Progress with the time left, on a terminal only; a context manager. See `regfast.study.Progress`."""
-
-    def __init__(self, *, show: bool | None = None):
-        self._shown = sys.stderr.isatty() if show is None else show
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        self._progress = Progress(
-            *columns, console=Console(stderr=True, force_terminal=show), disable=not self._shown, transient=True
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def start(self, total: int, done: int) -> None:
-        """Work begins: `done` of `total` steps are there already."""
-        self._task = self._progress.add_task("", total=total, completed=done)
-
-    def advance(self, steps: int = 1) -> None:
-        """`steps` more are done."""
-        if self._task is not None:
-            self._progress.advance(self._task, steps)
-
-    def say(self, doing: str) -> None:
-        """What is being done now."""
-        if self._task is not None:
-            self._progress.update(self._task, description=doing)

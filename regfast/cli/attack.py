@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -75,20 +74,25 @@ def attack(
 
     import regfast
     from regfast.evaluation.samples import pick_samples
-    from regfast.evaluation.summary import replace_text, results_table, share
+    from regfast.evaluation.summary import results_table, share
+    from regfast.runs.errors import user_input
+    from regfast.runs.files import make_folder, write_json
 
-    use_threads(threads)
-    place = pick_device(device)
-    attacks = [
-        each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps, steps=steps, restarts=restarts)
-    ]
-    radii = numbers(eps, "--eps") if eps else []
-    path = out or Path("runs/attacks") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{model.replace(':', '-')}.json"
-    given = open_inputs(
-        model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
-        resize=resize, crop=crop, interpolation=interpolation,
-    )  # fmt: skip
-    _make_folder(path)
+    with user_input():
+        use_threads(threads)
+        place = pick_device(device)
+        attacks = [
+            each
+            for spec in attack or ["pgd"]
+            for each in build_attacks(spec, norm, eps, steps=steps, restarts=restarts)
+        ]
+        radii = numbers(eps, "--eps") if eps else []
+        path = out or Path("runs/attacks") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{model.replace(':', '-')}.json"
+        given = open_inputs(
+            model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
+            resize=resize, crop=crop, interpolation=interpolation,
+        )  # fmt: skip
+    make_folder(path.parent)
     chosen = torch.tensor(pick_samples(len(given.data), limit, seed))
     images, labels = given.data.batch(chosen), given.data.labels[chosen]
     network = given.model.to(place) if isinstance(given.model, torch.nn.Module) else given.model
@@ -99,7 +103,7 @@ def attack(
         "versions": {"regfast": regfast.__version__, "torch": torch.__version__},
     }
     for note in facts["notes"]:
-        console.print(note, markup=False)
+        console.print(note)
     rows: list[dict[str, Any]] = []
     samples: dict[str, Any] = {"sample": chosen.tolist(), "label": labels.tolist()}
     for each in attacks:
@@ -110,11 +114,11 @@ def attack(
         for column in ("prediction", "success", "distance", "gradients", "queries"):
             samples[f"{column} {each!r}"] = getattr(result, column).tolist()
         clean = share(int(result.clean.sum()), len(chosen))
-        replace_text(path, json.dumps({**facts, "clean": clean, "attacks": rows, "samples": samples}, indent=1) + "\n")
-    console.print(f"clean accuracy {clean['value']:.2%} [{clean['low']:.2%}, {clean['high']:.2%}]", markup=False)
+        write_json(path, {**facts, "clean": clean, "attacks": rows, "samples": samples})
+    console.print(f"clean accuracy {clean['value']:.2%} [{clean['low']:.2%}, {clean['high']:.2%}]")
     show(results_table(rows))
     seconds = sum({row["options"]: row["seconds"] for row in rows}.values())
-    console.print(f"grads and passes per image; {seconds:.1f} s in all; results: {path}", markup=False)
+    console.print(f"grads and passes per image; {seconds:.1f} s in all; results: {path}")
 
 
 def _rows(attack: Runnable, radii: list[float], result: AttackResult, seconds: float) -> list[dict[str, Any]]:
@@ -139,13 +143,3 @@ def _rows(attack: Runnable, radii: list[float], result: AttackResult, seconds: f
             }
         )
     return rows
-
-
-def _make_folder(path: Path) -> None:
-    """The folder of a result file, before anything is computed for it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(f".{path.name}").write_text("")
-        path.with_name(f".{path.name}").unlink()
-    except OSError as error:
-        raise ValueError(f"--out {path} cannot be written: {error.strerror or error}") from error

@@ -19,12 +19,15 @@ def compare(
     """Differences of clean and robust accuracy on the same images, with intervals and McNemar's test."""
     from regfast.evaluation.compare import compare as compare_runs
     from regfast.evaluation.compare import comparison_markdown, plot_comparison
+    from regfast.runs.errors import user_input
+    from regfast.runs.files import make_folder, write_text
 
-    compared = compare_runs(runs, seed=seed)
+    with user_input():
+        compared = compare_runs(runs, seed=seed)
     text = comparison_markdown(compared)
     show(text)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "comparison.md").write_text(text, encoding="utf-8")
+        make_folder(out)
+        write_text(out / "comparison.md", text)
         plot_comparison(compared, out / "comparison.png")
         console.print(f"table and plot: {out}")

@@ -78,23 +78,25 @@ def evaluate(
     torchrun --nproc-per-node 8 -m regfast evaluate … An interrupted run goes on when the command is repeated.
     """
     from regfast.evaluation import evaluate as run
+    from regfast.runs.errors import user_input
 
-    use_threads(threads)
-    if out is None and not plan:
-        raise ValueError("--out is needed: the folder of the run")
-    if device is not None:
-        pick_device(device)
-    attacks = [each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps)]
-    given = open_inputs(
-        model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
-        resize=resize, crop=crop, interpolation=interpolation,
-    )  # fmt: skip
-    network, data = given.model, given.data
+    with user_input():
+        use_threads(threads)
+        if out is None and not plan:
+            raise ValueError("--out is needed: the folder of the run")
+        if device is not None:
+            pick_device(device)
+        attacks = [each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps)]
+        given = open_inputs(
+            model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,
+            resize=resize, crop=crop, interpolation=interpolation,
+        )  # fmt: skip
+        network, data = given.model, given.data
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
         count = len(data) if limit is None else min(limit, len(data))
         for note in (*given.notes, f"{count} of {len(data)} images, seed {seed}"):
-            console.print(note, markup=False)
+            console.print(note)
     if plan:
         from regfast.evaluation.plan import plan_evaluation, plan_markdown
 
@@ -124,4 +126,4 @@ def evaluate(
     )
     if leads:
         show((result.folder / "summary.md").read_text(encoding="utf-8"))
-        console.print(f"rows, summary and curves: {result.folder}", markup=False)
+        console.print(f"rows, summary and curves: {result.folder}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from regfast.cli._console import Bar, console
+from regfast.cli._console import console
 from regfast.cli._options import (
     DataRoot,
     Device,
@@ -69,28 +69,31 @@ def paper(
     The default trains and attacks on three pairs of data and model. Ctrl-C leaves a run that the same command finishes.
     """
     from regfast.paper import paper_config, run_paper
+    from regfast.runs.errors import user_input
+    from regfast.runs.progress import Steps
     from regfast.study import default_workers
 
-    use_threads(threads)
-    config = paper_config(
-        size,
-        dataset,
-        model,
-        data_root=None if data_root is None else str(data_root),
-        label=label,
-        epochs=epochs,
-        seeds=None if seeds is None else whole_numbers(seeds, "--seeds"),
-        regularizers=regularizer or None,
-        limit=limit,
-    )
+    with user_input():
+        use_threads(threads)
+        config = paper_config(
+            size,
+            dataset,
+            model,
+            data_root=None if data_root is None else str(data_root),
+            label=label,
+            epochs=epochs,
+            seeds=None if seeds is None else whole_numbers(seeds, "--seeds"),
+            regularizers=regularizer or None,
+            limit=limit,
+        )
+        place = pick_device(device)
     folder = out or Path("runs") / f"paper-{size}"
-    place = pick_device(device)
     alone = place.type != "cpu" or threads is not None
     usual = 1 if alone else min(default_workers(study.dataset) for study in config.studies)
     command = shlex.join(["regfast", *sys.argv[1:]])
-    with Bar() as bar:
+    with Steps() as shown:
         did = run_paper(
-            config, folder, download=download, workers=workers or usual, device=place, command=command, progress=bar
+            config, folder, download=download, workers=workers or usual, device=place, command=command, progress=shown
         )
     written = folder / "report.html"
     if not page:

@@ -9,4 +9,4 @@ def show_config() -> None:
     """Print versions, backends and which of them serves each operator here."""
     import regfast
 
-    console.print(regfast.show_config(), markup=False)
+    console.print(regfast.show_config())

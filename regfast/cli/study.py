@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regfast.cli._console import Bar, console
+from regfast.cli._console import console
 from regfast.cli._options import (
     DataRoot,
     Dataset,
@@ -73,22 +73,25 @@ def study(
 
     The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes.
     """
+    from regfast.runs.errors import user_input
+    from regfast.runs.progress import Steps
     from regfast.study import default_workers, run_study, sized
 
-    use_threads(threads)
-    place = pick_device(device)
-    chosen = _changed(
-        sized(size, dataset, **_given(model=model, limit=limit, data_root=data_root and str(data_root))),
-        regularizers=regularizer,
-        seeds=seeds,
-        recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
-        eps={"linf": eps_linf, "l2": eps_l2},
-        steps=steps,
-    )
+    with user_input():
+        use_threads(threads)
+        place = pick_device(device)
+        chosen = _changed(
+            sized(size, dataset, **_given(model=model, limit=limit, data_root=data_root and str(data_root))),
+            regularizers=regularizer,
+            seeds=seeds,
+            recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+            eps={"linf": eps_linf, "l2": eps_l2},
+            steps=steps,
+        )
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
     usual = default_workers(dataset) if place.type == "cpu" and threads is None else 1
-    with Bar() as bar:
+    with Steps() as shown:
         did = run_study(
             chosen,
             folder,
@@ -96,7 +99,7 @@ def study(
             workers=workers or usual,
             device=place,
             command=command,
-            progress=bar,
+            progress=shown,
         )
     written = folder / "report.html"
     if not page:

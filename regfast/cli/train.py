@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regfast.cli._console import Bar, console
+from regfast.cli._console import console
 from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Threads, pick_device, use_threads
 
 
@@ -43,33 +43,39 @@ def train(
     from regfast.cli._attacks import build_adversary
     from regfast.data import load_splits
     from regfast.models import load_model, save_checkpoint
+    from regfast.runs.errors import InputError, user_input
+    from regfast.runs.files import write_json
+    from regfast.runs.folder import alone
+    from regfast.runs.progress import Steps
     from regfast.study import sized
-    from regfast.study.files import write_json
     from regfast.training import REGULARIZERS, Epoch, predict
     from regfast.training import train as run
 
-    use_threads(threads)
-    rule = REGULARIZERS.build(regularizer)
-    attacker = None if adversary is None else build_adversary(adversary, seed)
-    suited = sized("full", dataset)
-    options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
-    splits = load_splits(dataset, data_root, download=download)
-    network = load_model(
-        model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
-    ).to(pick_device(device))
-    with Bar() as bar:
-        bar.start(recipe.epochs, 0)
+    if out.is_dir() or out.suffix != ".safetensors":
+        raise InputError(f"--out expects a file to write whose name ends in .safetensors, got {out}")
+    with user_input():
+        use_threads(threads)
+        rule = REGULARIZERS.build(regularizer)
+        attacker = None if adversary is None else build_adversary(adversary, seed)
+        suited = sized("full", dataset)
+        options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
+        splits = load_splits(dataset, data_root, download=download)
+        network = load_model(
+            model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
+        ).to(pick_device(device))
+    with alone(out.with_name(f".{out.name}.lock")), Steps() as steps:
+        steps.start(recipe.epochs, 0)
 
         def on_epoch(epoch: Epoch) -> None:
-            bar.advance()
-            bar.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
+            steps.advance()
+            steps.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
 
         history = run(
             network, splits.train, splits.holdout, rule, recipe, seed=seed, adversary=attacker, on_epoch=on_epoch
         )
-    save_checkpoint(network.network_state(), out)
-    write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
+        write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
+        save_checkpoint(network.network_state(), out)
     _, logits, labels = predict(network, splits.test)
     confidence, prediction = logits.softmax(1).max(1)
     correct = prediction == labels

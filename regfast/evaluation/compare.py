@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from regfast.evaluation.identity import fingerprint
+from regfast.evaluation.identity import fingerprint, read_identity
 from regfast.evaluation.samples import OK
 from regfast.evaluation.store import ResultStore
 from regfast.evaluation.summary import eps_text
+from regfast.runs.errors import MissingInput
+from regfast.runs.files import replacing
 from regfast.statistics import mcnemar, paired_difference
 
 __all__ = ["Comparison", "compare", "comparison_markdown", "plot_comparison", "read_run"]
@@ -56,8 +57,8 @@ def read_run(folder: Path) -> tuple[dict[str, object], pa.Table]:
     """
     path = folder / "run.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no evaluation: {path} is missing")
-    identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        raise MissingInput(f"{folder} holds no evaluation: {path} is missing")
+    identity = read_identity(path)
     return identity, ResultStore(folder, fingerprint(identity)).read()
 
 
@@ -162,4 +163,5 @@ def plot_comparison(compared: Sequence[Comparison], path: Path) -> None:
     axis.set_xlabel(f"difference from {compared[0].base}, percentage points (95 % interval)")
     axis.grid(axis="x", alpha=0.3)
     axis.margins(y=0.5 / max(len(compared), 1))
-    figure.savefig(path, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix[1:])

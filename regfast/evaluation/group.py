@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from regfast.runs.errors import RunStopped
+from regfast.runs.files import leave_now
+
 __all__ = ["WorkerGroup", "join"]
 
-_TIMEOUT = timedelta(days=30)  # a worker may wait for the slowest chunk of the others, however long that takes
+_PULSE = 1.0  # seconds between two signs of life of a worker
+_PATIENCE = 60.0  # seconds without one after which it counts as lost
+_TIMEOUT = timedelta(days=30)  # of one answer: a worker waits for the slowest chunk of the others while these live
 
 
 @dataclass
 class WorkerGroup:
-    """This worker's place among all: `rank` of `size`, the store they share, and the device it computes on."""
+    """This worker's place among all: `rank` of `size`, the device it computes on, and the store that they share.
+
+    `connect` makes another connection to the store.
+    """
 
     rank: int
     size: int
     store: dist.Store
     device: torch.device
+    connect: Callable[[], dist.Store]
+    _over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def leads(self) -> bool:
@@ -33,14 +47,51 @@ class WorkerGroup:
         """Add `amount` to a counter that all workers share, and return its value."""
         return self.store.add(key, amount)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Nobody waits for the dead, or works for them, while the context lasts.
+
+        Every worker gives a sign of life a second. One that does not lead ends, whatever it is doing, when the leading
+        one is gone, for another job may be using the folder by then; so does every worker that torchrun started when
+        torchrun is gone. What it had in work is lost, nothing else.
+        """
+        if self.size > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    def _watch(self) -> None:
+        agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        store = self.connect()  # of its own: a call that waits holds the other
+        while not self._over.wait(_PULSE):
+            if agent not in (None, os.getppid()):
+                leave_now(f"worker {self.rank} ends: torchrun is gone")
+            try:
+                store.add(f"pulse-{self.rank}", 1)
+            except RuntimeError:
+                if not self._over.is_set():
+                    leave_now(f"worker {self.rank} ends: the leading worker is gone")
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        """Wait until `done()`. Raises RunStopped when one of the others has shown no life for a minute."""
+        pulses = [(-1, 0.0)] * self.size
+        while not done():
+            for rank in range(self.size):
+                pulse, now = self.count(f"pulse-{rank}"), time.monotonic()
+                if pulse != pulses[rank][0]:
+                    pulses[rank] = (pulse, now)
+                elif now - pulses[rank][1] > _PATIENCE and not self.count(f"gone-{rank}"):
+                    raise RunStopped(f"worker {rank} has shown no sign of life for {_PATIENCE:.0f} seconds")
+            time.sleep(0.2)
+
     def leave(self) -> None:
         """Say that this worker is done; the one that hosts the store waits for the others before it goes."""
-        if self.size == 1:
-            return
+        self._over.set()
+        self.count(f"gone-{self.rank}", 1)
         if self.leads:
-            self.store.wait([f"gone-{rank}" for rank in range(1, self.size)], _TIMEOUT)
-        else:
-            self.store.set(f"gone-{self.rank}", "1")
+            self.wait(lambda: all(self.count(f"gone-{rank}") for rank in range(self.size)))
 
 
 def join(device: torch.device | str | None = None) -> WorkerGroup:
@@ -66,12 +117,13 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
             raise ValueError(f"device {device} is not available: this machine has {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
     if not launched and not (dist.is_available() and dist.is_initialized()):
-        return WorkerGroup(0, 1, dist.HashStore(), device)
+        store: dist.Store = dist.HashStore()
+        return WorkerGroup(0, 1, store, device, lambda: store)
     if not dist.is_initialized():
-        store, rank, size = next(dist.rendezvous("env://"))
+        shared, rank, size = next(dist.rendezvous("env://"))
         # torchrun keeps its store over an elastic restart: without a name for each attempt, workers find the addresses
         # of the dead ones there
-        attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=attempt, rank=rank, world_size=size)
     rank, size = dist.get_rank(), dist.get_world_size()
     host = os.environ.get("MASTER_ADDR", socket.gethostname())
@@ -79,5 +131,9 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
     address: list[int | None] = [hosted.port if hosted else None]
     dist.broadcast_object_list(address, src=0, device=device)
     assert address[0] is not None
-    store = hosted or dist.TCPStore(host, address[0], is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
-    return WorkerGroup(rank, size, store, device)
+    port = address[0]
+
+    def connect() -> dist.Store:
+        return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
+
+    return WorkerGroup(rank, size, hosted or connect(), device, connect)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regfast.evaluation.samples import Dataset
+from regfast.evaluation.samples import Dataset, read_pixels
+from regfast.runs.errors import InputError
+from regfast.runs.files import read_json
+from regfast.runs.folder import check_same
 
-__all__ = ["OtherRun", "check_identity", "data_fingerprint", "fingerprint", "model_fingerprint"]
+__all__ = ["check_identity", "data_fingerprint", "fingerprint", "model_fingerprint", "read_identity", "spread"]
 
-_PROBED = 8  # images hashed of a data set that names no files
-
-
-class OtherRun(RuntimeError):
-    """The folder holds a run of another configuration."""
+_PROBED = 64  # samples whose pixels are hashed at the start
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -46,32 +46,48 @@ def model_fingerprint(model: Callable[[Tensor], Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def data_fingerprint(dataset: Dataset, picked: Sequence[int]) -> str:
-    """Hash of a data set: its length, which samples are picked, and what can be known without reading all of it.
+def data_fingerprint(dataset: Dataset, picked: Sequence[int] | None = None) -> str:
+    """Hash of a data set: its length, which samples are picked, and what is known without reading all of it.
 
-    Files are hashed by folder, name and size (data sets with `samples`, as torchvision's ImageFolder has); tensors and
-    arrays by content (`images` and `labels`, or `tensors`); anything else by its first samples.
+    Tensors and arrays are hashed whole (`images`, `data`, `labels`, `targets`, `tensors`), files by folder, name and
+    size (data sets with `samples`, as torchvision's ImageFolder has), both also inside subsets; and of every data set
+    the pixels and labels of 64 of the picked samples, spread over them, as they are read.
     """
+    picked = range(len(dataset)) if picked is None else picked
     digest = hashlib.sha256(f"{len(dataset)} {len(picked)}".encode())
     digest.update(np.asarray(picked, dtype=np.int64).tobytes())
-    files = getattr(dataset, "samples", None) or getattr(getattr(dataset, "folder", None), "samples", None)
-    arrays = [getattr(dataset, name) for name in ("images", "labels") if hasattr(dataset, name)]
-    arrays = arrays or list(getattr(dataset, "tensors", []))
+    inner: Any = dataset
+    while hasattr(inner, "indices") and (hasattr(inner, "whole") or hasattr(inner, "dataset")):
+        digest.update(np.asarray(inner.indices, dtype=np.int64).tobytes())
+        inner = inner.whole if hasattr(inner, "whole") else inner.dataset
+    for name in ("images", "data", "labels", "targets"):
+        _hash_array(digest, getattr(inner, name, None))
+    for array in getattr(inner, "tensors", ()):
+        _hash_array(digest, array)
+    files = getattr(inner, "samples", None) or getattr(getattr(inner, "folder", None), "samples", None)
     if isinstance(files, Sequence) and files and isinstance(files[0], tuple) and isinstance(files[0][0], str | Path):
         for path, label in files:
-            tail = "/".join(Path(path).parts[-2:])
-            digest.update(f"{tail} {label} {Path(path).stat().st_size if Path(path).exists() else -1}".encode())
-    elif arrays and all(isinstance(array, Tensor | np.ndarray) for array in arrays):
-        for array in arrays:
-            content = torch.as_tensor(array).detach().cpu().contiguous()
-            digest.update(f"{content.dtype} {tuple(content.shape)}".encode())
-            digest.update(content.reshape(-1).view(torch.uint8).numpy().tobytes())
-    else:
-        for index in picked[:_PROBED]:
-            image, label = dataset[index]
-            digest.update(np.ascontiguousarray(torch.as_tensor(np.asarray(image)).cpu().numpy()).tobytes())
-            digest.update(str(int(label)).encode())
+            tail = os.fsencode("/".join(Path(path).parts[-2:]))
+            size = Path(path).stat().st_size if Path(path).exists() else -1
+            digest.update(tail + f" {label} {size}".encode())
+    for pixels in read_pixels(dataset, spread(picked, _PROBED)).values():
+        digest.update(pixels.encode())
     return digest.hexdigest()[:16]
+
+
+def spread(samples: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `samples`, spread over all of them, the first and the last among them."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return [int(samples[place]) for place in places]
+
+
+def _hash_array(digest: Any, array: Any) -> None:
+    if isinstance(array, list) and array and isinstance(array[0], int):
+        array = np.asarray(array)
+    if isinstance(array, Tensor | np.ndarray) and array.dtype != object:
+        content = torch.as_tensor(array).detach().cpu().contiguous()
+        digest.update(f"{content.dtype} {tuple(content.shape)}".encode())
+        digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def check_identity(path: Path, identity: Mapping[str, Any]) -> None:
@@ -79,24 +95,15 @@ def check_identity(path: Path, identity: Mapping[str, Any]) -> None:
 
     Raises:
         OtherRun: naming every entry that differs, with both values and what to do.
+        InputError: naming a damaged file.
     """
-    if not path.exists():
-        return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise OtherRun(f"{path} cannot be read ({error}). Choose another folder, or remove this one.") from error
-    wanted = json.loads(json.dumps(identity))
-    differing = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
-    if differing:
-        lines = [f"  {key}: {_short(stored.get(key))} there, {_short(wanted.get(key))} here" for key in differing]
-        raise OtherRun(
-            f"{path.parent} holds a run of another configuration:\n"
-            + "\n".join(lines)
-            + "\nGive this run another folder (--out), or repeat the options of that run to resume it."
-        )
+    if path.exists():
+        check_same(read_identity(path), json.loads(json.dumps(identity)), path.parent)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 160 else f"{text[:157]}…"
+def read_identity(path: Path) -> dict[str, Any]:
+    """What `path` (run.json) says the run is. Raises MissingInput, or InputError for a damaged file."""
+    identity = read_json(path).get("identity")
+    if not isinstance(identity, dict):
+        raise InputError(f"{path} is damaged: it says nothing about the run")
+    return identity

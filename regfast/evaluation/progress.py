@@ -1,17 +1,12 @@
-"""One progress line for the whole job, printed by the leading worker."""
+"""One progress line for the whole evaluation, shown by the leading worker."""
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
 from regfast.evaluation.group import WorkerGroup
+from regfast.runs.progress import Line, time_left
 from regfast.statistics import wilson_interval
 
 __all__ = ["Progress"]
@@ -20,8 +15,7 @@ __all__ = ["Progress"]
 class Progress:
     """Counts of all workers, and the line that shows them.
 
-    Every worker calls `add` after each chunk; the counters live in the shared store. The leading worker shows one line
-    that it renews twice a second on a terminal, and prints plainly every `interval` seconds elsewhere.
+    Every worker calls `add` after each chunk, and `within` inside it; the counters live in the shared store.
 
     Args:
         group: the workers.
@@ -29,22 +23,29 @@ class Progress:
         already: samples finished by earlier runs.
         what: name of the figure shown as robust accuracy, for example "autoattack linf 0.0314".
         show: False keeps silent.
-        interval: seconds between plain lines.
+        interval: seconds between plain lines, where standard error is no terminal.
     """
 
     def __init__(
         self, group: WorkerGroup, total: int, already: int, what: str, *, show: bool = True, interval: float = 30.0
     ) -> None:
         self.group, self.total, self.already, self.what = group, total, already, what
-        self.console = Console(stderr=True)
         self.show = show and group.leads
-        self.interval = 0.5 if self.console.is_terminal else interval
         self.started = time.monotonic()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._line = Line(lambda: (self._share(), self.line()), show=self.show, interval=interval)
+        self._within = 0  # hundredths of samples of the chunk in work that are counted
+
+    def within(self, samples: float) -> None:
+        """So many samples of the chunk in work are done, by and large."""
+        ahead = int(samples * 100) - self._within
+        if ahead > 0:
+            self._within += ahead
+            self.group.count("hundredths", ahead)
 
     def add(self, *, samples: int, usable: int, robust: int, evaluations: int) -> None:
         """Count a finished chunk."""
+        self.group.count("hundredths", samples * 100 - self._within)
+        self._within = 0
         self.group.count("evaluations", evaluations)
         self.group.count("usable", usable)
         self.group.count("robust", robust)
@@ -52,44 +53,29 @@ class Progress:
 
     def line(self) -> str:
         """The progress so far in one line."""
-        now = self.group.count("samples")
+        finished, done = self.group.count("samples"), self.group.count("hundredths") / 100
         usable, robust = self.group.count("usable"), self.group.count("robust")
         seconds = max(time.monotonic() - self.started, 1e-9)
-        parts = [f"{self.already + now}/{self.total} samples"]
+        parts = [f"{self.already + finished}/{self.total} samples"]
+        if round(done - finished, 1) > 0:
+            parts.append(f"{done - finished:.1f} in work")
         if usable:
             low, high = wilson_interval(robust, usable)[-2:]
             parts.append(f"robust {robust / usable:.1%} [{low:.1%}, {high:.1%}] {self.what}")
-        parts.append(f"{self.group.count('evaluations') / seconds:,.0f} evaluations/s")
-        if now:
-            left = (self.total - self.already - now) * seconds / now
-            parts.append(f"{_duration(left)} left")
+            parts.append(f"{self.group.count('evaluations') / seconds:,.0f} evaluations/s")
+        parts.append(time_left(self.started, done, self.total - self.already - done))
         return " · ".join(parts)
 
+    def _share(self) -> float:
+        return (self.already + self.group.count("hundredths") / 100) / max(self.total, 1)
+
     def __enter__(self) -> Progress:
-        if self.show:
-            self._thread = threading.Thread(target=self._renew, daemon=True)
-            self._thread.start()
+        self._line.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self.console.print(self.line(), highlight=False, soft_wrap=True)
-
-    def _renew(self) -> None:
-        if not self.console.is_terminal:
-            while not self._stop.wait(self.interval):
-                print(self.line(), file=sys.stderr, flush=True)
-            return
-        with Live(Text(self.line()), console=self.console, transient=True, auto_refresh=False) as live:
-            while not self._stop.wait(self.interval):
-                live.update(Text(self.line()), refresh=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+        self._line.__exit__(kind, error, trace)
+        if self.show:
+            self._line.say(self.line())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,32 @@ from torch import Tensor, nn
 import regfast
 from regfast.attacks.base import Runnable
 from regfast.evaluation.group import WorkerGroup, join
-from regfast.evaluation.identity import check_identity, data_fingerprint, fingerprint, model_fingerprint
+from regfast.evaluation.identity import (
+    check_identity,
+    data_fingerprint,
+    fingerprint,
+    model_fingerprint,
+    read_identity,
+    spread,
+)
 from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
-from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
-from regfast.evaluation.store import ResultStore, StoreFull
-from regfast.evaluation.summary import eps_text, replace_text, summarise, write_summary
+from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels
+from regfast.evaluation.store import ResultStore
+from regfast.evaluation.summary import eps_text, summarise, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps
+from regfast.runs.errors import InputError, OtherRun, RunStopped
+from regfast.runs.files import REMEDY, NotWritten, read_json, write_json
+from regfast.runs.folder import alone, check_kind
 
 __all__ = ["EvaluationResult", "EvaluationStopped", "evaluate"]
 
 
-class EvaluationStopped(RuntimeError):
+FORMAT = 2  # of the result files; a run of another format is not continued
+_REREAD = 64  # finished samples whose pixels are compared when a run goes on
+
+
+class EvaluationStopped(RunStopped):
     """The run ended early; what was finished is stored, and the same call goes on from there."""
 
 
@@ -49,8 +62,7 @@ class EvaluationResult:
 
     def rows(self) -> pa.Table:
         """One row a sample, attack and eps (`regfast.evaluation.store.SCHEMA`), sorted."""
-        identity = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["identity"]
-        return ResultStore(self.folder, fingerprint(identity)).read()
+        return ResultStore(self.folder, fingerprint(read_identity(self.folder / "run.json"))).read()
 
     def robust_accuracy(self, attack: str, eps: float, norm: str | None = None) -> float:
         """Robust accuracy in [0, 1] under `attack` at `eps`.
@@ -111,12 +123,15 @@ def evaluate(
 
     Raises:
         ValueError: for attacks without eps or given twice, an unusable limit, chunk size or device.
-        OtherRun: if `out` holds a run of another configuration; says what differs.
+        OtherRun: if `out` holds a run of another kind, configuration or data; says what differs.
         DamagedPart: if a stored part is truncated, corrupted or foreign.
-        EvaluationStopped: if a part could not be written (full disk); what was finished is kept.
+        EvaluationStopped: if a file could not be written (full disk), another job holds the folder, finished rows
+            vanished from it, or another worker was lost; what was finished is kept.
     """
     folder = Path(out)
     groups = group_by_eps(attacks)
+    if not groups:
+        raise InputError("attacks: expected at least one, got none")
     names = _names(groups)
     workers = join(device)
     settings = Settings(workers.device, seed, lanes, precision, compile, save_images)
@@ -124,6 +139,7 @@ def evaluate(
         model.to(workers.device)
     picked = pick_samples(len(dataset), limit, seed)
     identity = {
+        "format": FORMAT,
         "regfast": regfast.__version__,
         "model": {"name": model_name or type(model).__name__, "fingerprint": model_fingerprint(model)},
         "dataset": {
@@ -137,26 +153,26 @@ def evaluate(
         "save_images": save_images,
     }
     store = ResultStore(folder, fingerprint(identity))
-    lock: contextlib.AbstractContextManager[None] = _alone(folder) if workers.leads else contextlib.nullcontext()
-    with lock:
-        left = _agree(workers, lambda: _open(store, identity, picked, command))
-        started = time.monotonic()
-        what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})" if groups else ""
-        with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
-            try:
-                _work(model, dataset, picked, left, groups, names, store, settings, workers, chunk_size, line)
-            except StoreFull as error:
-                safe = len(picked) - len(left) + workers.count("samples")
-                raise EvaluationStopped(
-                    f"{error}. {safe} of {len(picked)} samples are safe in {folder}; only the chunks in flight are "
-                    "lost. Make room and run the same command again to go on."
-                ) from error
-            _await_all(workers, len(left))
-        if left or not (folder / "summary.json").exists():
+    figures = sum(map(len, groups))
+    with contextlib.ExitStack() as held:
+        held.enter_context(workers.watched())
+        summary = _agree(workers, lambda: _finished(store, identity, picked, figures))
+        if summary is None:
+            left = _agree(workers, lambda: _open(store, identity, dataset, picked, command, held))
+            started = time.monotonic()
+            what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})"
+            with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
+                try:
+                    _work(model, dataset, picked, left, groups, names, store, settings, workers, chunk_size, line)
+                except NotWritten as error:
+                    safe = len(picked) - len(left) + workers.count("samples")
+                    raise EvaluationStopped(
+                        f"{error}. {safe} of {len(picked)} samples are safe in {folder}; only the chunks in flight are "
+                        "lost. Make room and run the same command again to go on."
+                    ) from error
+                workers.wait(lambda: workers.count("samples") >= len(left))
             seconds = time.monotonic() - started
-            summary = _agree(workers, lambda: _close(store, identity, workers, seconds, command))
-        else:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            summary = _agree(workers, lambda: _close(store, identity, len(picked), figures, workers, seconds, command))
         workers.leave()
     return EvaluationResult(folder, summary)
 
@@ -206,23 +222,58 @@ def _names(groups: Sequence[Sequence[Runnable]]) -> list[str]:
     return names
 
 
-def _open(store: ResultStore, identity: dict[str, Any], picked: list[int], command: str | None) -> list[int]:
-    """Check what the folder holds and return the samples still to do."""
+def _finished(store: ResultStore, identity: dict[str, Any], picked: list[int], figures: int) -> dict[str, Any] | None:
+    """The summary of the run in the folder, if it is the same run and whole; nothing is written."""
+    check_kind(store.folder, "evaluation")
+    check_identity(store.folder / "run.json", identity)
+    path = store.folder / "summary.json"
+    if not path.exists() or len(store.finished()) < len(picked):
+        return None
+    return read_json(path, REMEDY)
+
+
+def _open(
+    store: ResultStore,
+    identity: dict[str, Any],
+    dataset: Dataset,
+    picked: list[int],
+    command: str | None,
+    held: contextlib.ExitStack,
+) -> list[int]:
+    """Hold the folder against other jobs, check what is in it, and return the samples still to do."""
+    held.enter_context(alone(store.folder / ".lock"))
     run = store.folder / "run.json"
-    check_identity(run, identity)
-    try:
-        store.prepare()
-        if not run.exists():
-            replace_text(run, json.dumps({"identity": identity, "command": command}, indent=2) + "\n")
-    except OSError as error:
-        raise EvaluationStopped(f"{store.folder} cannot be written: {error.strerror or error}") from error
+    check_identity(run, identity)  # once more: another job may have been here
     finished = store.finished()
+    again = spread(list(finished), _REREAD)
+    for sample, pixels in read_pixels(dataset, again).items():
+        if finished[sample] not in ("", pixels):
+            raise OtherRun(
+                f"{store.folder} holds a run on other data: sample {sample} is not the image, or has not the label, "
+                "that was attacked there. Give this run another folder (--out)."
+            )
+    store.prepare()
+    if not run.exists():
+        write_json(run, {"identity": identity, "command": command})
     return [sample for sample in picked if sample not in finished]
 
 
 def _close(
-    store: ResultStore, identity: dict[str, Any], workers: WorkerGroup, seconds: float, command: str | None
+    store: ResultStore,
+    identity: dict[str, Any],
+    samples: int,
+    figures: int,
+    workers: WorkerGroup,
+    seconds: float,
+    command: str | None,
 ) -> dict[str, Any]:
+    """Check that every row (and image) is still there and write what they say, summary.json last."""
+    there = len(store.finished())
+    if there < samples or store.read().num_rows != samples * figures:
+        raise EvaluationStopped(
+            f"{samples - there} of {samples} samples have vanished from {store.folder} while the run was going on. "
+            "The same command computes them again."
+        )
     device = workers.device
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or platform.machine())
@@ -264,23 +315,3 @@ def _agree(workers: WorkerGroup, decide: Callable[[], Any]) -> Any:
         raise
     workers.store.set(key, json.dumps({"value": value}))
     return value
-
-
-def _await_all(workers: WorkerGroup, samples: int) -> None:
-    """Wait until every sample of this call is stored; torchrun ends us all if a worker dies meanwhile."""
-    while workers.count("samples") < samples:
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second job; the lock goes with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EvaluationStopped(
-                f"another evaluation is writing to {folder}; wait for it or choose another folder"
-            ) from error
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["OK", "Dataset", "LoadedChunk", "image_shape", "load_chunk", "pick_samples"]
+__all__ = ["OK", "Dataset", "LoadedChunk", "image_shape", "load_chunk", "pick_samples", "pixel_hash", "read_pixels"]
 
 OK = "ok"
 
@@ -35,12 +36,18 @@ class LoadedChunk:
         labels: (n,) int64, -1 where the label could not be read.
         status: n strings, "ok" or why the sample cannot be attacked.
         images: (m, C, H, W) float32 in [0, 1], of the m samples with status "ok", in order.
+        pixels: n hashes of these images and their labels, "" for the samples that cannot be attacked.
     """
 
     def __init__(self, samples: Sequence[int], labels: list[int], status: list[str], images: list[Tensor]) -> None:
         self.samples = torch.tensor(samples, dtype=torch.int64)
         self.labels = torch.tensor(labels, dtype=torch.int64)
         self.status = status
+        usable = iter(images)
+        self.pixels = [
+            pixel_hash(next(usable), label) if reason == OK else ""
+            for label, reason in zip(labels, status, strict=True)
+        ]
         self.images = torch.stack(images) if images else torch.empty(0, 3, 1, 1)
 
     @property
@@ -62,6 +69,13 @@ def pick_samples(size: int, limit: int | None, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(size)[:limit].tolist())
 
 
+def pixel_hash(image: Tensor, label: int) -> str:
+    """16 hexadecimal digits that decide whether two samples are the same."""
+    digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)} {label}".encode(), digest_size=8)
+    digest.update(image.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def image_shape(dataset: Dataset, samples: Sequence[int]) -> tuple[int, ...] | None:
     """Shape (C, H, W) of the first of `samples` that can be read, None if none can: what all others are held to."""
     for sample in samples:
@@ -69,6 +83,12 @@ def image_shape(dataset: Dataset, samples: Sequence[int]) -> tuple[int, ...] | N
         if image is not None and reason == OK:
             return tuple(image.shape)
     return None
+
+
+def read_pixels(dataset: Dataset, samples: Sequence[int]) -> dict[int, str]:
+    """`pixel_hash` of those of `samples` that can be read as images with a label."""
+    loaded = ((sample, *_load(dataset, sample, None)) for sample in samples)
+    return {sample: pixel_hash(image, label) for sample, image, label, reason in loaded if image is not None}
 
 
 def load_chunk(
@@ -95,17 +115,23 @@ def load_chunk(
 
 def _load(dataset: Dataset, sample: int, num_classes: int | None) -> tuple[Tensor | None, int, str]:
     try:
-        read, label = dataset[sample]
-        image = read if isinstance(read, Tensor) else torch.as_tensor(np.asarray(read))
-        label = int(label)
+        image, label = dataset[sample]
+        return _checked(image, label, num_classes)
     except Exception as error:  # any decoder error: the row says which, the run goes on
-        return None, -1, f"unreadable: {type(error).__name__}: {error}"[:300]
+        reason = f"unreadable: {type(error).__name__}: {error}"
+        return None, -1, reason.encode("utf-8", "backslashreplace").decode()[:300]  # names of files may be no UTF-8
+
+
+def _checked(read: Any, label: Any, num_classes: int | None) -> tuple[Tensor | None, int, str]:
+    image = read if isinstance(read, Tensor) else torch.as_tensor(np.asarray(read))
+    label = int(label)
     if image.dtype == torch.uint8:
         image = image.float() / 255
-    if image.ndim != 3 or not image.is_floating_point():
-        return None, label, f"not an image: shape {tuple(image.shape)}, {image.dtype}"
-    if num_classes is not None and not 0 <= label < num_classes:
-        return None, label, f"label {label} is outside [0, {num_classes})"
+    if image.ndim != 3 or not image.is_floating_point() or not image.numel():
+        return None, -1 if abs(label) >= 2**63 else label, f"not an image: shape {tuple(image.shape)}, {image.dtype}"
+    if abs(label) >= 2**63 or (num_classes is not None and not 0 <= label < num_classes):
+        bound = "2^63" if num_classes is None else num_classes
+        return None, -1 if abs(label) >= 2**63 else label, f"label {label} is outside [0, {bound})"
     if not bool(torch.isfinite(image).all()):
         return None, label, "pixels are not finite"
     low, high = image.min().item(), image.max().item()

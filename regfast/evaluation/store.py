@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-__all__ = ["SCHEMA", "DamagedPart", "ResultStore", "StoreFull"]
+from regfast.runs.errors import InputError
+from regfast.runs.files import make_folder, remove_unfinished, replacing
+
+__all__ = ["SCHEMA", "DamagedPart", "ResultStore"]
 
 SCHEMA = pa.schema(
     [
@@ -23,6 +26,7 @@ SCHEMA = pa.schema(
         ("norm", pa.string()),
         ("eps", pa.float64()),
         ("status", pa.string()),
+        ("pixels", pa.string()),
         ("clean_prediction", pa.int64()),
         ("prediction", pa.int64()),
         ("correct", pa.bool_()),
@@ -38,15 +42,11 @@ SCHEMA = pa.schema(
 )
 """One row a sample, attack and eps. `status` is "ok" or why the sample could not be attacked; `carried`: broken at a
 smaller eps of the same attack and not attacked again; `distance`: norm of the perturbation; `loss`: cross-entropy at
-the returned image."""
+the returned image; `pixels`: hash of the clean image and its label, "" where it could not be attacked."""
 
 
-class DamagedPart(RuntimeError):
+class DamagedPart(InputError):
     """A part of the run is truncated, corrupted, or of another configuration."""
-
-
-class StoreFull(OSError):
-    """A part could not be written; what was finished before is safe."""
 
 
 class ResultStore:
@@ -64,11 +64,13 @@ class ResultStore:
         self.fingerprint = fingerprint
 
     def prepare(self) -> None:
-        """Make the folders, and remove what a killed writer left half-written."""
-        for folder in (self.parts, self.images):
-            folder.mkdir(parents=True, exist_ok=True)
-            for left_over in folder.glob(".*.tmp"):
-                left_over.unlink(missing_ok=True)
+        """Make the folders, and remove what a killed writer left half-written and parts that have lost their images."""
+        make_folder(self.parts)
+        make_folder(self.images)
+        remove_unfinished(self.folder, self.parts, self.images)
+        for path in self.part_paths():
+            if not self._has_images(path):
+                path.unlink()
 
     def write(self, rows: pa.Table, facts: Mapping[str, Any], images: Mapping[str, Tensor] | None = None) -> Path:
         """Write one finished chunk and return its path.
@@ -79,71 +81,69 @@ class ResultStore:
             images: adversarial images by name; written first, so that a part never lacks its images.
 
         Raises:
-            StoreFull: if the file system refuses (no space, quota, permission); nothing half-written stays behind.
+            NotWritten: if the file system refuses (no space, quota, permission); nothing half-written stays behind.
         """
         samples = rows["sample"].to_pylist()
         name = f"samples-{min(samples):09d}-{max(samples):09d}-{len(set(samples))}"
-        metadata = {"regfast.fingerprint": self.fingerprint, **{f"regfast.{k}": str(v) for k, v in facts.items()}}
-        table = rows.replace_schema_metadata(metadata)
+        known = {"fingerprint": self.fingerprint, "images": len(images or ()), **facts}
+        table = rows.replace_schema_metadata({f"regfast.{key}": str(value) for key, value in known.items()})
         if images:
             content = safetensors_bytes({key: value.contiguous() for key, value in images.items()})
-            self._write(self.images / f"{name}.safetensors", lambda file: file.write(content))
+            with replacing(self.images / f"{name}.safetensors") as file:
+                file.write(content)
         part = self.parts / f"{name}.parquet"
-        self._write(part, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
+        with replacing(part) as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         return part
 
-    def _write(self, path: Path, write: Any) -> None:
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with beside.open("wb") as file:
-                write(file)
-                _sync(file)
-            beside.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise StoreFull(error.errno, f"{path} could not be written: {error.strerror or error}") from error
+    def read(self, parts: Sequence[Path] | None = None) -> pa.Table:
+        """All rows of all parts (or `parts`), sorted by attack, norm, eps and sample, each once.
 
-    def read(self) -> pa.Table:
-        """All rows of all parts, sorted by attack, norm, eps and sample.
+        A sample can be in two parts: a worker that outlived its job stored it after the next job had drawn it again.
+        Both were computed from the same inputs; the rows of the first part (by name) stay.
 
         Raises:
-            DamagedPart: if a part is truncated or corrupted, belongs to another configuration, or repeats a sample.
+            DamagedPart: if a part is truncated or corrupted, or belongs to another configuration.
         """
-        tables = [self._read_part(path) for path in self.part_paths()]
+        tables, known = [], pa.array([], pa.int64())
+        for path in self.part_paths() if parts is None else parts:
+            table = self._read_part(path)
+            table = table.filter(pc.invert(pc.is_in(table["sample"], known)))
+            known = pa.concat_arrays([known, pc.unique(table["sample"])])
+            tables.append(table)
         if not tables:
             return SCHEMA.empty_table()
         keys = [("attack", "ascending"), ("norm", "ascending"), ("eps", "ascending"), ("sample", "ascending")]
-        rows = pa.concat_tables(tables).sort_by(keys)
-        distinct = rows.group_by([key for key, _ in keys]).aggregate([]).num_rows
-        if distinct != rows.num_rows:
-            raise DamagedPart(
-                f"{self.parts} holds {rows.num_rows - distinct} rows twice: parts of two runs were put together. "
-                "Remove the parts that do not belong here."
-            )
-        return rows
+        return pa.concat_tables(tables).sort_by(keys)
 
     def facts(self, name: str) -> list[str]:
         """The fact `name` of every part, in order of the parts' names."""
-        key = f"regfast.{name}".encode()
-        return [(pq.read_schema(path).metadata or {}).get(key, b"").decode() for path in self.part_paths()]
+        return [self._fact(path, name) for path in self.part_paths()]
 
-    def finished(self) -> set[int]:
-        """Ids of the samples whose rows are stored."""
-        return set(self.read()["sample"].to_pylist())
+    def _fact(self, part: Path, name: str) -> str:
+        return (self._opened(part, pq.read_schema).metadata or {}).get(f"regfast.{name}".encode(), b"").decode()
+
+    def finished(self) -> dict[int, str]:
+        """Id to hash of the pixels (`SCHEMA`) of the samples that are stored, their images too where they belong."""
+        rows = self.read([path for path in self.part_paths() if self._has_images(path)])
+        return dict(zip(rows["sample"].to_pylist(), rows["pixels"].to_pylist(), strict=True))
+
+    def _has_images(self, part: Path) -> bool:
+        """Whether the images that belong to `part` are there and whole."""
+        if self._fact(part, "images") in ("", "0"):
+            return True
+        try:
+            with safe_open(self.images / f"{part.stem}.safetensors", "pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
 
     def part_paths(self) -> list[Path]:
         """The parts, by name."""
         return sorted(self.parts.glob("samples-*.parquet"))
 
     def _read_part(self, path: Path) -> pa.Table:
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedPart(
-                f"{path} is truncated or corrupted ({error}). Delete that one file and run the same command again: "
-                "only its samples are computed anew."
-            ) from error
+        table = self._opened(path, lambda part: pq.read_table(part, page_checksum_verification=True))
         found = (table.schema.metadata or {}).get(b"regfast.fingerprint", b"").decode()
         if found != self.fingerprint:
             raise DamagedPart(
@@ -154,7 +154,11 @@ class ResultStore:
             raise DamagedPart(f"{path} has other columns than this version writes: {table.schema.names}.")
         return table.replace_schema_metadata(None)
 
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    def _opened(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        try:
+            return read(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedPart(
+                f"{path} is truncated or corrupted ({error}). Delete that one file and run the same command again: "
+                "only its samples are computed anew."
+            ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from regfast.evaluation.samples import OK
+from regfast.runs.files import replacing, write_json, write_text
 from regfast.statistics import wilson_interval
 
-__all__ = ["eps_text", "replace_text", "results_table", "share", "summarise", "write_summary"]
+__all__ = ["eps_text", "results_table", "share", "summarise", "write_summary"]
 
 Row = dict[str, Any]
 
@@ -77,10 +77,10 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json, summary.md and, where matplotlib is installed, curves.png into `folder`."""
-    replace_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    replace_text(folder / "summary.md", _markdown(summary))
+    """Write summary.md, where matplotlib is installed curves.png, and last summary.json into `folder`."""
+    write_text(folder / "summary.md", _markdown(summary))
     _plot(folder / "curves.png", summary)
+    write_json(folder / "summary.json", summary)  # that it is there says that the run is finished
 
 
 def share(part: int, whole: int) -> dict[str, Any]:
@@ -187,14 +187,6 @@ def _plot(path: Path, summary: Mapping[str, Any]) -> None:
         axis.set(xlabel=f"eps ({norm})", ylabel="robust accuracy", ylim=(0, 1), xlim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, dpi=150, format="png", metadata={"Software": None})
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
     plt.close(figure)
-    beside.replace(path)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename: a reader sees the old file or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

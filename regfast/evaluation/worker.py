@@ -191,6 +191,7 @@ def _table(chunk: LoadedChunk, usable: Tensor, attack: Runnable, name: str, outc
             "norm": [attack.norm.name] * n,
             "eps": [attack.eps] * n,
             "status": chunk.status,
+            "pixels": chunk.pixels,
             "clean_prediction": spread("clean_prediction", -1),
             "prediction": spread("prediction", -1),
             "correct": spread("correct", False),

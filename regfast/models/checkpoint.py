@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from regfast.runs.files import make_folder, replacing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of DataParallel, DistributedDataParallel and torch.compile
@@ -96,9 +98,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def save_checkpoint(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write `state` as safetensors under a temporary name, then rename: the file is whole or absent."""
+    """Write `state` as safetensors; the file is whole or absent. Raises NotWritten."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
-    temporary.replace(path)
+    make_folder(path.parent)
+    with replacing(path) as file:
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))

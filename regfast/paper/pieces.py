@@ -15,8 +15,8 @@ from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.parts import PARTS, Work
 from regfast.paper.parts.base import Array, Columns
-from regfast.study import Progress
-from regfast.study.files import read_columns, write_table
+from regfast.runs.files import make_folder, read_columns, write_table
+from regfast.runs.progress import Progress
 
 Tables = dict[str, Columns]
 # What a kind of piece calls of every part that has it.
@@ -73,9 +73,9 @@ def run_piece(config: PaperConfig, run_dir: Path, device: torch.device, piece: P
     progress.say(piece.name.replace("-", " "))
     tables = _tables(config, run_dir, device, piece, progress)
     folder = piece_folder(run_dir, piece)
-    temporary = folder.with_name(folder.name + ".tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     for name, columns in tables.items():
         write_table(temporary / f"{name}.parquet", columns)
     temporary.rename(folder)
@@ -100,7 +100,7 @@ def _tables(config: PaperConfig, run_dir: Path, device: torch.device, piece: Pie
             continue
         work = Work(
             config.parts[part.name], main, splits, device, progress.advance, piece.regularizer, piece.seed, piece.bias,
-            unit_of(folder, piece.regularizer, piece.seed).measured,
+            unit_of(folder, piece.regularizer, piece.seed).samples,
         )  # fmt: skip
         found = getattr(part, _CALLS[piece.kind])(work, *inputs)
         progress.advance()

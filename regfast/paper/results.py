@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from regfast.report.figures.plane import Plane
-from regfast.report.results import Columns, Study, read_columns, read_json
+from regfast.report.results import Columns, Study, read_columns
+from regfast.runs.errors import InputError
+from regfast.runs.files import read_json
 
 Array = npt.NDArray[Any]
 
@@ -29,13 +31,13 @@ class Paper:
     def read(cls, run_dir: str | Path, schemas: Mapping[str, Iterable[str]]) -> Paper:
         """Read ``run_dir``, of the tables those of ``schemas``: name without ``.parquet`` to the columns it must have.
 
-        Every table is optional. FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema.
+        Every table is optional. MissingInput for a missing file, InputError for one that doesn't fit the schema.
         """
         path = Path(run_dir)
         config = read_json(path / "config.json")
         listed = config.get("studies")
         if not listed:
-            raise ValueError(f"{path / 'config.json'}: studies must list at least one study, found {listed!r}")
+            raise InputError(f"{path / 'config.json'}: studies must list at least one study, found {listed!r}")
         tables: dict[str, Columns] = {
             name: read_columns(path / f"{name}.parquet", columns)
             for name, columns in schemas.items()
@@ -88,11 +90,11 @@ def _plane(name: str, rows: Columns) -> Plane:
     if len(moved):
         joined = np.searchsorted(samples["sample"], attacked["sample"])
         if joined.max() >= len(samples["sample"]) or (samples["sample"][joined] != attacked["sample"]).any():
-            raise ValueError(f"planes.parquet: {name} has perturbed samples without a clean feature")
+            raise InputError(f"planes.parquet: {name} has perturbed samples without a clean feature")
         perturbed[joined] = moved
     means, centers = points("mean", "label")[0], points("center", "label")[0]
     if not len(weight) == len(means) == len(centers) > 0 or not len(features):
-        raise ValueError(
+        raise InputError(
             f"planes.parquet: {name} needs a weight, mean and center per class and features, found {len(weight)}, "
             f"{len(means)}, {len(centers)} and {len(features)}"
         )

@@ -13,12 +13,13 @@ import torch
 from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.parts import PARTS
 from regfast.paper.pieces import Tables, piece_folder, pieces_of, read_piece, run_piece
-from regfast.study import Progress, StudyConfig, run_study
-from regfast.study.config import differences
-from regfast.study.files import read_json, write_json, write_table
-from regfast.study.progress import Silent
-from regfast.study.run import environment
-from regfast.study.workers import run_all
+from regfast.runs.errors import user_input
+from regfast.runs.files import read_json, remove_unfinished, write_json, write_table
+from regfast.runs.folder import alone, check_kind, check_same
+from regfast.runs.progress import Progress, Silent
+from regfast.runs.workers import run_all
+from regfast.study import StudyConfig, run_study
+from regfast.study.run import environment, is_finished
 
 
 def run_paper(
@@ -39,29 +40,40 @@ def run_paper(
     `download`, `workers`, `device` and `command` as in `regfast.study.run_study`.
 
     Raises:
-        ValueError: `run_dir` holds a run with other options (all differences are named), or damaged files.
-        FileNotFoundError: a data set is not where `config` says.
+        InputError: `run_dir` holds a run of another kind, with other options or data (all differences are named), or
+            damaged files; a class to draw that the data does not have.
+        RunStopped: another job is writing to `run_dir`, or a file cannot be written.
+        MissingInput: a data set is not where `config` says.
     """
     folder, told = Path(run_dir), progress or Silent()
-    _keep_config(folder, config, command, device)
+    stored = _stored(folder, config)
+    studies = [(study, folder / study_folder(study)) for study in config.studies]
+    whole = [is_finished(study, place, download=download) for study, place in studies]  # says now what is missing
     pieces = pieces_of(config)
     left = [piece for piece in pieces if not piece_folder(folder, piece).is_dir()]
-    total = sum(map(_study_steps, config.studies)) + sum(piece.steps for piece in pieces)
-    told.start(total, sum(piece.steps for piece in pieces if piece not in left))
-    did = False
-    for study in config.studies:
-        part = _Part(told, f"{study.dataset}, {study.model}: ")
-        place = folder / study_folder(study)
-        ran = run_study(study, place, download=download, workers=workers, device=device, command=command, progress=part)
-        if not ran:
-            told.advance(_study_steps(study))
-        did |= ran
-    run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
-    if did or left or not all((folder / f"{part.name}.parquet").is_file() for part in PARTS):
+    if left:
+        with user_input():
+            for part in PARTS:
+                part.check(config.parts[part.name], config.main)
+    tables = all((folder / f"{part.name}.parquet").is_file() for part in PARTS)
+    if stored is not None and not left and all(whole) and tables:
+        return False
+    with alone(folder / ".lock"):
+        if _stored(folder, config) is None:
+            here = {"command": command, "environment": environment(device)}
+            write_json(folder / "config.json", {**config.as_dict(), **here})
+        remove_unfinished(folder, folder / "parts")
+        total = sum(map(_study_steps, config.studies)) + sum(piece.steps for piece in pieces)
+        told.start(total, sum(piece.steps for piece in pieces if piece not in left))
+        for study, place in studies:
+            inside = _Part(told, f"{study.dataset}, {study.model}: ")
+            options: dict[str, Any] = {"workers": workers, "device": device, "command": command, "progress": inside}
+            if not run_study(study, place, download=download, **options):
+                told.advance(_study_steps(study))
+        run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
         told.say("tables")
         _assemble(folder, config, [read_piece(folder, piece) for piece in pieces])
-        return True
-    return False
+    return True
 
 
 class _Part(Silent):
@@ -70,10 +82,10 @@ class _Part(Silent):
     def __init__(self, whole: Progress, prefix: str):
         self._whole, self._prefix = whole, prefix
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: float, done: float) -> None:
         self._whole.advance(done)
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: float = 1) -> None:
         self._whole.advance(steps)
 
     def say(self, doing: str) -> None:
@@ -85,17 +97,14 @@ def _study_steps(study: StudyConfig) -> int:
     return units * (study.recipe.epochs + len(study.attacks) + len(study.sweep.eps))
 
 
-def _keep_config(folder: Path, config: PaperConfig, command: str, device: str | torch.device) -> None:
-    """Write `config.json`, or check that the one that is there says the same."""
-    resolved, stored_at = config.as_dict(), folder / "config.json"
-    if not stored_at.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored_at, {**resolved, "command": command, "environment": environment(device)})
-        return
-    stored = read_json(stored_at)
-    different = differences(_comparable(stored), _comparable(resolved))
-    if different:
-        raise ValueError(f"{folder} holds another run ({'; '.join(different)}); choose another folder or remove it")
+def _stored(folder: Path, config: PaperConfig) -> dict[str, Any] | None:
+    """What `config.json` holds, None where there is none. Raises InputError unless it says what `config` says."""
+    check_kind(folder, "paper")
+    path = folder / "config.json"
+    stored = read_json(path) if path.is_file() else None
+    if stored is not None:
+        check_same(_comparable(stored), _comparable(config.as_dict()), folder)
+    return stored
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from regfast.registry import load
+from regfast.runs.errors import InputError, MissingExtra, MissingInput
+from regfast.runs.files import read_json
 
 __all__ = ["write_report"]
 
@@ -19,22 +21,21 @@ def write_report(run_dir: str | Path) -> Path:
     the same files give the same bytes. Needs matplotlib and jinja2: ``pip install regfast[report]``.
 
     Raises:
-        FileNotFoundError: a result file is missing.
-        ValueError: a result file is damaged or doesn't fit the schema.
-        ImportError: matplotlib or jinja2 is not installed.
+        MissingInput: a result file is missing.
+        InputError: a result file is damaged, doesn't fit the schema or would lead out of `run_dir`.
+        MissingExtra: matplotlib or jinja2 is not installed.
     """
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"the report needs {error.name}: pip install 'regfast[report]'") from error
-    from regfast.report.results import read_json
+        raise MissingExtra(f"the report needs {error.name}: pip install 'regfast[report]'") from error
 
     path = Path(run_dir)
     if not path.is_dir():
-        raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
+        raise MissingInput(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
     kind = read_json(path / "config.json").get("kind", "study")
     if kind not in _KINDS:
-        raise ValueError(f"{path} holds a run of kind {kind!r}; there are {', '.join(_KINDS)}")
+        raise InputError(f"{path} holds a run of kind {kind!r}; there are {', '.join(_KINDS)}")
     written: Path = load(_KINDS[kind], "report")(path)
     return written

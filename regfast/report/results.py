@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
+
+from regfast.runs import files
+from regfast.runs.errors import InputError, MissingInput
+from regfast.runs.files import read_json
 
 Columns = Mapping[str, npt.NDArray[Any]]
 SAMPLE_COLUMNS = ("regularizer", "seed", "sample", "label", "prediction", "correct", "confidence", "rms", "cosine")
@@ -19,31 +21,13 @@ SWEEP_COLUMNS = ("regularizer", "seed", "attack", "norm", "eps", "correct", "suc
 CURVE_COLUMNS = ("regularizer", "seed", "epoch", "loss", "accuracy", "rms", "cosine")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from ``path``; a missing or damaged file is an error that names it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the report needs the result files of a finished study")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(value).__name__}")
-    return value
-
-
 def read_columns(path: Path, required: Iterable[str] = ()) -> dict[str, npt.NDArray[Any]]:
     """The columns of a Parquet file as NumPy arrays; ``required`` names those that must be there."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the report needs the result files of a finished study")
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable as Parquet: {error}") from error
-    missing = [name for name in required if name not in table.column_names]
+    columns = files.read_columns(path)
+    missing = [name for name in required if name not in columns]
     if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(columns)}")
+    return columns
 
 
 @dataclass(frozen=True)
@@ -59,10 +43,10 @@ class Study:
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Study:
-        """Read ``run_dir``; FileNotFoundError for a missing file, ValueError for one that doesn't fit the schema."""
+        """Read ``run_dir``; MissingInput for a missing file, InputError for one that doesn't fit the schema."""
         path = Path(run_dir)
         if not path.is_dir():
-            raise FileNotFoundError(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
+            raise MissingInput(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
         study = cls(
             path,
             read_json(path / "config.json"),
@@ -80,7 +64,7 @@ class Study:
         configured = list(self.config.get("regularizers", {}))
         present = set(np.unique(self.samples["regularizer"].astype(str)).tolist())
         if present - set(configured):
-            raise ValueError(
+            raise InputError(
                 f"samples.parquet has regularizers that config.json lacks: {sorted(present - set(configured))}"
             )
         return sorted((name for name in configured if name in present), key=lambda name: name != "hard")
@@ -109,7 +93,7 @@ class Study:
                 ids = self.samples["sample"][found]
                 reference = ids if reference is None else reference
                 if not np.array_equal(ids, reference) or len(np.unique(ids)) != len(ids):
-                    raise ValueError(
+                    raise InputError(
                         f"samples.parquet: {name} with seed {seed} was not measured on the same samples, once each"
                     )
                 rows.append(found)

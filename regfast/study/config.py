@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,9 @@ from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.attacks.base import Runnable
 from regfast.data import data_set
 from regfast.registry import parse
+from regfast.runs.errors import InputError
+from regfast.runs.files import read_json
+from regfast.runs.workers import cores
 from regfast.training import REGULARIZERS, Recipe, Regularizer
 
 ATTACKS = ("fgsm", "pgd", "autoattack", "autoattack-fast")
@@ -181,12 +183,10 @@ class StudyConfig:
 
     @classmethod
     def read(cls, run_dir: str | Path) -> StudyConfig:
-        """The configuration of the study in `run_dir`. Raises FileNotFoundError or ValueError."""
+        """The configuration of the study in `run_dir`. Raises MissingInput, or InputError for a damaged file."""
         path = Path(run_dir) / "config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"no study in {run_dir}: {path.name} is missing")
+        stored = read_json(path)
         try:
-            stored = json.loads(path.read_text())
             return cls(
                 dataset=stored["dataset"],
                 data_root=stored["data_root"],
@@ -202,8 +202,13 @@ class StudyConfig:
                 limit=stored["limit"],
                 trajectory=stored["trajectory"],
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def default_workers(dataset: str) -> int:
+    """A process a core (four at most) for 8×8 images, which leave a second thread idle most of the time; else one."""
+    return min(cores(), 4) if data_set(dataset).embedded else 1
 
 
 @dataclass(frozen=True)
@@ -271,22 +276,3 @@ def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConf
         "limit": chosen.limit,
     }
     return StudyConfig(**{**defaults, **options})
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configurations: "recipe.epochs: 40 there, 20 now"."""
-    found = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{prefix}{key}.")
-        elif before != now:
-            found.append(f"{prefix}{key}: {_short(before)} there, {_short(now)} now")
-    return found
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(item, Mapping) for item in value):
-        return "[" + ", ".join(f"{item['id']} eps {item['eps']:g} steps {item['steps']}" for item in value) + "]"
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "…"

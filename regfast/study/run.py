@@ -16,15 +16,28 @@ import torch
 
 import regfast
 from regfast.data import Splits, Subset, load_splits
+from regfast.evaluation.identity import data_fingerprint
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.representation import snapshot
-from regfast.study.config import StudyConfig, built, differences
-from regfast.study.files import read_arrays, read_columns, read_json, write_arrays, write_json, write_table
+from regfast.runs.errors import MissingInput, user_input
+from regfast.runs.files import (
+    REMEDY,
+    make_folder,
+    read_arrays,
+    read_columns,
+    read_json,
+    remove_unfinished,
+    write_arrays,
+    write_json,
+    write_table,
+)
+from regfast.runs.folder import alone, check_kind, check_same
+from regfast.runs.progress import Progress, Silent
+from regfast.runs.workers import run_all
+from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import metrics
-from regfast.study.progress import Progress, Silent
-from regfast.study.workers import run_all
 from regfast.training import Epoch, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
@@ -33,7 +46,7 @@ _DECISIVE = ("torch", "regfast", "device")
 
 @dataclass(frozen=True)
 class Unit:
-    """One regularizer with one seed, and where its pieces lie. A piece is there when its last file is."""
+    """One regularizer with one seed, and where its pieces lie."""
 
     regularizer: str
     seed: int
@@ -49,14 +62,24 @@ class Unit:
         """Written last in training."""
         return self.run_dir / "checkpoints" / f"{self.name}.safetensors"
 
+    @property
+    def samples(self) -> Path:
+        """Written last in measuring."""
+        return self.part("samples.parquet")
+
     def part(self, table: str) -> Path:
         """This unit's part of a result file."""
         return self.run_dir / "parts" / self.name / table
 
-    @property
-    def measured(self) -> Path:
-        """Written last in measuring."""
-        return self.part("samples.parquet")
+    def trained(self, config: StudyConfig) -> bool:
+        """Whether all that training writes is there."""
+        curves = ["curves.parquet"] + ["trajectory.parquet"] * bool(config.trajectory)
+        return self.checkpoint.is_file() and all(self.part(table).is_file() for table in curves)
+
+    def finished(self, config: StudyConfig) -> bool:
+        """Whether all that training and measuring write is there."""
+        measured = ("sweep.parquet", "model.npz", "samples.parquet")
+        return self.trained(config) and all(self.part(name).is_file() for name in measured)
 
 
 def run_study(
@@ -79,35 +102,83 @@ def run_study(
     `command` is noted in `config.json`.
 
     Raises:
-        ValueError: `run_dir` holds a study with other options (all differences are named), or damaged files.
-        FileNotFoundError: the data set is not where `config` says.
+        InputError: `run_dir` holds a run of another kind, with other options or data (all differences are named), or
+            damaged files.
+        RunStopped: another job is writing to `run_dir`, or a file cannot be written.
+        MissingInput: the data set is not where `config` says.
     """
-    progress, folder = progress or Silent(), Path(run_dir)
-    resolved = config.as_dict()
-    stored_at = folder / "config.json"
-    stored = read_json(stored_at) if stored_at.is_file() else None
-    if stored is not None:
-        _refuse(differences(_experiment(stored), _experiment(resolved)), folder)
-    units = [Unit(name, seed, folder) for name in config.regularizers for seed in config.seeds]
-    if (folder / "metrics.json").is_file() and all(unit.measured.is_file() for unit in units):
+    told, folder = progress or Silent(), Path(run_dir)
+    units = _units(config, folder)
+    complete, data = _look(config, folder, download)
+    if complete:
         return False
-    load_splits(config.dataset, config.data_root, download=download)  # says now what is missing
     here = environment(device)
-    if stored is not None:
-        there = stored.get("environment", {})
-        _refuse(differences({key: there.get(key) for key in _DECISIVE}, {key: here[key] for key in _DECISIVE}), folder)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored_at, {**resolved, "command": command, "environment": here})
-    epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
-    trained = sum(unit.checkpoint.is_file() for unit in units)
-    measured = sum(unit.measured.is_file() for unit in units)
-    progress.start(len(units) * (epochs + pieces), trained * epochs + measured * pieces)
-    left = [unit for unit in units if not unit.measured.is_file()]
-    run_all(partial(_run_unit, config, torch.device(device)), left, workers, progress)
-    progress.say("tables")
-    _assemble(folder, config, units)
+    with alone(folder / ".lock"):
+        stored = _stored(folder, config)  # once more: another job may have been here
+        if stored is None:
+            write_json(
+                folder / "config.json", {**config.as_dict(), "data": data, "command": command, "environment": here}
+            )
+        else:
+            there = stored.get("environment", {})
+            check_same({key: there.get(key) for key in _DECISIVE}, {key: here[key] for key in _DECISIVE}, folder)
+        remove_unfinished(folder, folder / "checkpoints", *(unit.part("") for unit in units))
+        epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
+        trained = sum(unit.trained(config) for unit in units)
+        left = [unit for unit in units if not unit.finished(config)]
+        told.start(len(units) * (epochs + pieces), trained * epochs + (len(units) - len(left)) * pieces)
+        run_all(partial(_run_unit, config, torch.device(device)), left, workers, told)
+        told.say("tables")
+        _assemble(folder, config, units)
     return True
+
+
+def is_finished(config: StudyConfig, run_dir: str | Path, *, download: bool = False) -> bool:
+    """Whether `run_dir` holds all of the study of `config`. Options and errors as for `run_study`."""
+    return _look(config, Path(run_dir), download)[0]
+
+
+def _look(config: StudyConfig, folder: Path, download: bool) -> tuple[bool, dict[str, str]]:
+    """Whether the study in `folder` is complete, and fingerprints of the data as it is now; nothing is written."""
+    stored = _stored(folder, config)
+    complete = stored is not None and _complete(folder, config)
+    try:
+        with user_input():
+            splits = load_splits(config.dataset, config.data_root, download=download)
+            load_model(config.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0])
+    except MissingInput:
+        if complete:
+            return True, {}
+        raise
+    data = {part: data_fingerprint(getattr(splits, part)) for part in ("train", "holdout", "test")}
+    if stored is not None and "data" in stored:
+        check_same({"data": stored["data"]}, {"data": data}, folder)
+    return complete, data
+
+
+def _stored(folder: Path, config: StudyConfig) -> dict[str, Any] | None:
+    """What `config.json` holds, None where there is none. Raises InputError unless it says what `config` says."""
+    check_kind(folder, "study")
+    path = folder / "config.json"
+    stored = read_json(path) if path.is_file() else None
+    if stored is not None:
+        check_same(_experiment(stored), _experiment(config.as_dict()), folder)
+    return stored
+
+
+def _units(config: StudyConfig, folder: Path) -> list[Unit]:
+    return [Unit(name, seed, folder) for name in config.regularizers for seed in config.seeds]
+
+
+def _complete(folder: Path, config: StudyConfig) -> bool:
+    """Whether every file of a finished study is there. Raises InputError where the last one is damaged."""
+    there = all((folder / name).is_file() for name in ("metrics.json", *_tables(config)))
+    whole = there and all(unit.finished(config) for unit in _units(config, folder))
+    return whole and bool(read_json(folder / "metrics.json", REMEDY))
+
+
+def _tables(config: StudyConfig) -> list[str]:
+    return ["samples.parquet", "sweep.parquet", "curves.parquet"] + ["trajectory.parquet"] * bool(config.trajectory)
 
 
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -125,21 +196,16 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the results: epochs is left out, a copy of recipe.epochs for readers."""
-    return {key: value for key, value in config.items() if key not in ("command", "environment", "epochs")}
-
-
-def _refuse(different: list[str], folder: Path) -> None:
-    if different:
-        raise ValueError(f"{folder} holds another study ({'; '.join(different)}); choose another folder or remove it")
+    """What decides the results, as the options say it: epochs is left out, a copy of recipe.epochs for readers."""
+    return {key: value for key, value in config.items() if key not in ("command", "environment", "epochs", "data")}
 
 
 def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: Progress) -> None:
     splits = load_splits(config.dataset, config.data_root)
     channels = splits.image_shape[0]
     model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed).to(device)
-    unit.part("").mkdir(parents=True, exist_ok=True)
-    if unit.checkpoint.is_file():
+    make_folder(unit.part(""))
+    if unit.trained(config):
         model.load_network_state(read_checkpoint(unit.checkpoint), unit.checkpoint)
     else:
         progress.say(f"{unit.name}: training")
@@ -185,19 +251,18 @@ def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Sp
     write_arrays(unit.part("model.npz"), rest)
     count = len(test)
     head = {"regularizer": np.full(count, unit.regularizer), "seed": np.full(count, unit.seed)}
-    write_table(unit.measured, {**head, **columns})
+    write_table(unit.samples, {**head, **columns})
 
 
 def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
     """Result files from the units' parts; metrics.json last, since it says that the study is finished."""
-    tables = ["samples.parquet", "sweep.parquet", "curves.parquet"]
-    for table in tables + ["trajectory.parquet"] * bool(config.trajectory):
+    for table in _tables(config):
         parts = [read_columns(unit.part(table)) for unit in units]
         write_table(folder / table, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     found: dict[str, Any] = {}
     for name in config.regularizers:
         own = [unit for unit in units if unit.regularizer == name]
-        samples = [_numeric(read_columns(unit.measured)) for unit in own]
+        samples = [_numeric(read_columns(unit.samples)) for unit in own]
         models = [read_arrays(unit.part("model.npz")) for unit in own]
         found[name] = metrics(samples, models, [attack.id for attack in config.attacks])
     temperature = {name: figures["temperature"] for name, figures in found.items()}

@@ -49,4 +49,4 @@ def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, capsys):
     assert (tmp_path / "studies" / "digits-small-cnn" / "metrics.json").is_file()
     assert run(["paper", *TINY, *out]) == 0
     assert "already finished" in capsys.readouterr().out
-    assert "planes.label: 3 there, 4 now" in one_line(capsys, *TINY, *out, "--label", "4")
+    assert "planes.label: 3 there, 4 here" in one_line(capsys, *TINY, *out, "--label", "4")

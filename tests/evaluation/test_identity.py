@@ -1,11 +1,14 @@
 import json
+import os
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from regfast.evaluation.identity import OtherRun, check_identity, data_fingerprint, fingerprint, model_fingerprint
+from regfast.data import load_images
+from regfast.evaluation.identity import check_identity, data_fingerprint, fingerprint, model_fingerprint
+from regfast.runs import InputError, OtherRun
 
 
 def test_a_weight_changes_the_models_fingerprint():
@@ -34,19 +37,48 @@ def test_a_pixel_a_label_and_the_picked_samples_change_the_datas_fingerprint():
     assert data_fingerprint(data, range(5)) != before
 
 
+def test_pixels_count_where_the_set_shows_no_arrays():
+    clean, noisy = load_images("digits"), load_images("noisy-digits")  # subsets, with the same labels
+    assert data_fingerprint(clean) != data_fingerprint(noisy)
+    assert data_fingerprint(noisy) == data_fingerprint(load_images("noisy-digits"))
+
+    class Own:
+        def __init__(self, shade):
+            self.shade = shade
+
+        def __len__(self):
+            return 1000
+
+        def __getitem__(self, index):
+            if index % 2:
+                raise OSError("unreadable")
+            return torch.full((1, 2, 2), self.shade), 3
+
+    assert data_fingerprint(Own(0.5)) == data_fingerprint(Own(0.5)) != data_fingerprint(Own(0.25))
+
+
+def test_file_names_need_not_be_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    kind = type("Files", (), {"samples": [(name, 0)], "__len__": lambda self: 1, "__getitem__": None})
+    assert len(data_fingerprint(kind())) == 16
+
+
 def test_another_configuration_is_named_entry_by_entry(tmp_path):
     path = tmp_path / "run.json"
     identity = {"seed": 0, "attacks": ["pgd"], "model": "a"}
     check_identity(path, identity)
     path.write_text(json.dumps({"identity": identity}))
     check_identity(path, identity)
-    with pytest.raises(OtherRun, match=r"(?s)model: \"a\" there, \"b\" here.*seed: 0 there, 1 here"):
+    with pytest.raises(OtherRun, match=r"seed: 0 there, 1 here; model: \"a\" there, \"b\" here"):
         check_identity(path, {**identity, "seed": 1, "model": "b"})
 
 
 def test_an_unreadable_run_file_is_an_error(tmp_path):
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(OtherRun, match="cannot be read"):
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        check_identity(tmp_path / "run.json", {})
+    (tmp_path / "run.json").write_text('{"identity": 3}')
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
         check_identity(tmp_path / "run.json", {})
 
 

@@ -1,7 +1,10 @@
 """One process: rows, carrying, resume, and what is refused."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ import torch
 from regfast.attacks import FGSM, PGD
 from regfast.evaluation import EvaluationStopped, OtherRun, evaluate
 from regfast.evaluation.store import DamagedPart
+from regfast.runs import InputError, RunStopped
+from regfast.runs.folder import alone
 from tests.evaluation.toy import RowwiseLinear, Toy, attacks
 
 
@@ -87,9 +92,9 @@ def test_the_rows_do_not_depend_on_the_chunk_size(finished, tmp_path, chunk_size
 def test_a_finished_run_returns_at_once_and_a_lost_part_is_computed_again(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.name != ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert run(folder).summary == finished.summary
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.name != ".lock"}
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     lost = sorted(folder.glob("parts/*.parquet"))[1]
     lost.unlink()
     again = run(folder, chunk_size=5)
@@ -178,15 +183,12 @@ def test_adversarial_images_are_kept_on_request(tmp_path):
 
 
 def test_a_full_disk_says_what_is_safe_and_the_run_goes_on_later(finished, tmp_path, monkeypatch):
-    import errno
-    import os
-
     calls = []
     sync = os.fsync
 
     def full(descriptor):
         calls.append(1)
-        if len(calls) > 3:
+        if len(calls) > 4:  # run.json, three parts
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(descriptor)
 
@@ -198,10 +200,108 @@ def test_a_full_disk_says_what_is_safe_and_the_run_goes_on_later(finished, tmp_p
 
 
 def test_two_jobs_on_one_folder_are_refused(tmp_path):
-    from regfast.evaluation.run import _alone
-
-    with _alone(tmp_path / "run"), pytest.raises(EvaluationStopped, match="another evaluation"):
+    with alone(tmp_path / "run" / ".lock"), pytest.raises(RunStopped, match="another job"):
         run(tmp_path / "run")
+
+
+def test_a_finished_run_is_read_where_nothing_can_be_written(finished, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert run(finished.folder).summary == finished.summary
+
+
+def test_rows_that_vanish_while_the_run_goes_on_are_noticed(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    class Removing(Toy):
+        def __getitem__(self, index):
+            for part in folder.glob("parts/samples-000000000-*.parquet"):
+                part.unlink()
+            return super().__getitem__(index)
+
+    with pytest.raises(EvaluationStopped, match="10 of 60 samples have vanished"):
+        run(folder, data=Removing(), chunk_size=10, dataset_name="Toy")
+    assert not (folder / "summary.json").exists()
+    assert run(folder).rows().equals(finished.rows())
+
+
+def test_images_that_vanish_are_made_again(tmp_path):
+    options = {"attacks": [PGD("linf", 0.02, steps=5)], "save_images": True, "chunk_size": 30}
+    folder = run(tmp_path / "run", **options).folder
+    before = {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+    next((folder / "images").iterdir()).unlink()
+    run(folder, **options)
+    assert before == {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+def test_killed_before_the_summary_the_run_is_closed_by_the_next_call(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regfast.evaluation.summary._plot", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    assert not (folder / "summary.json").exists()
+    monkeypatch.undo()
+    assert run(folder).rows().equals(finished.rows())
+    assert (folder / "summary.json").exists() and (folder / "curves.png").exists()
+
+
+def test_damaged_files_are_named(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(InputError, match=r"summary\.json is damaged.*Remove it"):
+        run(folder)
+    (folder / "run.json").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        run(folder)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OtherRun, match=r"another kind \(study, not evaluation\)"):
+        run(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        run(tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "file"]
+
+
+@pytest.mark.parametrize("out", ["file/run", "x" * 300])
+def test_an_output_that_cannot_be_made_is_said(tmp_path, out):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((InputError, RunStopped), match=out[:20]):
+        run(tmp_path / out)
+
+
+def test_data_that_changed_where_the_fingerprint_did_not_look_is_noticed(finished, tmp_path, monkeypatch):
+    class Hidden(Toy):
+        def __init__(self):
+            super().__init__()
+            self._images, self._labels = self.images, self.labels
+            del self.images, self.labels
+            self.changed = None
+
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, index):
+            return self._images[index] * (0.5 if index == self.changed else 1), int(self._labels[index])
+
+    monkeypatch.setattr("regfast.evaluation.identity._PROBED", 2)
+    data, folder = Hidden(), tmp_path / "run"
+    run(folder, data=data)
+    next(folder.glob("parts/*-000000059-*.parquet")).unlink()
+    data.changed = 7
+    with pytest.raises(OtherRun, match="sample 7 is not the image"):
+        run(folder, data=data)
 
 
 def test_an_attack_without_eps_or_given_twice_is_refused(tmp_path):

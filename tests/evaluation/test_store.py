@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from regfast.evaluation.store import SCHEMA, DamagedPart, ResultStore, StoreFull
+from regfast.evaluation.store import SCHEMA, DamagedPart, ResultStore
+from regfast.runs.files import NotWritten
 
 
 def rows(samples, eps=0.1):
@@ -20,6 +21,7 @@ def rows(samples, eps=0.1):
         "norm": ["linf"] * n,
         "eps": [eps] * n,
         "status": ["ok"] * n,
+        "pixels": ["f0"] * n,
         "clean_prediction": [1] * n,
         "prediction": [0] * n,
         "correct": [True] * n,
@@ -46,7 +48,7 @@ def test_what_is_written_is_read_sorted(store):
     store.write(rows([7, 5]), {"seconds": 2})
     store.write(rows([1, 3]), {"seconds": 1}, {"pgd linf 0.1": torch.ones(2, 3, 4, 4)})
     assert store.read()["sample"].to_pylist() == [1, 3, 5, 7]
-    assert store.finished() == {1, 3, 5, 7}
+    assert store.finished() == dict.fromkeys([1, 3, 5, 7], "f0")
     assert sorted(store.facts("seconds")) == ["1", "2"]
     (images,) = (load_file(path) for path in store.images.glob("*.safetensors"))
     assert images["pgd linf 0.1"].shape == (2, 3, 4, 4)
@@ -75,11 +77,33 @@ def test_a_part_of_another_configuration_is_never_mixed_in(store, tmp_path):
         store.read()
 
 
-def test_a_sample_stored_twice_is_an_error(store):
+def test_a_sample_stored_twice_counts_once(store):
+    """A worker that outlived its job stores what the next job has drawn again."""
     store.write(rows([1, 2]), {})
     store.write(rows([2, 3]), {})
-    with pytest.raises(DamagedPart, match="1 rows twice"):
-        store.read()
+    assert store.read()["sample"].to_pylist() == [1, 2, 3]
+    assert set(store.finished()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_samples_that_lost_their_images_are_not_finished(store, damage):
+    store.write(rows([1]), {})
+    store.write(rows([2]), {}, {"pgd linf 0.1": torch.ones(1, 3, 4, 4)})
+    (images,) = store.images.iterdir()
+    images.write_bytes(images.read_bytes()[:-10]) if damage == "truncated" else images.unlink()
+    assert set(store.finished()) == {1}
+    store.prepare()
+    assert store.read()["sample"].to_pylist() == [1]
+
+
+def test_files_have_the_permissions_of_the_umask(store):
+    previous = os.umask(0o027)
+    try:
+        part = store.write(rows([1]), {}, {"pgd linf 0.1": torch.ones(1, 3, 4, 4)})
+    finally:
+        os.umask(previous)
+    (images,) = store.images.iterdir()
+    assert part.stat().st_mode & 0o777 == images.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_part_with_other_columns_is_refused(store):
@@ -96,18 +120,18 @@ def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreFull, match="could not be written: No space left"):
+    with pytest.raises(NotWritten, match="could not be written: No space left"):
         store.write(rows([2]), {})
     monkeypatch.undo()
-    assert store.finished() == {1}
+    assert set(store.finished()) == {1}
     assert [path.name for path in store.parts.iterdir()] == [store.part_paths()[0].name]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_the_real_error_of_a_full_device(store, monkeypatch):
-    monkeypatch.setattr(Path, "with_name", lambda self, name: Path("/dev/full"))
-    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
-    with pytest.raises(StoreFull, match="No space left"):
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened("/dev/full", os.O_WRONLY))
+    with pytest.raises(NotWritten, match="No space left"):
         store.write(rows([2]), {})
 
 

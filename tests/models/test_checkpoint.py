@@ -1,4 +1,5 @@
 import io
+import os
 import re
 
 import numpy as np
@@ -6,20 +7,30 @@ import pytest
 import torch
 
 from regfast.models import load_model, read_checkpoint, save_checkpoint
+from regfast.runs import RunStopped
 
 
 def test_whole_or_absent(tmp_path, monkeypatch):
     save_checkpoint({"a": torch.arange(3.0)}, tmp_path / "deep" / "a.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr("regfast.models.checkpoint.save_file", _break)
-        with pytest.raises(OSError, match="disk"):
+        patch.setattr("os.fsync", _break)
+        with pytest.raises(RunStopped, match=r"a\.safetensors could not be written: disk full"):
             save_checkpoint({"a": torch.zeros(3)}, tmp_path / "deep" / "a.safetensors")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.safetensors"]
     assert read_checkpoint(tmp_path / "deep" / "a.safetensors")["a"].tolist() == [0, 1, 2]
 
 
-def _break(tensors, path):
-    path.write_bytes(b"half")
+def _break(descriptor):
     raise OSError("disk full")
+
+
+def test_permissions_are_the_umasks(tmp_path):
+    previous = os.umask(0o022)
+    try:
+        save_checkpoint({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_missing_and_damaged(tmp_path):

@@ -1,18 +1,17 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from regfast.paper import paper_config, run_paper
 from regfast.paper.parts import PARTS, SCHEMAS
-from regfast.paper.pieces import pieces_of
 from regfast.report import write_report
+from regfast.runs import InputError, Silent
 from regfast.study import Sweep
-from regfast.study.progress import Silent
 from regfast.training import Recipe
 
 
@@ -149,7 +148,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(run_dir, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_progress_adds_up(run_dir):
+def test_progress_adds_up(run_dir, tmp_path):
     class Count(Silent):
         def start(self, total, done):
             self.total, self.done = total, done
@@ -157,20 +156,20 @@ def test_progress_adds_up(run_dir):
         def advance(self, steps=1):
             self.done += steps
 
-    count = Count()
-    run_paper(tiny(), run_dir, progress=count)
-    assert count.done == count.total
+    count, folder = Count(), tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    shutil.rmtree(folder / "parts" / "heads-seed0")
+    assert run_paper(tiny(), folder, progress=count)
+    assert count.done == pytest.approx(count.total)
+    assert contents(folder) == contents(run_dir)
 
 
 def test_another_run_in_the_same_folder_is_refused(run_dir):
-    with pytest.raises(ValueError, match=r"holds another run \(planes\.label: 3 there, 5 now\)"):
+    with pytest.raises(ValueError, match=r"another configuration \(planes\.label: 3 there, 5 here\)"):
         run_paper(tiny(label=5), run_dir)
 
 
-def test_a_label_beyond_the_classes_is_refused(tmp_path):
-    config = tiny(label=10)
-    piece = next(piece for piece in pieces_of(config) if piece.kind == "plane")
-    from regfast.paper.pieces import run_piece
-
-    with pytest.raises(ValueError, match="label must be below 10"):
-        run_piece(config, tmp_path, torch.device("cpu"), piece, Silent())
+def test_a_label_beyond_the_classes_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="label must be below 10"):
+        run_paper(tiny(label=10), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

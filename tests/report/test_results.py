@@ -29,10 +29,10 @@ def test_a_missing_file_is_named(make_study, tmp_path):
 def test_damaged_files_are_named(make_study, tmp_path):
     folder = make_study(tmp_path / "run", seeds=1, samples=20)
     (folder / "samples.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(ValueError, match=r"samples\.parquet is not readable"):
+    with pytest.raises(ValueError, match=r"samples\.parquet is damaged"):
         Study.read(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not readable"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
         Study.read(folder)
 
 

@@ -83,6 +83,9 @@ class Part:
         """What `config.json` holds for this part; all of it is ours, and the page says so."""
         return {}
 
+    def check(self, settings: Mapping[str, Any], main: StudyConfig) -> None:
+        """Raises ValueError for settings that the data cannot serve; called before anything is computed or written."""
+
     def of_run(self, work: Work) -> Columns:
         """What no model is needed for; computed once."""
         raise NotImplementedError

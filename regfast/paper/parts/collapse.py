@@ -12,7 +12,7 @@ from regfast.paper.results import Paper, where
 from regfast.report.drawing import Drawing
 from regfast.report.figures import curves
 from regfast.report.tables import listed
-from regfast.study.files import read_columns
+from regfast.runs.files import read_columns
 
 MEASURES = {
     "nc1": "NC1",

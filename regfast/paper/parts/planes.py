@@ -18,7 +18,8 @@ from regfast.paper.parts.plane_figures import draw_fields, draw_planes
 from regfast.paper.results import Paper
 from regfast.report.drawing import Drawing
 from regfast.representation import class_centers, class_means, default_radius
-from regfast.study import built
+from regfast.runs.errors import InputError
+from regfast.study import StudyConfig, built
 from regfast.training import predict, train
 
 _EPOCHS = 30  # at most, of the models two wide, which learn clean digits
@@ -57,13 +58,14 @@ class Planes(Part):
     def steps(self, settings: Mapping[str, Any]) -> int:
         return int(settings["epochs"])
 
+    def check(self, settings: Mapping[str, Any], main: StudyConfig) -> None:
+        classes = load_splits(settings["dataset"], main.data_root).num_classes
+        if settings["label"] >= classes:
+            raise InputError(f"label must be below {classes}, the classes of the data, got {settings['label']}")
+
     def of_plane(self, work: Work) -> Columns:
         settings = work.settings
         splits = load_splits(settings["dataset"], work.main.data_root)
-        if settings["label"] >= splits.num_classes:
-            raise ValueError(
-                f"label must be below {splits.num_classes}, the classes of the data, got {settings['label']}"
-            )
         model = bottleneck_model(
             settings["model"], splits.num_classes, splits.image_shape[0], bias=work.bias, seed=work.seed
         ).to(work.device)

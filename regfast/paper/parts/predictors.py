@@ -17,8 +17,8 @@ from regfast.report.figures import dots
 from regfast.report.results import attack_name
 from regfast.report.tables import number
 from regfast.representation import class_centers, class_means, default_radius, predictor_power, predictor_scores
+from regfast.runs.files import read_columns
 from regfast.statistics import partial_correlation
-from regfast.study.files import read_columns
 from regfast.training import predict
 
 PREDICTORS = {

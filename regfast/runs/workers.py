@@ -5,43 +5,54 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import queue
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 
-from regfast.data import data_set
-from regfast.study.progress import Progress, Silent
+from regfast.runs.errors import InputError, RunStopped
+from regfast.runs.files import leave_now
+from regfast.runs.progress import Progress, Silent
 
 Piece = TypeVar("Piece")
 Work = Callable[[Any, Progress], None]
 
 
-class WorkerTraceback(Exception):
-    """Where in a worker an error came from; `origin` is the module that raised it."""
+_PATIENCE = 10.0  # seconds that a worker has to end when it is told to
+_OFTEN = 0.1  # seconds between two messages of progress
 
-    def __init__(self, origin: str, text: str):
-        super().__init__(f"\n{text}")
-        self.origin = origin
+
+class WorkerTraceback(Exception):
+    """The cause of an error that a worker process raised: its traceback, as text."""
 
 
 class _Messages(Silent):
     """A worker's progress, sent to the process that shows it."""
 
     def __init__(self, messages: Any):
-        self._messages = messages
+        self._messages, self._steps, self._sent = messages, 0.0, 0.0
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: float = 1) -> None:
         """`steps` more are done."""
-        self._messages.put(("advance", steps))
+        self._steps += steps
+        if time.monotonic() - self._sent > _OFTEN:
+            self.flush()
 
     def say(self, doing: str) -> None:
         """What is being done now."""
         self._messages.put(("say", doing))
+
+    def flush(self) -> None:
+        """Send what was counted since the last message."""
+        self._messages.put(("advance", self._steps))
+        self._steps, self._sent = 0.0, time.monotonic()
 
 
 def cores() -> int:
@@ -49,19 +60,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers(dataset: str) -> int:
-    """A process a core (four at most) for 8×8 images, which leave a second thread idle most of the time; else one."""
-    return min(cores(), 4) if data_set(dataset).embedded else 1
-
-
 def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], workers: int, progress: Progress) -> None:
     """`work(piece, progress)` for every piece; with more than one worker each has a process and a share of the cores.
 
     `work` and the pieces must be picklable. An error of one piece stops all and is raised here, caused by a
-    `WorkerTraceback`; Ctrl-C stops all too. A worker that dies (killed, out of memory) is a RuntimeError.
+    `WorkerTraceback`; Ctrl-C stops all too. No process stays behind, not even when this one is killed.
+
+    Raises:
+        RunStopped: a worker died (killed, out of memory).
     """
     if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+        raise InputError(f"workers must be at least 1, got {workers}")
     workers = min(workers, len(pieces))
     if workers <= 1:
         for piece in pieces:
@@ -85,11 +94,11 @@ def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], wo
             except queue.Empty:
                 ends = [process.exitcode for process in processes]
                 if any(ends) or None not in ends:
-                    raise RuntimeError(f"worker processes ended early, with exit status {ends}") from None
+                    raise RunStopped(f"worker processes ended early, with exit status {ends}") from None
                 continue
             if kind == "failed":
-                error, origin, text = content
-                raise error from WorkerTraceback(origin, text)
+                error, text = content
+                raise error from WorkerTraceback(f"\n{text}")
             if kind == "done":
                 left -= 1
             else:
@@ -98,21 +107,36 @@ def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], wo
         for process in processes:
             process.terminate()
         for process in processes:
+            process.join(_PATIENCE)
+            process.kill()
             process.join()
+            process.close()
+        messages.close()
+        tasks.close()
 
 
 def _serve(work: Work, tasks: Any, messages: Any, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    signal.signal(signal.SIGTERM, lambda *_: (messages.cancel_join_thread(), sys.exit(1)))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    progress = _Messages(messages)
     while (piece := tasks.get()) is not None:
         try:
-            work(piece, _Messages(messages))
+            work(piece, progress)
         except Exception as error:
-            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-            messages.put(("failed", (error, frames[-1].f_globals["__name__"], traceback.format_exc())))
+            messages.put(("failed", (_picklable(error), traceback.format_exc())))
             return
+        progress.flush()
         messages.put(("done", None))
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an exception's own class makes of it
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_parent() -> None:
@@ -120,4 +144,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+        leave_now("a worker ends: the process that started it is gone")
