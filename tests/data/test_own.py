@@ -4,7 +4,7 @@ import pytest
 
 from regfast.data import DATASETS, ImageArray, Splits, load_images, load_splits
 from regfast.study import run_study, sized
-from regfast.study.workers import default_workers
+from regfast.study import default_workers
 
 OWN = """
 import torch
