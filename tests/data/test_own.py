@@ -3,8 +3,7 @@
 import pytest
 
 from regfast.data import DATASETS, ImageArray, Splits, load_images, load_splits
-from regfast.study import run_study, sized
-from regfast.study import default_workers
+from regfast.study import default_workers, run_study, sized
 
 OWN = """
 import torch
