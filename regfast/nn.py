@@ -11,44 +11,58 @@ __all__ = ["LinearSoftCrossEntropy", "SoftCrossEntropy"]
 
 
 class SoftCrossEntropy(nn.Module):
-    """`regfast.soft_cross_entropy` as a module: takes the place of `torch.nn.CrossEntropyLoss`.
+    """`regfast.soft_cross_entropy` as a module: takes the place of `torch.nn.CrossEntropyLoss`, its state dict too.
 
-    Args:
+    Args (the first six are those of `CrossEntropyLoss`):
+        weight: (K,) floating class weights; a buffer, so that it moves with the module.
+        size_average: an earlier name of `reduction`, as in torch: False means "sum".
+        ignore_index: rows with this class have loss and gradient exactly 0.
+        reduce: an earlier name of `reduction`, as in torch: False means "none".
         reduction: "none", "mean" or "sum".
         label_smoothing: ε in [0, 1], on top of any target.
-        class_weight: (K,) floating; a buffer, so that it moves with the module.
-        ignore_index: rows with this class have loss and gradient exactly 0.
-        inplace: let the backward pass write its gradient over the logits.
+        z_loss: c ≥ 0, adds `c · lse(z)²` to the row's loss.
+        inplace: allow the gradient to take the memory of the logits.
+
+    >>> criterion = SoftCrossEntropy(label_smoothing=0.1)
+    >>> criterion(torch.zeros(2, 4), torch.tensor([1, 3]))
+    tensor(1.3863)
     """
 
-    class_weight: Tensor | None
+    weight: Tensor | None
 
     def __init__(
         self,
-        *,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
-        class_weight: Tensor | None = None,
-        ignore_index: int = -100,
+        *,
+        z_loss: float = 0.0,
         inplace: bool = False,
     ):
         super().__init__()
+        if size_average is not None or reduce is not None:
+            reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
         self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
+        self.z_loss = z_loss
         self.inplace = inplace
-        self.register_buffer("class_weight", class_weight)
+        self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, target: Target, sample_weight: Tensor | None = None) -> Tensor:
-        """Loss of logits (B, K) with (B,) int64, (B, K) floating or `SoftTargets`."""
+        """Loss of logits (B, K) or (B, K, d1, …) with classes, probabilities or `SoftTargets`."""
         return soft_cross_entropy(
             logits,
             target,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            class_weight=self.class_weight,
+            class_weight=self.weight,
             sample_weight=sample_weight,
             ignore_index=self.ignore_index,
+            z_loss=self.z_loss,
             inplace=self.inplace,
         )
 
@@ -60,20 +74,8 @@ class SoftCrossEntropy(nn.Module):
 class LinearSoftCrossEntropy(SoftCrossEntropy):
     """`regfast.linear_soft_cross_entropy` as a module: the loss of a head's logits that are never all in memory.
 
-    Args: as `SoftCrossEntropy`, without `inplace`.
+    Args: as `SoftCrossEntropy`, of which `inplace` has nothing to take here.
     """
-
-    def __init__(
-        self,
-        *,
-        reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        class_weight: Tensor | None = None,
-        ignore_index: int = -100,
-    ):
-        super().__init__(
-            reduction=reduction, label_smoothing=label_smoothing, class_weight=class_weight, ignore_index=ignore_index
-        )
 
     def forward(  # type: ignore[override]
         self, features: Tensor, head: nn.Linear, target: Target, sample_weight: Tensor | None = None
@@ -86,7 +88,8 @@ class LinearSoftCrossEntropy(SoftCrossEntropy):
             target,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            class_weight=self.class_weight,
+            class_weight=self.weight,
             sample_weight=sample_weight,
             ignore_index=self.ignore_index,
+            z_loss=self.z_loss,
         )

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.nn import functional
 
 import regfast
@@ -86,12 +88,14 @@ def test_second_derivative_in_reference():
         assert torch.autograd.gradgradcheck(lambda x: regfast.soft_cross_entropy(x, LABELS[:3], label_smoothing=0.1), z)
 
 
-Z = torch.zeros(8, 5)
+Z, META = torch.zeros(8, 5), torch.zeros((), device="meta")
 WRONG = [
     (TypeError, "logits must be a floating tensor, got torch.int64", lambda f: f(Z.long(), LABELS)),
-    (ValueError, r"logits must have two dimensions.* got shape \(8, 5, 1\)", lambda f: f(Z[..., None], LABELS)),
+    (ValueError, r"target must have shape \(8, 1\), got \(8,\)", lambda f: f(Z[..., None], LABELS)),
+    (ValueError, "logits must have at least one dimension", lambda f: f(Z[0, 0], LABELS)),
+    (ValueError, r"target must have shape \(\), got \(8,\)", lambda f: f(Z[0], LABELS)),
     (ValueError, "at least one class", lambda f: f(Z[:, :0], LABELS)),
-    (TypeError, "target must be int64 classes, got torch.int32", lambda f: f(Z, LABELS.int())),
+    (TypeError, "target must be int64 classes.*, got torch.bool", lambda f: f(Z, LABELS.bool())),
     (TypeError, "target must be a tensor or SoftTargets, got list", lambda f: f(Z, [0] * 8)),
     (ValueError, r"target must have shape \(8,\), got \(8, 1\)", lambda f: f(Z, LABELS[:, None])),
     (ValueError, "target must have 8 rows, got 7", lambda f: f(Z, LABELS[:7])),
@@ -107,6 +111,21 @@ WRONG = [
     (TypeError, "class_weight must be a floating tensor, got list", lambda f: f(Z, LABELS, class_weight=[1.0] * 5)),
     (ValueError, r"sample_weight must have shape \(8,\), got \(5,\)", lambda f: f(Z, LABELS, sample_weight=Z[0])),
     (ValueError, "target must be on cpu, got meta", lambda f: f(Z, LABELS.to("meta"))),
+    (ValueError, "label_smoothing must be on cpu, got meta", lambda f: f(Z, LABELS, label_smoothing=META)),
+    (ValueError, "lam must be on cpu, got meta", lambda f: f(Z, SoftTargets(LABELS, LABELS, META, num_classes=5))),
+    (ValueError, "lam must be on cpu, got meta",
+     lambda f: f(Z, SoftTargets(LABELS, LABELS, META.expand(8), num_classes=5))),
+    (ValueError, "smoothing must be on cpu, got meta", lambda f: f(Z, smooth(LABELS, 5, META))),
+    (ValueError, "class_weight must be on cpu, got meta", lambda f: f(Z, LABELS, class_weight=META.expand(5))),
+    (ValueError, "sample_weight must be on cpu, got meta", lambda f: f(Z, LABELS, sample_weight=META.expand(8))),
+    (ValueError, "class_weight requires grad", lambda f: f(Z, LABELS, class_weight=Z[0].clone().requires_grad_())),
+    (TypeError, "label_smoothing must be a number, got NoneType", lambda f: f(Z, LABELS, label_smoothing=None)),
+    (TypeError, "label_smoothing must be a number, got str", lambda f: f(Z, LABELS, label_smoothing="0.1")),
+    (TypeError, "label_smoothing must be a number, got ndarray", lambda f: f(Z, LABELS, label_smoothing=np.zeros(9))),
+    (TypeError, "ignore_index must be an integer, got 2.7", lambda f: f(Z, LABELS, ignore_index=2.7)),
+    (TypeError, "ignore_index must be an integer, got NoneType", lambda f: f(Z, LABELS, ignore_index=None)),
+    (ValueError, "z_loss must be at least 0 and finite, got -1.0", lambda f: f(Z, LABELS, z_loss=-1)),
+    (TypeError, "z_loss must be a number, got NoneType", lambda f: f(Z, LABELS, z_loss=None)),
     (IndexError, "5", lambda f: f(Z, LABELS + 1)),
 ]  # fmt: skip
 
@@ -121,7 +140,7 @@ def test_wrong_arguments(error, message, call, function):
 def test_wrong_features_and_centers():
     stats, geometry, linear = regfast.soft_cross_entropy_stats, regfast.feature_stats, regfast.linear_soft_cross_entropy
     features, centers = torch.randn(8, 3), torch.randn(5, 3)
-    with pytest.raises(ValueError, match="features must have 8 rows, got 7"):
+    with pytest.raises(ValueError, match=r"features must have shape \(8, 'd'\), got \(7, 3\)"):
         stats(Z, LABELS, features[:7])
     with pytest.raises(ValueError, match=r"centers must have shape \(5, 3\), got \(4, 3\)"):
         stats(Z, LABELS, features, centers[:4])
@@ -135,3 +154,194 @@ def test_wrong_features_and_centers():
         linear(features, torch.randn(5, 3).double(), None, LABELS)
     with pytest.raises(ValueError, match=r"bias must be \(5,\)"):
         linear(features, torch.randn(5, 3), torch.randn(4), LABELS)
+
+
+SHAPES = [(), (8,), (4, 3), (2, 3, 2)]  # of the classes
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("form", ["contiguous", "channels last", "every other"])
+def test_logits_of_any_dimensions(shape, reduction, form):
+    classes = (*shape[:1], 5, *shape[1:])
+    z = (
+        torch.randn(*classes, 2, dtype=torch.float64)[..., 0]
+        if form == "every other"
+        else torch.randn(classes).double()
+    )
+    if form == "channels last" and len(shape) > 1:
+        z = z.movedim(1, -1).contiguous().movedim(-1, 1)
+    z.requires_grad_()
+    labels = torch.randint(5, shape)
+    if shape:
+        labels.view(-1)[::5] = -100
+    weight, share = torch.rand(5).double(), torch.rand(shape).double()
+    mixed = SoftTargets(labels.clamp(min=0), labels.clamp(min=0).flip(0) if shape else labels, 0.3, 0.2, num_classes=5)
+    dense = mixed.dense(z.dtype)
+    for target, same in ((labels, labels), (dense, dense), (mixed, dense)):
+        options = {"label_smoothing": 0.1, "reduction": reduction}
+        ours = regfast.soft_cross_entropy(z, target, class_weight=weight, **options)
+        theirs = functional.cross_entropy(z, same, weight, **options)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        incoming = torch.rand_like(theirs)
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, z, incoming), torch.autograd.grad(theirs, z, incoming), rtol=0, atol=1e-12
+        )
+    rows = regfast.soft_cross_entropy(z, labels, reduction="none", z_loss=0.3)
+    weighted = regfast.soft_cross_entropy(z, labels, reduction="none", z_loss=0.3, sample_weight=share)
+    assert rows.shape == shape
+    torch.testing.assert_close(weighted, rows * share)
+    expected = functional.cross_entropy(z, labels, reduction="none") + 0.3 * z.logsumexp(min(1, len(shape))).square()
+    torch.testing.assert_close(rows, torch.where(labels < 0, 0.0, expected))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2)], ids=str)
+def test_a_lambda_for_each_sample_or_position(shape):
+    z, first, second = torch.randn(shape[0], 5, *shape[1:]).double(), *torch.randint(5, (2, *shape))
+    for lam in (torch.rand(shape[:1]).double(), torch.rand(shape).double(), torch.tensor(0.3).double(), 0.3):
+        target = SoftTargets(first, second, lam, 0.1, num_classes=5)
+        torch.testing.assert_close(
+            regfast.soft_cross_entropy(z, target),
+            functional.cross_entropy(z, target.dense(z.dtype)),
+            rtol=0,
+            atol=1e-12,
+        )
+
+
+def test_statistics_of_positions():
+    z, features, centers = torch.randn(2, 5, 3, 4), torch.randn(2, 6, 3, 4), torch.randn(5, 6)
+    labels = torch.randint(5, (2, 3, 4))
+    loss, stats = regfast.soft_cross_entropy_stats(z, labels, features, centers)
+    flat = [t.movedim(1, -1).flatten(0, -2) for t in (z, features)]
+    expected_loss, expected = regfast.soft_cross_entropy_stats(flat[0], labels.flatten(), flat[1], centers)
+    torch.testing.assert_close(loss, expected_loss)
+    for found, right in zip(stats, expected, strict=True):
+        assert found.shape == (2, 3, 4)
+        torch.testing.assert_close(found.flatten(), right)
+
+
+def test_channels_last_logits_are_not_copied():
+    z = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if "clone" in str(function) or "copy" in str(function) or "contiguous" in str(function):
+                largest.append(str(function))
+            return out
+
+    with Watch():
+        loss = regfast.soft_cross_entropy(z, torch.randint(8, (2, 4, 4)))
+    assert largest == []
+    (gradient,) = torch.autograd.grad(loss, z)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_small_integers(dtype):
+    z = logits()
+    assert torch.equal(regfast.soft_cross_entropy(z, LABELS.to(dtype)), regfast.soft_cross_entropy(z, LABELS))
+    background = torch.where(LABELS == 2, 100, LABELS)
+    ours = regfast.soft_cross_entropy(z, background.to(dtype), ignore_index=100)
+    torch.testing.assert_close(ours, functional.cross_entropy(z, background, ignore_index=100))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_weights_of_classes_and_samples_learn(reduction):
+    z, q = logits().requires_grad_(), logits().softmax(1).requires_grad_()
+    weight = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    ours = regfast.soft_cross_entropy(z, q, class_weight=weight, reduction=reduction)
+    theirs = functional.cross_entropy(z, q, weight, reduction=reduction)
+    incoming = torch.rand_like(theirs)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (z, q, weight), incoming), torch.autograd.grad(theirs, (z, q, weight), incoming)
+    )
+    share = torch.rand(8, dtype=torch.float64, requires_grad=True)
+    mixed = SoftTargets(LABELS, LABELS.roll(1), 0.3, 0.2, num_classes=5)
+    assert torch.autograd.gradcheck(
+        lambda w, s: regfast.soft_cross_entropy(
+            z.detach(), mixed, class_weight=w, sample_weight=s, reduction=reduction, z_loss=0.1
+        ),
+        (weight, share),
+    )
+
+
+@pytest.mark.parametrize("value", [np.float32(0.1), np.float64(0.1), np.array(0.1), torch.tensor(0.1), 0.1], ids=repr)
+def test_numbers_of_any_kind(value):
+    z = logits()
+    expected = regfast.soft_cross_entropy(z, LABELS, label_smoothing=0.1, z_loss=0.1)
+    for call in (regfast.soft_cross_entropy, lambda *a, **k: regfast.soft_cross_entropy_stats(*a, **k)[0]):
+        found = call(z, LABELS, label_smoothing=value, z_loss=value, ignore_index=np.int32(-100))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    whole = regfast.soft_cross_entropy(z, LABELS, label_smoothing=torch.tensor(1))
+    torch.testing.assert_close(whole, regfast.soft_cross_entropy(z, LABELS, label_smoothing=1))
+    found = regfast.soft_cross_entropy(z, LABELS, ignore_index=torch.tensor(0))
+    torch.testing.assert_close(found, functional.cross_entropy(z, LABELS, ignore_index=0))
+
+
+def test_messages_stay_short():
+    many = torch.full((100_000,), 7)
+    z = torch.zeros(100_000, 2)
+    for call in (
+        lambda: regfast.soft_cross_entropy(z, many),
+        lambda: regfast.soft_cross_entropy(z, SoftTargets(many, num_classes=2)),
+        lambda: regfast.soft_cross_entropy(z, many, label_smoothing=many),
+        lambda: regfast.soft_cross_entropy(z, many, ignore_index=many),
+        lambda: regfast.soft_cross_entropy(z, many.tolist()),
+        lambda: regfast.soft_cross_entropy(z, many, reduction=many),
+        lambda: regfast.soft_cross_entropy(z, many, backward=many),
+    ):
+        with pytest.raises((IndexError, ValueError, TypeError, RuntimeError)) as caught:
+            call()
+        assert len(str(caught.value)) < 300
+
+
+def test_linear_weights_on_another_device_are_refused():
+    features, weight = torch.randn(8, 3), torch.randn(5, 3)
+    with pytest.raises(ValueError, match="weight must be on cpu, got meta"):
+        regfast.linear_soft_cross_entropy(features, weight.to("meta"), None, LABELS)
+    with pytest.raises(ValueError, match="bias must be on cpu, got meta"):
+        regfast.linear_soft_cross_entropy(features, weight, torch.zeros(5, device="meta"), LABELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_linear_z_loss(dtype):
+    features, weight, bias = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((8, 3), (5, 3), (5,)))
+    for reduction in ("none", "mean", "sum"):
+        ours = regfast.linear_soft_cross_entropy(features, weight, bias, LABELS, z_loss=0.2, reduction=reduction)
+        z = functional.linear(features, weight, bias)
+        theirs = functional.cross_entropy(z, LABELS, reduction="none") + 0.2 * z.logsumexp(1).square()
+        theirs = theirs if reduction == "none" else theirs.mean() if reduction == "mean" else theirs.sum()
+        torch.testing.assert_close(ours, theirs)
+        leaves, incoming = (features, weight, bias), torch.rand_like(theirs)
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, leaves, incoming), torch.autograd.grad(theirs, leaves, incoming)
+        )
+
+
+class Step(torch.nn.Module):
+    def forward(self, z, target):
+        return regfast.soft_cross_entropy(z, target, label_smoothing=0.1, z_loss=0.01)
+
+
+def test_export_of_a_module_that_takes_soft_targets():
+    mixed = SoftTargets(LABELS, LABELS.roll(1), torch.tensor(0.3), 0.2, num_classes=5)
+    z = logits().float()
+    program = torch.export.export(Step(), (z, mixed), strict=False)
+    torch.testing.assert_close(program.module()(z, mixed), Step()(z, mixed))
+
+
+@pytest.mark.parametrize("kind", ["index", "mixed", "spatial"])
+def test_new_numbers_compile_nothing_anew(kind):
+    counter = torch._dynamo.testing.CompileCounter()
+    step = torch.compile(regfast.soft_cross_entropy, backend=counter, fullgraph=True)
+    for number in (0.05, 0.15, 0.25, 0.35, 0.45, 0.55):
+        if kind == "index":
+            found = step(Z, LABELS, label_smoothing=number)
+        elif kind == "mixed":
+            found = step(Z, SoftTargets(LABELS, LABELS.roll(1), number, number / 2, num_classes=5))
+        else:
+            found = step(Z.view(2, 5, 4), SoftTargets(LABELS.view(2, 4), None, number, number / 2, num_classes=5))
+        torch.testing.assert_close(found, torch.tensor(5.0).log())
+    assert counter.frame_count <= 2

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import warnings
+
+import pytest
 import torch
 from torch import nn
 
@@ -10,16 +13,41 @@ from regfast.nn import LinearSoftCrossEntropy, SoftCrossEntropy
 
 def test_takes_the_place_of_torchs_module():
     logits, labels, weight = torch.randn(6, 4), torch.arange(6) % 4, torch.rand(4)
-    ours = SoftCrossEntropy(label_smoothing=0.1, class_weight=weight, ignore_index=2)
+    ours = SoftCrossEntropy(weight, label_smoothing=0.1, ignore_index=2)
     theirs = nn.CrossEntropyLoss(weight, label_smoothing=0.1, ignore_index=2)
     torch.testing.assert_close(ours(logits, labels), theirs(logits, labels))
     assert "label_smoothing=0.1" in repr(ours)
 
 
-def test_class_weights_move_with_the_module():
-    module = SoftCrossEntropy(class_weight=torch.rand(4)).double()
-    assert module.class_weight.dtype == torch.float64 and "class_weight" in module.state_dict()
-    assert not list(module.parameters())
+@pytest.mark.parametrize(
+    "arguments", [(None, None, 2, None, "sum", 0.1), (None, False), (None, True, 1, False), (None, True, 1)]
+)
+def test_positional_arguments_are_torchs(arguments):
+    logits, labels = torch.randn(6, 4), torch.arange(6) % 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls size_average and reduce deprecated
+        theirs = nn.CrossEntropyLoss(*arguments)
+    torch.testing.assert_close(SoftCrossEntropy(*arguments)(logits, labels), theirs(logits, labels))
+
+
+def test_class_weights_move_with_the_module_and_come_from_torchs():
+    module = SoftCrossEntropy(torch.rand(4)).double()
+    assert module.weight.dtype == torch.float64 and not list(module.parameters())
+    theirs = nn.CrossEntropyLoss(torch.rand(4))
+    for mine in (module, LinearSoftCrossEntropy(torch.rand(4))):
+        mine.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(mine.weight.float(), theirs.weight)
+        theirs.load_state_dict(mine.state_dict())
+
+
+def test_z_loss():
+    logits, labels = torch.randn(6, 4), torch.arange(6) % 4
+    expected = regfast.soft_cross_entropy(logits, labels, z_loss=0.1)
+    torch.testing.assert_close(SoftCrossEntropy(z_loss=0.1)(logits, labels), expected)
+    head = nn.Linear(3, 4)
+    features = torch.randn(6, 3)
+    expected = regfast.soft_cross_entropy(head(features), labels, z_loss=0.1)
+    torch.testing.assert_close(LinearSoftCrossEntropy(z_loss=0.1)(features, head, labels), expected)
 
 
 def test_sample_weights_and_soft_targets():

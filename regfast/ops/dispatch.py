@@ -99,7 +99,8 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
 
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on CPU tensors, for tests
-_transformed = torch._C._are_functorch_transforms_active
+_is_compiling = torch.compiler.is_compiling
+_in_functorch = torch._C._are_functorch_transforms_active
 _functions: dict[tuple[str, str], Callable[..., Any] | str] = {}  # (backend, function), or why there is none
 # What of the table this machine has, by (function, device, dtype). Looked up for every call: small losses wait for it.
 # A candidate: least, most, multiple, elements, function.
@@ -126,8 +127,7 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
     for constant in constants:
         if isinstance(constant, Tensor) and constant.requires_grad and torch.is_grad_enabled():
             return _served("reference", function)
-    if not torch.compiler.is_compiling() and (_transformed() or forward_ad._current_level >= 0):
-        # torch.func's transforms and forward-mode derivatives see through PyTorch's own operations only.
+    if not _is_compiling() and (_in_functorch() or forward_ad._current_level >= 0):
         return _served("reference", function)
     if _forced is not None:
         return _find_forced(_forced, family, function, tensor)
@@ -137,6 +137,11 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
         if least <= columns <= most and columns % multiple == 0 and (elements is None or tensor.numel() <= elements):
             return found
     return _served("reference", function)
+
+
+def transformed() -> bool:
+    """Whether torch.func's transforms or forward-mode derivatives watch: they see through PyTorch's operations only."""
+    return _in_functorch() or forward_ad._current_level >= 0
 
 
 def _find_forced(backend: str, family: str, function: str, tensor: Tensor) -> Callable[..., Any]:

@@ -22,8 +22,8 @@ Backward = Literal["auto", "store", "recompute"]
 class SampleStats(NamedTuple):
     """Per-sample statistics: (B,) float32 (float64 for float64 logits), `prediction` int64.
 
-    Constants for autograd, but for the last three on request. The last three are NaN without features, the last two
-    without centers.
+    All others carry gradients, to logits and (the last three) to features. The last three are NaN without features, the
+    last two without centers.
     """
 
     loss: Tensor
@@ -54,9 +54,10 @@ def soft_cross_entropy(logits: Tensor, target: Target, *, inplace: bool = False,
         logits: (B, K) floating, any strides. Differentiable.
         target: see `Target`.
         inplace: the backend may use the memory of `logits` for its gradient; their content is undefined afterwards.
+            It does so where the gradient is stored, and no leaf and no second row lies in that memory.
         backward: "store" writes the gradient in the forward pass (if logits require grad) and rescales it if
             grad_output is not 1; "recompute" keeps `log_partition` and recomputes; "auto" stores for "mean" and
-            "sum", recomputes for "none".
+            "sum", recomputes for "none" and for float16: a loss scale must reach the gradient before it is rounded.
 
     Returns:
         0-d or (B,); float32, float64 for float64 logits. The gradient has the dtype of `logits`.
@@ -78,14 +79,19 @@ def soft_cross_entropy_stats(
     centers: Tensor | None = None,
     *,
     backward: Backward = "auto",
-    feature_grad: bool = False,
+    feature_grad: bool = True,
 ) -> tuple[Tensor, SampleStats]:
     """`soft_cross_entropy` and the statistics of every sample, from one launch.
 
     Args (the others as in `soft_cross_entropy`):
         features: (B, d) floating, any dtype and strides; None leaves out rms and cosines.
         centers: (K, d) floating, constants; None leaves out the cosines.
-        feature_grad: rms, cosine and cosine_predicted carry gradients to `features` (see `feature_stats`).
+        feature_grad: rms and cosines carry gradients to `features` (see `feature_stats`); else they are constants.
+
+    Gradients on logits, with g the incoming one: log_partition `g p`, confidence `g p_k (e_k - p)` (k the prediction),
+    entropy `-g p (z - lse + entropy)`, margin `g (e_true - e_rival)` (the lowest of the largest others; 0 where the
+    margin is not finite), loss as that of `reduction="none"`. An ignored row carries those that its label does not
+    enter, and exactly 0 where their incoming gradients are 0.
 
     Backends leave what they were not given the inputs for (rms, cosines) at None; NaN is put in its place here.
     """

@@ -30,9 +30,9 @@ class Target:
     smoothing: float | Tensor = 0.0
     """s in [0, 1]: a number or a 0-d tensor; a run-time value (no recompilation when it changes)."""
     class_weight: Tensor | None = None
-    """(K,) floating."""
+    """(K,) floating. Differentiable as `dense` is."""
     sample_weight: Tensor | None = None
-    """(B,) floating, multiplies the row's loss."""
+    """(B,) floating, multiplies the row's loss. Differentiable as `dense` is."""
     ignore_index: int = -100
     """Rows whose `first` or `second` equals it have loss and gradient exactly 0 (whatever their logits), and do not
     count in the mean. No effect on dense targets."""
@@ -41,10 +41,9 @@ class Target:
     """How the mean divides: by `Σ sample_weight · class_weight[first]` (True: index targets), by `Σ sample_weight`
     (False: probability targets), over rows not ignored. 0/0 is NaN."""
     z_loss: float = 0.0
-    """c ≥ 0: `c · lse²` is added to the row's loss, before sample weights and the mean (Zoph et al., ST-MoE, 2022,
-    eq. 5)."""
+    """c ≥ 0: the row's loss gains `c · lse(z)²`, times its sample weight. Class weights do not enter."""
 
     @property
     def constants(self) -> tuple[object, ...]:
-        """What the fast backends do not differentiate, should it require grad."""
+        """What the fast backends do not differentiate, should it require grad; reference serves that."""
         return self.dense, self.lam, self.smoothing, self.class_weight, self.sample_weight

@@ -100,7 +100,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                sums += torch.stack([loss.detach(), stats.rms.mean(), stats.cosine.mean()])
+                sums += torch.stack([loss, stats.rms.mean(), stats.cosine.mean()]).detach()
             loss_mean, rms, cosine = (sums / steps).tolist()
             outputs = predict(model, holdout)
             if not math.isfinite(loss_mean) or not bool(outputs[1].isfinite().all()):

@@ -91,19 +91,66 @@ def test_zero_feature_has_cosine_zero(backend):
     assert stats.rms[1] == 0 and stats.cosine[1] == 0 and stats.cosine_predicted[1] == 0 and stats.cosine[3] == 0
 
 
-def test_gradients_reach_features_only_on_request(backend):
+def test_gradients_reach_features_unless_told_otherwise(backend):
     logits, first, _, features, centers = batch(6, 5, 4)
     logits.requires_grad_()
     features.requires_grad_()
-    loss, stats = soft_cross_entropy_stats(logits, first, features=features, centers=centers)
-    assert not any(value.requires_grad for value in (stats.rms, stats.cosine, stats.cosine_predicted))
-    assert loss.requires_grad
 
-    def penalised(z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        loss, stats = soft_cross_entropy_stats(z, first, features=v, centers=centers, smoothing=0.1, feature_grad=True)
+    def penalized(z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        loss, stats = soft_cross_entropy_stats(z, first, features=v, centers=centers, smoothing=0.1)
         return loss + 0.3 * stats.rms.sum() - (stats.cosine * stats.cosine_predicted).sum()
 
-    assert torch.autograd.gradcheck(penalised, (logits, features))
+    assert torch.autograd.gradcheck(penalized, (logits, features))
+    _, stats = soft_cross_entropy_stats(logits, first, features=features, centers=centers, feature_grad=False)
+    assert not any(value.requires_grad for value in (stats.rms, stats.cosine, stats.cosine_predicted))
+    _, stats = soft_cross_entropy_stats(logits.detach(), first, features=features, centers=centers)
+    assert not any(value.requires_grad for value in stats[:6]) and stats.rms.requires_grad
+
+
+@pytest.mark.parametrize("name", ["loss", "log_partition", "confidence", "entropy", "margin"])
+@pytest.mark.parametrize("kind", ["index", "mixed", "dense"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_statistics_carry_gradients(backend, name, kind, reduction):
+    logits, first, second, _, _ = batch(7, 6, 3)
+    logits.requires_grad_()
+    first[2] = -100
+    target: dict = {"first": first, "index_target": True}
+    if kind == "mixed":
+        target = {"first": first, "second": second, "lam": torch.rand(7, dtype=torch.float64)}
+    elif kind == "dense":
+        target = {"dense": torch.rand(7, 6, dtype=torch.float64)}
+    target |= {"class_weight": torch.rand(6, dtype=torch.float64), "sample_weight": torch.rand(7, dtype=torch.float64)}
+
+    def penalized(z: torch.Tensor) -> torch.Tensor:
+        loss, stats = soft_cross_entropy_stats(z, **target, smoothing=0.1, z_loss=0.2, reduction=reduction)
+        return loss.sum() + (getattr(stats, name).nan_to_num() * torch.arange(1, 8)).sum()
+
+    assert torch.autograd.gradcheck(penalized, logits)
+    _, stats = soft_cross_entropy_stats(logits, **target)
+    alone = torch.autograd.grad(getattr(stats, name).nan_to_num().sum(), logits)[0]
+    z = logits.detach().requires_grad_()
+    lse, true = z.logsumexp(1), first.clamp(min=0)
+    if name == "log_partition":
+        torch.testing.assert_close(alone, torch.autograd.grad(lse.sum(), z)[0])
+    elif name == "entropy":
+        entropy = torch.distributions.Categorical(logits=z).entropy()
+        torch.testing.assert_close(alone, torch.autograd.grad(entropy.sum(), z)[0])
+    elif name == "margin" and kind == "index":
+        assert torch.equal(alone[2], torch.zeros(6, dtype=torch.float64))
+        assert torch.equal(alone.gather(1, true[:, None]).squeeze(1), torch.where(first >= 0, 1.0, 0.0).double())
+
+
+def test_gradients_of_statistics_where_rows_are_ignored_tied_or_infinite(backend):
+    logits = torch.tensor([[2.0, 2.0, 1.0], [math.nan] * 3, [0.5, -math.inf, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
+    first = torch.tensor([1, -100, 1, -100])
+    loss, stats = soft_cross_entropy_stats(logits, first, index_target=True, reduction="sum")
+    (margin,) = torch.autograd.grad(stats.margin[[0, 2]].sum(), logits, retain_graph=True)
+    assert margin.tolist() == [[-1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]  # a tie: the lowest other; -inf: none
+    (lse,) = torch.autograd.grad(stats.log_partition[[0, 2, 3]].sum(), logits, retain_graph=True)
+    torch.testing.assert_close(lse[[0, 2, 3]], logits.detach()[[0, 2, 3]].softmax(1))
+    assert lse[1].eq(0).all()  # ignored, and nothing asked of it
+    (both,) = torch.autograd.grad(stats.entropy[3] + stats.loss[0] + 0 * loss.nan_to_num(posinf=0.0), logits)
+    assert both[1].eq(0).all() and both[3].ne(0).all() and both.isfinite().all()
 
 
 def test_loss_gradient_beside_the_statistics(backend):

@@ -213,24 +213,206 @@ def test_sixteen_bits_round_once(dtype, kind):
     assert oracle.within_an_ulp(ours.grad, exact.grad) > 0.999
 
 
-def test_inplace_puts_the_gradient_in_the_logits_memory(passes):
-    z = logits(5, 9)
-    leaf = z.clone().requires_grad_()
-    own = leaf * 1.0
-    loss = triton.soft_cross_entropy(own, **target("index", 5, 9), inplace=True)
-    loss.backward()
-    exact = z.double().requires_grad_()
-    reference.soft_cross_entropy(exact, **target("index", 5, 9)).backward()
-    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-5, atol=3e-7)
-    torch.testing.assert_close(own.detach(), leaf.grad, rtol=0, atol=0)
+def right(z, arguments, factor=1.0):
+    """The reference's gradient in float64."""
+    leaf = z.detach().double().requires_grad_()
+    loss = reference.soft_cross_entropy(leaf, **wide(arguments))
+    return torch.autograd.grad(loss, leaf, torch.full_like(loss, factor))[0]
 
 
-def test_a_spent_gradient_is_not_used_again():
-    z = logits(5, 9).requires_grad_()
-    loss = triton.soft_cross_entropy(z, **target("index", 5, 9))
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="recompute"):
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("gap", [0, 5])
+def test_inplace_puts_the_gradient_in_the_logits_memory(passes, ignoring, gap):
+    arguments = target("index", 5, 9)
+    if ignoring:
+        arguments["first"][1] = -100
+    leaf = torch.full((5, 9 + gap), 7.0)
+    leaf[:, :9] = logits(5, 9)
+    leaf.requires_grad_()
+    z = Gap.apply(leaf)  # no view, and no leaf
+    loss = triton.soft_cross_entropy(z, **arguments, inplace=True)
+    loss.backward(torch.tensor(0.5))
+    expected = right(leaf[:, :9], arguments, 0.5)
+    torch.testing.assert_close(leaf.grad[:, :9].double(), expected, rtol=1e-5, atol=3e-7)
+    torch.testing.assert_close(z.detach(), leaf.grad[:, :9], rtol=0, atol=0)
+    assert leaf.grad[:, 9:].eq(0).all()
+    assert torch.as_strided(z.detach(), (4, gap), (9 + gap, 1), 9).eq(7).all()
+
+
+class Gap(torch.autograd.Function):
+    """Its first nine columns, in memory of its own with gaps between the rows."""
+
+    @staticmethod
+    def forward(ctx, wide):
+        ctx.columns = wide.shape[1]
+        held = torch.empty_strided((len(wide), 9), (wide.shape[1], 1))
+        torch.as_strided(held, (len(wide) - 1, wide.shape[1]), (wide.shape[1], 1)).fill_(7.0)
+        return held.copy_(wide[:, :9])
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.nn.functional.pad(grad, (0, ctx.columns - 9))
+
+
+@pytest.mark.parametrize("form", ["leaf", "view of a leaf", "view", "expanded", "transposed", "one row"])
+def test_inplace_leaves_memory_that_is_not_its_own_alone(form):
+    arguments = target("index", 5, 5)
+    leaf = logits(5, 5).requires_grad_()
+    hidden = leaf * 1.0
+    z = {"leaf": leaf, "view of a leaf": leaf[:], "view": hidden[:, :], "expanded": hidden[:1].expand(5, 5),
+         "transposed": hidden.t(), "one row": hidden[:1]}[form]  # fmt: skip
+    if form == "one row":
+        arguments = {"first": arguments["first"][:1]}
+    before = z.detach().clone()
+    loss = triton.soft_cross_entropy(z, **arguments, inplace=True)
+    (own,) = torch.autograd.grad(loss, z, torch.tensor(0.5))
+    torch.testing.assert_close(own.double(), right(before, arguments, 0.5), rtol=1e-5, atol=3e-7)
+    if form != "transposed":
+        assert torch.equal(z.detach(), before) and torch.equal(leaf.detach(), logits(5, 5))
+
+
+@pytest.mark.parametrize("backward", ["auto", "store", "recompute"])
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_backward_as_often_as_the_graph_is_kept(backward, inplace, ignoring):
+    arguments = target("index", 5, 9)
+    if ignoring:
+        arguments["first"][2] = -100
+    leaf = logits(5, 9).requires_grad_()
+    z = leaf * 1.0
+    loss = triton.soft_cross_entropy(z, **arguments, backward=backward, inplace=inplace)
+    expected = right(leaf, arguments)
+    for factor in (0.5, 2.0, 1.0):
+        (grad,) = torch.autograd.grad(loss, z, torch.tensor(factor), retain_graph=True)
+        torch.testing.assert_close(grad.double(), factor * expected, rtol=1e-5, atol=3e-7)
+        grad.mul_(100)  # what is handed out is the caller's
+    (loss * 4).backward()
+    torch.testing.assert_close(leaf.grad.double(), 4 * expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("backward", ["auto", "recompute"])
+def test_batched_gradients(reduction, backward):
+    arguments = target("index", 6, 9) | {"reduction": reduction}
+    arguments["first"][2] = -100
+    z = logits(6, 9).requires_grad_()
+    loss = triton.soft_cross_entropy(z, **arguments, backward=backward)
+    incoming = torch.rand(3, *loss.shape)
+    (found,) = torch.autograd.grad(loss, z, incoming, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(loss, z, g, retain_graph=True)[0] for g in incoming]
+    torch.testing.assert_close(found, torch.stack(each), rtol=1e-6, atol=1e-7)
+    features, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    loss = triton.linear_soft_cross_entropy(features, weight, None, arguments["first"])
+    found = torch.autograd.grad(
+        loss, (features, weight), incoming.flatten()[:3], is_grads_batched=True, retain_graph=True
+    )
+    for i in range(3):
+        own = torch.autograd.grad(loss, (features, weight), incoming.flatten()[i], retain_graph=True)
+        torch.testing.assert_close([t[i] for t in found], [*own])
+
+
+def test_there_is_no_second_derivative():
+    z = logits(3, 5).requires_grad_()
+    features, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    first = labels(3, 5)
+    stats = triton.soft_cross_entropy_stats(z, first, features=features)[1]
+    for value in (
+        triton.soft_cross_entropy(z, first), triton.soft_cross_entropy(z, first, reduction="none"), stats.entropy,
+        triton.linear_soft_cross_entropy(features, weight, None, first),
+        feature_stats(features, torch.randn(5, 4), first).rms,
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(value.sum(), [z, features, weight], create_graph=True, allow_unused=True)
+
+
+@pytest.mark.parametrize("classes", [1000, 9000])
+@pytest.mark.parametrize("function", ["loss", "stats", "linear"])
+def test_a_float16_gradient_is_rounded_after_the_loss_scale(classes, function):
+    rows, scale = 6, 2.0**16
+    first = labels(rows, classes)
+    features = (torch.randn(rows, 8) * 0.3).half().requires_grad_()
+    weight = (torch.randn(classes, 8) * 0.3).half()
+    z = (features.detach() @ weight.t()).requires_grad_()
+    leaf, share = (features, 256.0) if function == "linear" else (z, 256.0)
+    if function == "loss":
+        loss = triton.soft_cross_entropy(z, first)
+    elif function == "stats":
+        loss = triton.soft_cross_entropy_stats(z, first)[0]
+    else:
+        loss = triton.linear_soft_cross_entropy(features, weight, None, first)
+    (grad,) = torch.autograd.grad(loss / share * scale, leaf)
+    exact = leaf.detach().double().requires_grad_()
+    plain = exact if function != "linear" else exact @ weight.double().t()
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(plain, first) / share * scale, exact)
+    if function == "linear":
+        assert (grad.double() - expected).norm() < 2e-3 * expected.norm()
+    else:
+        assert oracle.within_an_ulp(grad, expected) > 0.999 and not (grad == 0).any()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("function", ["loss", "linear"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_z_loss(passes, kind, function, reduction):
+    arguments = target(kind, 6, 13) | {"z_loss": 0.3, "reduction": reduction, "smoothing": 0.1}
+    arguments |= {"class_weight": torch.rand(13), "sample_weight": torch.rand(6)}
+    if kind != "dense":
+        arguments["first"][2] = -100
+    if function == "loss":
+        for backward in ("store", "recompute"):
+            compare(logits(6, 13), arguments | {"backward": backward})
+        return
+    inputs = [torch.randn(6, 5), torch.randn(13, 5), torch.randn(13)]
+    ours, exact = [t.clone().requires_grad_() for t in inputs], [t.double().requires_grad_() for t in inputs]
+    loss = triton.linear_soft_cross_entropy(*ours, **arguments)
+    expected = reference.linear_soft_cross_entropy(*exact, **wide(arguments))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    for a, b in zip(torch.autograd.grad(loss.sum(), ours), torch.autograd.grad(expected.sum(), exact), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_mix_with_an_ignored_row_is_ignored(passes, weighted):
+    arguments = target("mixed", 6, 7)
+    arguments["first"][1], arguments["second"][3] = -100, -100
+    if weighted:
+        arguments["sample_weight"] = torch.rand(6)
+    compare(logits(6, 7), arguments)
+    compare(logits(6, 7), arguments | {"reduction": "none"})
+    features, weight = torch.randn(6, 4), torch.randn(7, 4)
+    found = triton.linear_soft_cross_entropy(features, weight, None, **arguments)
+    expected = reference.linear_soft_cross_entropy(features.double(), weight.double(), None, **wide(arguments))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("backward", ["auto", "recompute"])
+def test_gradients_of_statistics(passes, kind, reduction, backward):
+    z, arguments = logits(7, 13), target(kind, 7, 13) | {"reduction": reduction, "smoothing": 0.1, "z_loss": 0.1}
+    arguments |= {"class_weight": torch.rand(13), "sample_weight": torch.rand(7)}
+    z[3, 5] = z[3].max()  # a tie of the largest
+    z[4, ::2] = -torch.inf if kind == "index" else -30.0
+    if kind != "dense":
+        arguments["first"][2] = -100
+        arguments["first"][4] = 1
+        z[2] = torch.nan
+    names = ("loss", "log_partition", "confidence", "entropy", "margin")
+    factors = torch.rand(len(names), 7)
+    factors[:, 2] = 0
+    for chosen in ([name] for name in names), [names]:
+        for some in chosen:
+            gradients = []
+            for family, dtype in ((triton, torch.float32), (reference, torch.float64)):
+                leaf = z.to(dtype).requires_grad_()
+                given = arguments if dtype == torch.float32 else wide(arguments)
+                loss, stats = family.soft_cross_entropy_stats(leaf, **given, backward=backward)
+                extra = sum((getattr(stats, n).nan_to_num() * factors[names.index(n)]).sum() for n in some)
+                total = extra + loss.sum() if len(some) > 1 else extra
+                gradients.append(torch.autograd.grad(total, leaf)[0].double())
+            torch.testing.assert_close(*gradients, rtol=1e-5, atol=2e-6, msg=lambda m, s=some: f"{s}: {m}")
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -280,15 +462,15 @@ def test_feature_gradients(predicted):
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_statistics_carry_gradients_to_features_on_request():
+def test_statistics_carry_gradients_to_features_unless_told_otherwise():
     z, first, centers = logits(5, 7), labels(5, 7), torch.randn(7, 4)
     features = torch.randn(5, 4, requires_grad=True)
     _, stats = triton.soft_cross_entropy_stats(z, first, features=features, centers=centers)
+    assert stats.rms.requires_grad and not stats.entropy.requires_grad
+    _, stats = triton.soft_cross_entropy_stats(z, first, features=features, centers=centers, feature_grad=False)
     assert not stats.rms.requires_grad
-    _, stats = triton.soft_cross_entropy_stats(
-        z.requires_grad_(), first, features=features, centers=centers, feature_grad=True
-    )
-    assert stats.cosine.requires_grad and not stats.entropy.requires_grad
+    _, stats = triton.soft_cross_entropy_stats(z.requires_grad_(), first, features=features, centers=centers)
+    assert stats.cosine.requires_grad and stats.entropy.requires_grad
     (stats.rms.sum() + stats.cosine.sum() + stats.cosine_predicted.sum()).backward()
     exact = features.detach().double().requires_grad_()
     right = reference_feature_stats(exact, centers.double(), first, z.argmax(1))
@@ -332,7 +514,7 @@ def test_one_graph_under_compile(reduction):
             reduction=reduction,
             feature_grad=True,
         )
-        return value.sum() + stats.cosine.sum()
+        return value.sum() + stats.cosine.sum() + stats.entropy.sum()
 
     first = labels(6, 8)
     constants = (first, first.roll(1), torch.rand(6))

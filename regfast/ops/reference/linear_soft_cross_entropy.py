@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from regfast.ops.backward import check_first
+from regfast.ops.dispatch import transformed
 from regfast.ops.reference.mixture import mixture, smoothing_row, widened
 from regfast.ops.reference.rows import pick, product, wide
 from regfast.ops.reference.soft_cross_entropy import soft_cross_entropy
@@ -21,8 +22,9 @@ def linear_soft_cross_entropy(
     features: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Target
 ) -> Tensor:
     """See `regfast.ops.linear_soft_cross_entropy`."""
-    if torch.is_grad_enabled() and any(isinstance(c, Tensor) and c.requires_grad for c in target.constants):
-        # A target that is learned too: autograd differentiates everything, at the price of keeping the logits.
+    learned = torch.is_grad_enabled() and any(isinstance(c, Tensor) and c.requires_grad for c in target.constants)
+    if learned or transformed():
+        # Autograd, or torch.func, differentiates everything, at the price of keeping the logits.
         return soft_cross_entropy(functional.linear(features, linear_weight, linear_bias), target)
     classes, rows = len(linear_weight), len(features)
     like = wide(features.new_zeros(()))
@@ -44,13 +46,17 @@ def linear_soft_cross_entropy(
         factor = factor / total
     indices = [t for part in parts for t in part]
     per_row = target.reduction == "none"
-    return _Chunks.apply(
-        features, linear_weight, linear_bias, factor, ignored, mass, spread, dense, scale, per_row, *indices
-    )
+    # A loss scale must reach the gradient before it is rounded to float16.
+    store = not per_row and features.dtype != torch.float16
+    losses = _Chunks.apply(
+        features, linear_weight, linear_bias, factor, ignored, mass, spread, dense, scale, target.z_loss, store,
+        *indices,
+    )  # fmt: skip
+    return losses if per_row or store else losses.sum()
 
 
 class _Chunks(torch.autograd.Function):
-    """Rows' losses times `factor`, as they are or summed. Summed, the gradients are made on the way."""
+    """Rows' losses times `factor`; with `store` their sum, whose gradients are made on the way."""
 
     @staticmethod
     def forward(
@@ -64,30 +70,33 @@ class _Chunks(torch.autograd.Function):
         spread: Tensor | None,
         dense: Tensor | None,
         scale: Tensor | None,
-        per_row: bool,
+        z_loss: float,
+        store: bool,
         *parts: Tensor,
     ) -> Tensor:
-        ctx.per_row = per_row
+        ctx.store, ctx.z_loss = store, z_loss
         wanted = any(ctx.needs_input_grad[:3])
         rest = (ignored, mass, spread, dense, scale, *parts)
-        losses, gradients = _run(wanted and not per_row, features, linear_weight, linear_bias, factor, *rest)
-        ctx.save_for_backward(*((features, linear_weight, linear_bias, factor, *rest) if per_row else gradients))
-        return losses if per_row else losses.sum()
+        losses, gradients = _run(wanted and store, z_loss, features, linear_weight, linear_bias, factor, *rest)
+        ctx.save_for_backward(*(gradients if store else (features, linear_weight, linear_bias, factor, *rest)))
+        return losses.sum() if store else losses
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.compiler.is_compiling():
+            check_first()
         saved = ctx.saved_tensors
-        if ctx.per_row:
+        if ctx.store:
+            gradients = tuple(None if g is None else (g * grad_output).to(g.dtype) for g in saved)
+        else:
             features, linear_weight, linear_bias, factor, *rest = saved
-            gradients = _run(True, features, linear_weight, linear_bias, factor * grad_output, *rest)[1]
-            return *gradients, *[None] * (len(saved) - 2)
-        gradients = tuple(None if g is None else g * grad_output.to(g.dtype) for g in saved)
+            gradients = _run(True, ctx.z_loss, features, linear_weight, linear_bias, factor * grad_output, *rest)[1]
         return *gradients, *[None] * (len(ctx.needs_input_grad) - 3)
 
 
 def _run(
     wanted: bool,
+    z_loss: float,
     features: Tensor,
     linear_weight: Tensor,
     linear_bias: Tensor | None,
@@ -102,14 +111,15 @@ def _run(
     """Losses (B,) times `factor`; and, if `wanted`, the gradients of their sum on features, weight and bias."""
     rows, classes, dtype = len(features), len(linear_weight), factor.dtype
     step = max(1, CHUNK // classes)
-    losses = torch.empty_like(factor)
-    grad_features = torch.empty_like(features) if wanted else None
+    # Nothing is written in place: `factor` may carry a batch of incoming gradients.
+    losses, grad_features = [factor[:0]], [features[:0]]
     grad_weight = torch.zeros_like(linear_weight, dtype=dtype) if wanted else None
     grad_bias = linear_weight.new_zeros(classes, dtype=dtype) if wanted and linear_bias is not None else None
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
         z = wide(functional.linear(features[part], linear_weight, linear_bias))
-        shifted = z - z.amax(1, keepdim=True)
+        largest = z.amax(1)
+        shifted = z - largest.unsqueeze(1)
         e = shifted.exp()
         total = e.sum(1)
         indices = [(parts[i][part], parts[i + 1][part]) for i in range(0, len(parts), 2)]
@@ -124,11 +134,12 @@ def _run(
             for index, coefficient in indices:
                 dot = dot + product(coefficient, pick(shifted, index))
             dot = dot if spread is None else dot + product(spread, shifted).sum(1)
-        row = (chunk_mass * total.log() - dot) * factor[part]
-        losses[part] = row if ignored is None else torch.where(ignored[part], 0.0, row)
-        if not wanted:
+        lse = largest + total.log()
+        row = (chunk_mass * total.log() - dot + (z_loss * lse.square() if z_loss else 0.0)) * factor[part]
+        losses.append(row if ignored is None else torch.where(ignored[part], 0.0, row))
+        if grad_weight is None:
             continue
-        assert grad_features is not None and grad_weight is not None
+        chunk_mass = chunk_mass + 2 * z_loss * lse if z_loss else chunk_mass
         g = e * (chunk_mass / total).unsqueeze(1)
         if dense is not None:
             g = g - q
@@ -139,9 +150,8 @@ def _run(
         g = g * factor[part].unsqueeze(1)
         g = g if ignored is None else g.masked_fill(ignored[part].unsqueeze(1), 0.0)
         narrow = g.to(features.dtype)
-        grad_features[part] = narrow @ linear_weight
-        grad_weight += narrow.t() @ features[part]
-        if grad_bias is not None:
-            grad_bias += g.sum(0)
-    grad_weight = None if grad_weight is None else grad_weight.to(linear_weight.dtype)
-    return losses, (grad_features, grad_weight, None if grad_bias is None else grad_bias.to(linear_weight.dtype))
+        grad_features.append(narrow @ linear_weight)
+        grad_weight = grad_weight + narrow.t() @ features[part]
+        grad_bias = None if grad_bias is None else grad_bias + g.sum(0)
+    gradients = (torch.cat(grad_features) if wanted else None, grad_weight, grad_bias)
+    return torch.cat(losses), tuple(None if g is None else g.to(linear_weight.dtype) for g in gradients)

@@ -44,6 +44,13 @@ def smoothing_row(target: Target, classes: int, like: Tensor) -> Tensor | None:
     return row if target.class_weight is None else row * target.class_weight
 
 
+def ignored_rows(target: Target) -> Tensor:
+    """(B,) bool: rows of which `first` or `second` is to be ignored."""
+    assert target.first is not None
+    ignored = target.first == target.ignore_index
+    return ignored if target.second is None else ignored | (target.second == target.ignore_index)
+
+
 def mixture(target: Target, classes: int, like: Tensor) -> Mixture:
     """What the loss needs of a target of classes, `widened` to `like`.
 
@@ -52,7 +59,7 @@ def mixture(target: Target, classes: int, like: Tensor) -> Mixture:
     """
     first, class_weight = target.first, target.class_weight
     assert first is not None
-    ignored = first == target.ignore_index
+    ignored = ignored_rows(target)
     judged = known(first, classes, "target", target.ignore_index) & ~ignored
     true = label = torch.where(judged, first, 0)
     ones = torch.ones(len(first), dtype=like.dtype, device=like.device)

@@ -24,15 +24,25 @@ def pick(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
+def _batched(tensor: Tensor) -> bool:
+    """Whether torch.func.vmap runs over the tensor: then its values can't be looked at."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 def known(labels: Tensor, classes: int, name: str, ignore_index: int | None = None) -> Tensor:
     """(B,) bool: the labels in [0, classes).
 
     Raises:
         IndexError: on CPU in eager mode, if a label is neither in range nor `ignore_index`. Elsewhere looking would
-            wait for the device, or could not be traced: the caller makes NaN of those rows.
+            wait for the device, or could not be traced or mapped: the caller makes NaN of those rows.
     """
     inside = (labels >= 0) & (labels < classes)
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and not _batched(labels):
         bad = ~inside if ignore_index is None else ~inside & (labels != ignore_index)
         if bad.any():
             row = int(bad.nonzero()[0, 0])

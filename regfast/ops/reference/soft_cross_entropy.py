@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.ops.reference.feature_stats import geometry
-from regfast.ops.reference.mixture import mixture, widened
+from regfast.ops.reference.mixture import ignored_rows, mixture, widened
 from regfast.ops.reference.rows import pick, product, wide
 from regfast.ops.soft_cross_entropy import Backward, SampleStats
 from regfast.ops.target import Reduction, Target
@@ -35,28 +35,28 @@ def soft_cross_entropy_stats(
     features: Tensor | None = None,
     centers: Tensor | None = None,
     backward: Backward = "auto",
-    feature_grad: bool = False,
+    feature_grad: bool = True,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
     rows = _rows(logits, target)
-    with torch.no_grad():
-        p = (rows.shifted - rows.log_sum.unsqueeze(1)).exp()
-        prediction = wide(logits).argmax(1)
-        rest = rows.shifted.scatter(1, rows.true.unsqueeze(1), -torch.inf).amax(1)
-        margin = torch.where(rows.judged, pick(rows.shifted, rows.true) - rest, torch.nan)
-        entropy = rows.log_sum - product(p, rows.shifted).sum(1)
+    shifted, log_sum = rows.shifted, rows.log_sum
+    prediction = wide(logits).argmax(1)
+    entropy = log_sum - product((shifted - log_sum.unsqueeze(1)).exp(), shifted).sum(1)
+    others = shifted.scatter(1, rows.true.unsqueeze(1), -torch.inf)
+    margin = pick(shifted, rows.true) - pick(others, others.argmax(1))
+    margin = torch.where(margin.isfinite(), margin, margin.detach())
     rms: Any = None
     cosine = cosine_predicted = rms
     if features is not None:
         with torch.set_grad_enabled(feature_grad and torch.is_grad_enabled()):
             rms, cosine, cosine_predicted = geometry(features, centers, rows.true, rows.judged, prediction)
     stats = SampleStats(
-        loss=rows.loss.detach(),
-        log_partition=(rows.largest + rows.log_sum).detach(),
-        confidence=(-rows.log_sum).exp().detach(),
+        loss=rows.loss,
+        log_partition=rows.largest + log_sum,
+        confidence=(pick(shifted, prediction) - log_sum).exp(),
         prediction=prediction,
         entropy=entropy,
-        margin=margin,
+        margin=torch.where(rows.judged, margin, torch.nan),
         rms=rms,
         cosine=cosine,
         cosine_predicted=cosine_predicted,
@@ -67,20 +67,21 @@ def soft_cross_entropy_stats(
 def _rows(logits: Tensor, target: Target) -> _Rows:
     classes = logits.shape[1]
     z = wide(logits)
-    if target.first is not None:
-        # Cuts the gradient of ignored rows, which multiplying it by 0 would not do where it is NaN.
-        z = torch.where((target.first == target.ignore_index).unsqueeze(1), z.detach(), z)
     # The loss does not depend on what is subtracted, so the maximum is a constant.
     largest = z.detach().amax(1)
+    if target.first is not None:
+        # Cuts the gradient of ignored rows, which multiplying it by 0 would not do where it is NaN.
+        z = torch.where((ignored_rows(target) & ~largest.isfinite()).unsqueeze(1), z.detach(), z)
     shifted = z - largest.unsqueeze(1)
     log_sum = shifted.exp().sum(1).log()
     target = widened(target, z)
     sample_weight = target.sample_weight
+    penalty = target.z_loss * (largest + log_sum).square() if target.z_loss else 0.0
 
     if target.dense is not None:
         q = target.dense.to(z.dtype) * (1 - target.smoothing) + target.smoothing / classes
         q = q if target.class_weight is None else q * target.class_weight
-        loss = q.sum(1) * log_sum - product(q, shifted).sum(1)
+        loss = q.sum(1) * log_sum - product(q, shifted).sum(1) + penalty
         share = torch.ones_like(largest)
         true = target.dense.detach().argmax(1)
         judged = torch.ones_like(true, dtype=torch.bool)
@@ -94,7 +95,7 @@ def _rows(logits: Tensor, target: Target) -> _Rows:
         dot = dot + product(mixed.spread, shifted).sum(1)
     factor = torch.where(mixed.judged | mixed.ignored, 1.0, torch.nan).to(z.dtype)
     factor = factor if sample_weight is None else factor * sample_weight
-    loss = torch.where(mixed.ignored, 0.0, (mixed.mass * log_sum - dot) * factor)
+    loss = torch.where(mixed.ignored, 0.0, (mixed.mass * log_sum - dot + penalty) * factor)
     share = mixed.share if sample_weight is None else mixed.share * sample_weight
     return _Rows(shifted, largest, log_sum, loss, share, mixed.true, mixed.judged)
 

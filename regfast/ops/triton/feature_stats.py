@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from regfast.ops.backward import check_first
 from regfast.ops.feature_stats import FeatureStats
 from regfast.ops.triton.feature_kernels import feature_stats_backward_kernel, feature_stats_kernel
 from regfast.ops.triton.launch import check_dtype, feature_block, launch, rows_of
@@ -40,8 +41,9 @@ class _FeatureStats(torch.autograd.Function):
         return tuple(run(features, centers, labels, predictions).unbind())
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.compiler.is_compiling():
+            check_first()
         return features_backward(*ctx.saved_tensors, *grads), None, None, None
 
 

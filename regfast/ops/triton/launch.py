@@ -41,13 +41,14 @@ def feature_block(columns: int, rows: int) -> int:
 _counters: dict[tuple[int, int], Tensor] = {}
 
 
-def counter(device: torch.device) -> Tensor:
+def counter(device: torch.device, traced: bool = False) -> Tensor:
     """A zero of int32 on `device` that the kernel leaves at zero.
 
     One per stream, since launches on different streams may overlap; a new one inside a graph that is being captured,
-    whose replays may run on any stream.
+    whose replays may run on any stream, and for a call that is `traced` by the compiler: with "reduce-overhead" its
+    memory comes from a CUDA graph's pool, whose next run takes it back.
     """
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+    if traced or device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros((), dtype=torch.int32, device=device)
     key = (
         torch.cuda.current_device() if device.index is None else device.index,

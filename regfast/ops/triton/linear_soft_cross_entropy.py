@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regfast.ops.backward import batched, check_first
 from regfast.ops.target import Target
 from regfast.ops.triton.launch import check_dtype
 from regfast.ops.triton.soft_cross_entropy import number, rescale, rows_eager, share_sum
@@ -36,44 +37,51 @@ def linear_soft_cross_entropy(
     denominator = None
     if reduction == "mean" and (first is not None or sample_weight is not None):
         weights = class_weight if target.index_target else None
-        denominator = share_sum(first, weights, sample_weight, target.ignore_index, batch, len(linear_weight))
+        denominator = share_sum(first, second, weights, sample_weight, target.ignore_index, batch, len(linear_weight))
     scale = 1.0 / batch if reduction == "mean" and denominator is None and batch else 1.0
     loss = _LinearLoss.apply(
         features, linear_weight, linear_bias, first, second, lam, target.dense, smoothing, class_weight, sample_weight,
-        denominator, lam_value, smoothing_value, target.ignore_index, scale, reduction, torch.is_grad_enabled(),
+        denominator, (lam_value, smoothing_value, target.z_loss, target.ignore_index, scale), reduction,
+        torch.is_grad_enabled(),
     )  # fmt: skip
     return loss / 0.0 if reduction == "mean" and batch == 0 else loss
 
 
 class _LinearLoss(torch.autograd.Function):
+    """Loss (reduced), whose gradients are made on the way, but where a loss scale must reach them first (float16)."""
+
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, lam_value, smoothing_value, ignore_index, scale, reduction, grad_enabled = arguments
-        store = [grad_enabled and reduction != "none" and t is not None and t.requires_grad for t in tensors[:3]]
-        numbers = (lam_value, smoothing_value, ignore_index, scale)
-        run = _chunks_op if torch.compiler.is_compiling() else _chunks
-        loss, *grads = run(*tensors, *numbers, None, reduction, *store)
-        ctx.numbers, ctx.stored, ctx.spent = numbers, reduction != "none", False
+        *tensors, numbers, reduction, grad_enabled = arguments
+        ctx.stored = reduction != "none" and tensors[0].dtype != torch.float16
+        store = [grad_enabled and ctx.stored and t is not None and t.requires_grad for t in tensors[:3]]
+        compiling = torch.compiler.is_compiling()
+        run = _chunks_op if compiling else _chunks
+        loss, *grads = run(*tensors, *numbers, None, reduction, *store, compiling)
+        ctx.numbers = numbers
         ctx.save_for_backward(*(grads if ctx.stored else tensors))
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            check_first()
         wanted = ctx.needs_input_grad[:3]
+        many = not compiling and batched(grad_output)
         if ctx.stored:
-            if ctx.spent:
-                raise RuntimeError("the first backward used up the stored gradients; call the loss again")
-            ctx.spent = True
-            grads = [
-                rescale(g, grad_output, None) if want else None
+            scaled = [
+                None if not want else g * grad_output if many else rescale(g, grad_output, None)
                 for g, want in zip(ctx.saved_tensors, wanted, strict=True)
             ]
-        else:
-            run = _chunks_op if torch.compiler.is_compiling() else _chunks
-            found = run(*ctx.saved_tensors, *ctx.numbers, grad_output.contiguous(), "", *wanted)[1:]
-            grads = [g if want else None for g, want in zip(found, wanted, strict=True)]
-        return *grads, *(None,) * 14
+            return *scaled, *(None,) * 11
+        if many:
+            raise RuntimeError(
+                'batched gradients need regfast.use_backend("reference") for reduction="none" and for float16'
+            )
+        run = _chunks_op if compiling else _chunks
+        found = run(*ctx.saved_tensors, *ctx.numbers, grad_output.contiguous(), "", *wanted, compiling)[1:]
+        return *(g if want else None for g, want in zip(found, wanted, strict=True)), *(None,) * 11
 
 
 def _chunks(
@@ -90,6 +98,7 @@ def _chunks(
     denominator: Tensor | None,
     lam_value: float,
     smoothing_value: float,
+    z_loss: float,
     ignore_index: int,
     scale: float,
     grad_output: Tensor | None,
@@ -97,8 +106,9 @@ def _chunks(
     want_features: bool,
     want_weight: bool,
     want_bias: bool,
+    traced: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss (reduced) and the gradients that are wanted, empty otherwise; no loss with a `grad_output` (B,)."""
+    """Loss (reduced) and the gradients that are wanted, empty otherwise; no loss with a `grad_output` (0-d or (B,))."""
     batch, classes = len(features), len(linear_weight)
     want_grad = want_features or want_weight or want_bias
     loss = (
@@ -116,13 +126,12 @@ def _chunks(
         x = features[part]
         logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
         mix = lam[part] if lam is not None and lam.dim() else lam
-        y1, y2, q, sample, rows = (
-            None if t is None else t[part] for t in (first, second, dense, sample_weight, grad_output)
-        )
+        y1, y2, q, sample = (None if t is None else t[part] for t in (first, second, dense, sample_weight))
+        rows = grad_output[part] if grad_output is not None and grad_output.dim() else grad_output
         losses, total, _, grad, _, _ = rows_eager(
-            logits, y1, y2, mix, q, smoothing, class_weight, sample, lam_value, smoothing_value, ignore_index,
-            rows, denominator, None, None, scale,
-            "sum" if reduction == "mean" else reduction, False, want_grad, False, want_grad,
+            logits, y1, y2, mix, q, smoothing, class_weight, sample, lam_value, smoothing_value, z_loss, ignore_index,
+            rows, denominator, None, None, None, scale,
+            "sum" if reduction == "mean" else reduction, False, want_grad, False, want_grad, traced,
         )  # fmt: skip
         if reduction == "none":
             loss[part] = losses
@@ -142,7 +151,7 @@ _chunks_op = torch.library.custom_op("regfast_triton::linear", _chunks, mutates_
 
 @_chunks_op.register_fake
 def _(features, linear_weight, linear_bias, *rest):
-    reduction, want_features, want_weight, want_bias = rest[-4:]
+    reduction, want_features, want_weight, want_bias, _ = rest[-5:]
     return (
         features.new_empty(features.shape[0] if reduction == "none" else (), dtype=torch.float32),
         features.new_empty(features.shape if want_features else 0),

@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from regfast.ops.backward import batched, check_first, keeps_graph
 from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.ops.target import Target
 from regfast.ops.triton.feature_stats import features_backward
@@ -38,13 +39,14 @@ def soft_cross_entropy_stats(
     features: Tensor | None = None,
     centers: Tensor | None = None,
     backward: str = "auto",
-    feature_grad: bool = False,
+    feature_grad: bool = True,
 ) -> tuple[Tensor, SampleStats]:
     """See `regfast.ops.soft_cross_entropy`."""
     if features is not None and not feature_grad:
         features = features.detach()
     loss, stats = _run(logits, target, False, backward, True, features, centers)
-    row_loss, classes, lse, confidence, entropy, margin, *geometry = stats
+    row_loss = loss if target.reduction == "none" else stats.pop()
+    classes, lse, confidence, entropy, margin, *geometry = stats
     return loss, SampleStats(
         row_loss, lse, confidence, classes[0], entropy, margin, *geometry, *[None] * (3 - len(geometry))
     )
@@ -74,15 +76,18 @@ def _run(
     denominator = None
     if reduction == "mean" and (sample_weight is not None or (target.index_target and class_weight is not None)):
         weights = class_weight if target.index_target else None
-        denominator = share_sum(first, weights, sample_weight, target.ignore_index, *logits.shape)
-    needs_grad = torch.is_grad_enabled() and logits.requires_grad
-    store = needs_grad and reduction != "none" and (backward == "store" or (backward == "auto" and not compiling))
+        denominator = share_sum(first, second, weights, sample_weight, target.ignore_index, *logits.shape)
+    store = torch.is_grad_enabled() and logits.requires_grad and reduction != "none" and backward != "recompute"
+    if backward == "auto":
+        # A loss scale must reach the gradient before it is rounded to float16; the compiler fuses what it recomputes.
+        store = store and logits.dtype != torch.float16 and not compiling
     features = None if features is None else rows_of(features)
     centers = None if centers is None or features is None else rows_of(centers.detach())
     outputs = _RowLoss.apply(
         logits, dense, features, centers, denominator,
-        first, second, lam, smoothing, class_weight, sample_weight, lam_value, smoothing_value, target.ignore_index,
-        reduction, with_stats, store, inplace and store and not compiling,
+        first, second, lam, smoothing, class_weight, sample_weight,
+        (lam_value, smoothing_value, target.z_loss, target.ignore_index),
+        reduction, with_stats, store, inplace and store and not compiling and _may_be_taken(logits),
     )  # fmt: skip
     loss, *stats = outputs
     if reduction == "mean" and logits.shape[0] == 0:
@@ -90,8 +95,18 @@ def _run(
     return loss, stats
 
 
+def _may_be_taken(logits: Tensor) -> bool:
+    """Whether the gradient may lie in the memory of `logits`: not a leaf's, nor one that two rows share.
+
+    Nor a view's: writing there would give it another node in the graph, and `autograd.grad(loss, view)` nothing.
+    """
+    own = not logits.is_leaf and not logits._is_view()
+    return own and logits.stride(0) >= logits.shape[1] and (logits.stride(1) == 1 or logits.shape[1] == 1)
+
+
 class _RowLoss(torch.autograd.Function):
-    """Loss (reduced); with statistics also losses (B,), classes (2, B): predicted and true, and the rows of `stats`."""
+    """Loss (reduced); with statistics also classes (2, B): predicted and true, the rows of `stats`, and losses (B,), if
+    they are not the loss itself."""
 
     @staticmethod
     def forward(
@@ -107,9 +122,7 @@ class _RowLoss(torch.autograd.Function):
         smoothing: Tensor | None,
         class_weight: Tensor | None,
         sample_weight: Tensor | None,
-        lam_value: float,
-        smoothing_value: float,
-        ignore_index: int,
+        numbers: tuple[float, float, float, int],
         reduction: str,
         with_stats: bool,
         store: bool,
@@ -120,64 +133,92 @@ class _RowLoss(torch.autograd.Function):
         # the gradient is divided by all rows, and put right in the backward pass should some have been ignored.
         count_rows = reduction == "mean" and denominator is None and first is not None
         scale = 1.0 / batch if reduction == "mean" and batch and denominator is None else 1.0
-        run = _rows_op if torch.compiler.is_compiling() else rows_eager
+        compiling = torch.compiler.is_compiling()
+        run = _rows_op if compiling else rows_eager
         losses, total, count, grad, stats, classes = run(
             logits, first, second, lam, dense, smoothing, class_weight, sample_weight,
-            lam_value, smoothing_value, ignore_index, None, denominator, features, centers, scale,
-            reduction, count_rows, store, with_stats, inplace,
+            *numbers, None, denominator, features, centers, None, scale,
+            reduction, count_rows, store, with_stats, inplace, compiling,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.numbers = (lam_value, smoothing_value, ignore_index)
-        ctx.scale, ctx.store, ctx.spent = scale, store, False
+        ctx.numbers, ctx.scale, ctx.store, ctx.reduced = numbers, scale, store, reduction != "none"
         ctx.save_for_backward(
-            None if store else logits, dense, features, centers, denominator,
+            # Statistics that are penalized need the logits, whatever is stored.
+            None if store and not with_stats else logits, dense, features, centers, denominator,
             first, second, lam, smoothing, class_weight, sample_weight,
             count if count_rows else None, grad if store else None, classes if features is not None else None,
         )  # fmt: skip
         if not with_stats:
             return (losses if reduction == "none" else total,)
         rows = stats.unbind()
-        # For reduction="none" the loss and the loss among the statistics are the same numbers, but one is a constant.
-        constant = losses.clone() if reduction == "none" else losses
-        ctx.mark_non_differentiable(constant, classes, *rows[:4])
-        return (losses if reduction == "none" else total, constant, classes, *rows)
+        of_logits = (losses, *rows[:4]) if reduction == "none" else (total, losses, *rows[:4])
+        ctx.mark_non_differentiable(classes, *(() if ctx.needs_input_grad[0] else of_logits))
+        return (losses, classes, *rows) if reduction == "none" else (total, classes, *rows, losses)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         (
             logits, dense, features, centers, denominator,
             first, second, lam, smoothing, class_weight, sample_weight, count, stored, classes,
         ) = ctx.saved_tensors  # fmt: skip
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            check_first()
+        rows = ctx.reduced and len(grads) > 0
+        of_stats = (grads[-1] if rows else None, *grads[1:5])
+        penalized = any(g is not None for g in of_stats)
         grad = grad_features = None
-        if grad_output is not None and ctx.needs_input_grad[0]:
-            if ctx.store:
-                if ctx.spent:
-                    raise RuntimeError('the first backward used up the stored gradient; ask for backward="recompute"')
-                ctx.spent = True
+
+        def made(grad_output: Tensor | None, stat_grads: Tensor | None) -> Tensor:
+            run = _rows_op if compiling else rows_eager
+            gradient: Tensor = run(
+                logits, first, second, lam, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
+                grad_output, denominator if count is None else count, None, None, stat_grads,
+                ctx.scale if count is None else 1.0, "", False, True, False, False, compiling,
+            )[3]  # fmt: skip
+            return gradient
+
+        if ctx.needs_input_grad[0] and (grad_output is not None or penalized):
+            if not compiling and batched(grad_output, *of_stats):
+                if penalized:
+                    raise RuntimeError('batched gradients of statistics need regfast.use_backend("reference")')
+                assert grad_output is not None
+                own = made(None, None) if stored is None else stored
+                if stored is not None and count is not None:
+                    own = own * (own.shape[0] / count)
+                grad = own * (grad_output.unsqueeze(1) if grad_output.dim() else grad_output)
+            elif penalized:
+                zero = logits.new_zeros((), dtype=torch.float32)
+                stat_grads = torch.stack([zero.expand(logits.shape[:1]) if g is None else g for g in of_stats])
+                grad = made(zero if grad_output is None else grad_output, stat_grads)
+            elif ctx.store:
                 grad = rescale(stored, grad_output, count)
             else:
-                run = _rows_op if torch.compiler.is_compiling() else rows_eager
-                grad = run(
-                    logits, first, second, lam, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
-                    grad_output, denominator if count is None else count, None, None,
-                    ctx.scale if count is None else 1.0, "", False, True, False, False,
-                )[3]  # fmt: skip
+                grad = made(grad_output, None)
         if features is not None and ctx.needs_input_grad[2]:
-            grad_features = features_backward(features, centers, classes[1], classes[0], *grads[6:])
-        return grad, None, grad_features, *(None,) * 15
+            of_features = grads[5:-1] if rows else grads[5:]
+            grad_features = features_backward(
+                features, centers, classes[1], classes[0], *of_features, *(None,) * (3 - len(of_features))
+            )
+        return grad, None, grad_features, *(None,) * 13
 
 
 def rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
-    """The gradient that the forward pass left, times what only the backward pass knows."""
+    """The gradient that the forward pass left, times what only the backward pass knows.
+
+    In its own memory, unless another backward pass may ask for it.
+    """
     if torch.compiler.is_compiling():
         scale = grad_output if count is None else grad_output * (grad.shape[0] / count)
         return torch.where(grad == 0, 0.0, grad * scale).to(grad.dtype)
+    batch, columns = grad.shape[0], grad.shape[-1]
+    out = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) if keeps_graph() else None
     launch(
         rescale_kernel, min(triton.cdiv(grad.numel(), 4096), 1024), grad.device,
-        grad, grad_output, count, grad.numel(), grad.shape[0], BLOCK=4096, num_warps=8,
+        grad, out, grad_output, count, grad.numel(), batch,
+        K=max(columns, 1), STRIDE=grad.stride(0) if grad.dim() == 2 else columns, BLOCK=4096, num_warps=8,
     )  # fmt: skip
-    return grad
+    return grad if out is None else out
 
 
 def rows_eager(
@@ -191,21 +232,26 @@ def rows_eager(
     sample_weight: Tensor | None,
     lam_value: float,
     smoothing_value: float,
+    z_loss: float,
     ignore_index: int,
     grad_output: Tensor | None,
     denominator: Tensor | None,
     features: Tensor | None,
     centers: Tensor | None,
+    stat_grads: Tensor | None,
     scale: float,
     reduction: str,
     count_rows: bool,
     want_grad: bool,
     want_stats: bool,
     inplace: bool,
+    traced: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (n, B) and classes (2, B).
 
-    Those not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made and `reduction` is "".
+    Those not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made and `reduction` is "";
+    `stat_grads` (5, B) are the incoming gradients of loss, log_partition, confidence, entropy and margin. `traced`:
+    inside a compiled graph, whose memory may be a CUDA graph's own.
     """
     batch, columns = logits.shape
     device = logits.device
@@ -231,18 +277,20 @@ def rows_eager(
     launch(
         one_shot_kernel if shape["BLOCK"] >= columns else two_pass_kernel, programs, device,
         logits, first, second, dense, lam, smoothing, class_weight, sample_weight, grad_output, denominator,
-        features, centers,
+        features, centers, stat_grads,
         losses if len(losses) else None,
         grad if want_grad else None,
         total if want_total else None,
         count if want_total and count_rows else None,
         torch.empty(2 * programs, dtype=torch.float32, device=device) if want_total else None,
-        counter(device) if want_total else None,
+        counter(device, traced) if want_total else None,
         stats if want_stats else None,
         classes if want_stats else None,
-        batch, ignore_index, lam_value, smoothing_value, scale,
+        batch, ignore_index, lam_value, smoothing_value, z_loss, scale,
         TARGET=kind.value,
         SMOOTH=smoothing is not None or smoothing_value != 0.0,
+        Z_LOSS=z_loss != 0.0,
+        STATS=want_stats or stat_grads is not None,
         LAM_STRIDE=1 if lam is not None and lam.dim() else 0,
         GRAD_OUTPUT_STRIDE=grad_stride,
         K=columns, D=width,
@@ -276,12 +324,13 @@ _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_a
 
 @_rows_op.register_fake
 def _(logits, *rest):
-    features, centers, _, reduction, _, want_grad, want_stats, _ = rest[-8:]
+    features, centers, _, _, reduction, _, want_grad, want_stats, _, _ = rest[-10:]
     return _outputs(logits, features, centers, reduction, want_grad, want_stats)
 
 
 def share_sum(
     first: Tensor | None,
+    second: Tensor | None,
     class_weight: Tensor | None,
     sample_weight: Tensor | None,
     ignore_index: int,
@@ -298,11 +347,13 @@ def share_sum(
                 inside = (first >= 0) & (first < columns)
                 share = share * torch.where(inside, class_weight.float()[torch.where(inside, first, 0)], 0.0)
             share = torch.where(first == ignore_index, 0.0, share)
+        if second is not None:
+            share = torch.where(second == ignore_index, 0.0, share)
         return share.sum()
     denominator = torch.empty((), dtype=torch.float32, device=tensor.device)
     launch(
         denominator_kernel, 1, tensor.device,
-        first, class_weight, sample_weight, denominator, batch, ignore_index, K=columns, num_warps=8,
+        first, second, class_weight, sample_weight, denominator, batch, ignore_index, K=columns, num_warps=8,
     )  # fmt: skip
     return denominator
 
@@ -312,5 +363,7 @@ def number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, 
     if not isinstance(value, Tensor):
         return None, float(value)
     if value.dim() == 0 and value.device != device:
+        if value.is_cpu and not torch.compiler.is_compiling():
+            return None, float(value)  # it is at hand: nobody waits
         return value.to(device), 0.0
     return value.contiguous(), 0.0

@@ -23,5 +23,5 @@ class CosineReward(Regularizer):
 
     def loss(self, logits: Tensor, target: Target, features: Tensor, context: Context) -> Tensor:
         """Cross-entropy less the reward."""
-        loss, stats = context.cross_entropy(logits, target, features, feature_grad=True)
+        loss, stats = context.cross_entropy(logits, target, features)
         return loss - self.strength * stats.cosine.mean()

@@ -23,5 +23,5 @@ class RMSPenalty(Regularizer):
 
     def loss(self, logits: Tensor, target: Target, features: Tensor, context: Context) -> Tensor:
         """Cross-entropy and the penalty."""
-        loss, stats = context.cross_entropy(logits, target, features, feature_grad=True)
+        loss, stats = context.cross_entropy(logits, target, features)
         return loss + self.strength * stats.rms.square().mean()
