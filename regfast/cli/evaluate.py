@@ -54,6 +54,12 @@ def evaluate(
     attack: Attacks = None,
     norm: Norm = None,
     eps: Eps = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Class to reach: a number, random, next (the label plus one) or least-likely. Any by default."
+        ),
+    ] = None,
     seed: Seed = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print expected evaluations, time and memory; run nothing.")
@@ -78,6 +84,7 @@ def evaluate(
     torchrun --nproc-per-node 8 -m regfast evaluate … An interrupted run goes on when the command is repeated.
     """
     from regfast.evaluation import evaluate as run
+    from regfast.report import write_report
     from regfast.runs.errors import user_input
 
     with user_input():
@@ -121,9 +128,14 @@ def evaluate(
         precision=precision,
         compile=compile_model,
         save_images=save_images,
+        target=int(target) if target is not None and target.isdecimal() else target,
         device=device,
         command=shlex.join(["regfast", *sys.argv[1:]]),
     )
     if leads:
         show((result.folder / "summary.md").read_text(encoding="utf-8"))
-        console.print(f"rows, summary and curves: {result.folder}")
+        for warning in result.summary["warnings"]:
+            print(f"regfast: warning: {warning}", file=sys.stderr)
+        console.print(f"page: {write_report(result.folder)}")
+    if not result.summary["usable"]:
+        raise ValueError(f"no sample of {dataset} could be used; {result.folder}/summary.md says why")

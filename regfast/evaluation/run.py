@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import regfast
 from regfast.attacks.base import Runnable
+from regfast.evaluation.classes import class_rows, write_classes
+from regfast.evaluation.examples import write_examples
 from regfast.evaluation.group import WorkerGroup, join
 from regfast.evaluation.identity import (
     check_identity,
@@ -27,6 +29,7 @@ from regfast.evaluation.identity import (
     read_identity,
     spread,
 )
+from regfast.evaluation.leaderboard import write_leaderboard
 from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels
@@ -92,6 +95,7 @@ def evaluate(
     precision: str = "float32",
     compile: bool = False,  # noqa: A002
     save_images: bool = False,
+    target: int | str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
     command: str | None = None,
@@ -117,6 +121,8 @@ def evaluate(
         chunk_size: samples a worker draws at once; by default large at first and small at the end.
         precision, compile: as in `Attack.run`.
         save_images: keep adversarial images as safetensors in `out/images`.
+        target: the class to reach: a number, "random" (by seed and sample), "next" (the label plus one) or
+            "least-likely"; success is then nothing less. Samples whose label is the number are left out.
         device: of this worker; its GPU under torchrun, else the CPU, by default.
         progress: one line on standard error for the whole job.
         command: what made this run, for the summary.
@@ -134,7 +140,7 @@ def evaluate(
         raise InputError("attacks: expected at least one, got none")
     names = _names(groups)
     workers = join(device)
-    settings = Settings(workers.device, seed, lanes, precision, compile, save_images)
+    settings = Settings(workers.device, seed, lanes, precision, compile, save_images, target)
     if isinstance(model, nn.Module):
         model.to(workers.device)
     picked = pick_samples(len(dataset), limit, seed)
@@ -146,11 +152,13 @@ def evaluate(
             "name": dataset_name or type(dataset).__name__,
             "fingerprint": data_fingerprint(dataset, picked),
             "samples": len(picked),
+            **({"preprocess": dataset.preprocess} if hasattr(dataset, "preprocess") else {}),
         },
         "attacks": [repr(attack) for group in groups for attack in group],
         "seed": seed,
         "precision": precision,
         "save_images": save_images,
+        **({} if target is None else {"target": target}),
     }
     store = ResultStore(folder, fingerprint(identity))
     figures = sum(map(len, groups))
@@ -158,12 +166,20 @@ def evaluate(
         held.enter_context(workers.watched())
         summary = _agree(workers, lambda: _finished(store, identity, picked, figures))
         if summary is None:
-            left = _agree(workers, lambda: _open(store, identity, dataset, picked, command, held))
+            shape = image_shape(dataset, picked)
+            classes = 0 if shape is None else count_classes(model, shape, workers.device)
+            if isinstance(target, int) and target >= classes > 0:
+                raise InputError(f"target must be below {classes}, the model's classes, got {target}")
+            chunk_samples([], workers.size, chunk_size=chunk_size)  # its own checks, before anything is written
+            facts = {"command": command, "limit": limit}
+            left = _agree(workers, lambda: _open(store, identity, dataset, picked, facts, held))
             started = time.monotonic()
             what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})"
             with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
                 try:
-                    _work(model, dataset, picked, left, groups, names, store, settings, workers, chunk_size, line)
+                    _work(
+                        model, dataset, shape, classes, left, groups, names, store, settings, workers, chunk_size, line
+                    )
                 except NotWritten as error:
                     safe = len(picked) - len(left) + workers.count("samples")
                     raise EvaluationStopped(
@@ -172,7 +188,15 @@ def evaluate(
                     ) from error
                 workers.wait(lambda: workers.count("samples") >= len(left))
             seconds = time.monotonic() - started
-            summary = _agree(workers, lambda: _close(store, identity, len(picked), figures, workers, seconds, command))
+
+            def explain(rows: pa.Table) -> None:
+                write_classes(folder, class_rows(rows, getattr(dataset, "classes", ())))
+                write_examples(folder, model, dataset, groups, names, rows, settings)
+
+            facts = {"command": command, "classes": classes}
+            summary = _agree(
+                workers, lambda: _close(store, identity, len(picked), figures, workers, seconds, facts, explain)
+            )
         workers.leave()
     return EvaluationResult(folder, summary)
 
@@ -180,7 +204,8 @@ def evaluate(
 def _work(
     model: Callable[[Tensor], Tensor],
     dataset: Dataset,
-    picked: Sequence[int],
+    shape: tuple[int, ...] | None,
+    classes: int,
     left: list[int],
     groups: list[list[Runnable]],
     names: list[str],
@@ -194,17 +219,14 @@ def _work(
     chunks = chunk_samples(left, workers.size, chunk_size=chunk_size)
     if not chunks:
         return
-    shape = image_shape(dataset, picked)
-    classes = 0 if shape is None else count_classes(model, shape, settings.device)
     prepared = None
-
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     for samples in draw_chunks(chunks, workers.store):
         chunk = load_chunk(dataset, samples, classes, shape, threads=threads)
         begun = time.monotonic()
         if prepared is None and len(chunk.images):
             prepared = settings.prepare(model, chunk.images)
-        done = attack_chunk(prepared, chunk, groups, names, settings)
+        done = attack_chunk(prepared, chunk, groups, names, settings, line.within)
         seconds = time.monotonic() - begun
         facts = {"seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type}
         store.write(done.rows, facts, done.images)
@@ -237,7 +259,7 @@ def _open(
     identity: dict[str, Any],
     dataset: Dataset,
     picked: list[int],
-    command: str | None,
+    facts: dict[str, Any],
     held: contextlib.ExitStack,
 ) -> list[int]:
     """Hold the folder against other jobs, check what is in it, and return the samples still to do."""
@@ -254,7 +276,7 @@ def _open(
             )
     store.prepare()
     if not run.exists():
-        write_json(run, {"identity": identity, "command": command})
+        write_json(run, {"identity": identity, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts})
     return [sample for sample in picked if sample not in finished]
 
 
@@ -265,7 +287,8 @@ def _close(
     figures: int,
     workers: WorkerGroup,
     seconds: float,
-    command: str | None,
+    known: dict[str, Any],
+    explain: Callable[[pa.Table], None],
 ) -> dict[str, Any]:
     """Check that every row (and image) is still there and write what they say, summary.json last."""
     there = len(store.finished())
@@ -289,9 +312,10 @@ def _close(
         "hardware": f"{workers.size} x {hardware}, {torch.get_num_threads()} threads each",
         "versions": {"regfast": regfast.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    if command:
-        facts["command"] = command
-    summary = summarise(store.read(), facts)
+    rows = store.read()
+    summary = summarise(rows, facts | {name: value for name, value in known.items() if value})
+    explain(rows)
+    write_leaderboard(store.folder, summary)
     write_summary(store.folder, summary)
     return summary
 

@@ -50,6 +50,14 @@ class LoadedChunk:
         ]
         self.images = torch.stack(images) if images else torch.empty(0, 3, 1, 1)
 
+    def without(self, which: Tensor, reason: str) -> LoadedChunk:
+        """The same chunk in which the usable samples among `which` (n,) bool are not usable, for `reason`."""
+        keep = (~which)[self.usable]
+        status = [
+            reason if gone and said == OK else said for gone, said in zip(which.tolist(), self.status, strict=True)
+        ]
+        return LoadedChunk(self.samples.tolist(), self.labels.tolist(), status, list(self.images[keep]))
+
     @property
     def usable(self) -> Tensor:
         """(n,) bool: status is "ok"."""

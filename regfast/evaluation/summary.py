@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from regfast.evaluation.samples import OK
-from regfast.runs.files import replacing, write_json, write_text
+from regfast.runs.files import write_json, write_text
 from regfast.statistics import wilson_interval
 
 __all__ = ["eps_text", "results_table", "share", "summarise", "write_summary"]
@@ -28,17 +29,17 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         A JSON-serialisable dict: `samples`, `unusable` (reason → count), `clean`, `attacks` (a list of rows),
-        `worst_case` (per norm and eps, over all attacks of the run) and the given facts. Shares are of the usable
-        samples; `attack_success_rate` of the correctly classified.
+        `worst_case` (per norm and eps, over all attacks of the run), `warnings` and the given facts. Shares are of the
+        usable samples; `attack_success_rate` of the correctly classified.
     """
-    frame = {name: np.asarray(rows[name].to_pylist(), dtype=object) for name in ("attack", "norm", "status")}
+    frame = {name: np.asarray(rows[name].to_pylist(), dtype=object) for name in ("attack", "norm", "status", "stage")}
     sample, eps = rows["sample"].to_numpy(), rows["eps"].to_numpy()
     usable = frame["status"] == OK
     flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("correct", "success", "robust", "carried")}
     spent = {name: rows[name].to_numpy() for name in ("gradients", "queries")}
 
     first = np.unique(sample, return_index=True)[1]
-    reasons = Counter(str(status).split(":")[0] for status in frame["status"][first] if status != OK)
+    reasons = Counter(_kind(str(status)) for status in frame["status"][first] if status != OK)
     known = first[usable[first]]
     summary: dict[str, Any] = {
         "samples": len(first),
@@ -62,6 +63,7 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "robust_accuracy": share(robust, int(counted.sum())),
                 "attack_success_rate": share(success, correct),
                 "carried": int(flags["carried"][counted].sum()),
+                "stages": dict(Counter(frame["stage"][counted & flags["success"] & ~flags["carried"]])),
                 "gradients": int(spent["gradients"][here].sum()),
                 "queries": int(spent["queries"][here].sum()),
             }
@@ -73,14 +75,36 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
         summary["worst_case"].append(
             {"norm": norm, "eps": level, "robust_accuracy": share(sum(still.values()), len(still))}
         )
-    return {**summary, **facts}
+    summary |= facts
+    return {**summary, "warnings": _warnings(summary)}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.md, where matplotlib is installed curves.png, and last summary.json into `folder`."""
+    """Write summary.md, and last summary.json, into `folder`."""
     write_text(folder / "summary.md", _markdown(summary))
-    _plot(folder / "curves.png", summary)
     write_json(folder / "summary.json", summary)  # that it is there says that the run is finished
+
+
+def _kind(status: str) -> str:
+    """Why a sample is unusable, without what is its own: "label … is outside [0, 10)" for all such labels."""
+    kind = status.split(":")[0]
+    return re.sub(r"^(label |pixels in |shape )(\(.*?\)|\[.*?\]|-?\d+)", r"\1…", kind)
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before any figure."""
+    found = []
+    lost = summary["samples"] - summary["usable"]
+    if lost:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in summary["unusable"].items())
+        found.append(f"{lost} of {summary['samples']} samples are left out and part of no figure: {reasons}.")
+    classes, clean = summary.get("classes", 0), summary["clean"]
+    if clean["of"] >= 20 and classes and clean["low"] <= 1 / classes:
+        found.append(
+            f"Clean accuracy {100 * clean['value']:.2f} % is no better than guessing among {classes} classes: are "
+            "labels numbered as the model's classes, and images prepared as it was trained?"
+        )
+    return found
 
 
 def share(part: int, whole: int) -> dict[str, Any]:
@@ -124,6 +148,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}",
         "",
+        *(f"**Warning:** {warning}\n" for warning in summary["warnings"]),
         f"{summary['usable']} of {summary['samples']} samples; clean accuracy {clean} % [{interval}]. "
         "Intervals are 95 % Wilson intervals over samples.",
         "",
@@ -147,9 +172,8 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         "correctly classified that it flips. grads, passes: input gradients and forward passes per usable sample. "
         "A sample that falls at one eps counts as broken at every larger one and is not attacked again.",
     ]
-    if summary["unusable"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unusable"].items())
-        lines += ["", f"Left out, and not part of any figure: {reasons}."]
+    options = summary.get("attack_options", [])
+    lines += ["", "Attacks: " + "; ".join(f"`{option}`" for option in options) + "."] * bool(options)
     lines += ["", f"Worker time {summary.get('worker_seconds', 0):.1f} s, {summary.get('hardware', '')}."]
     if "command" in summary:
         lines += ["", f"Made by `{summary['command']}`."]
@@ -160,33 +184,3 @@ def eps_text(value: float) -> str:
     """Eps as its user wrote it: a short decimal, or in 255ths where it is a plain fraction of them."""
     of255, short = value * 255, f"{value:.4g}"
     return f"{of255:.4g}/255" if float(short) != value and abs(of255 * 8 - round(of255 * 8)) < 1e-6 else short
-
-
-def _plot(path: Path, summary: Mapping[str, Any]) -> None:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        return
-    norms = sorted({row["norm"] for row in summary["attacks"]})
-    if not norms or summary["clean"]["value"] is None:
-        return
-    figure, axes = plt.subplots(1, len(norms), figsize=(5.2 * len(norms), 3.8), squeeze=False, layout="constrained")
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-    attacks = sorted({row["attack"] for row in summary["attacks"]})
-    for axis, norm in zip(axes[0], norms, strict=True):
-        for attack, marker in zip(attacks, "os^Dv<>" * len(attacks), strict=False):
-            rows = [r for r in summary["attacks"] if (r["attack"], r["norm"]) == (attack, norm)]
-            shares = [summary["clean"], *(row["robust_accuracy"] for row in rows)]
-            eps = [0.0, *(row["eps"] for row in rows)]
-            colour = colours[attacks.index(attack) % len(colours)]
-            axis.plot(eps, [s["value"] for s in shares], marker=marker, color=colour, label=attack)
-            axis.fill_between(eps, [s["low"] for s in shares], [s["high"] for s in shares], color=colour, alpha=0.15)
-        axis.set(xlabel=f"eps ({norm})", ylabel="robust accuracy", ylim=(0, 1), xlim=(0, None))
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
-    plt.close(figure)

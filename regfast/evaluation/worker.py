@@ -13,13 +13,19 @@ from torch import Tensor
 
 from regfast.attacks import PreparedModel
 from regfast.attacks.base import AttackResult, Runnable
+from regfast.attacks.losses import predicted
 from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import LoadedChunk
 from regfast.evaluation.store import SCHEMA
+from regfast.evaluation.targets import TARGETS, target_classes
+from regfast.evaluation.within import Within
+from regfast.runs.errors import InputError
 
 __all__ = ["ChunkRows", "Settings", "attack_chunk", "clean_logits", "count_classes", "group_by_eps"]
 
 Model = Callable[[Tensor], Tensor]
+
+PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,15 @@ class Settings:
     precision: str = "float32"
     compile: bool = False
     save_images: bool = False
+    target: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.lanes is not None and (not isinstance(self.lanes, int) or self.lanes < 1):
+            raise InputError(f"lanes must be an integer of at least 1, got {self.lanes!r}")
+        if self.target not in (None, *TARGETS) and not (isinstance(self.target, int) and self.target >= 0):
+            raise InputError(f"target must be a class number or one of {', '.join(TARGETS)}, got {self.target!r}")
 
     def prepare(self, model: Model, example: Tensor) -> PreparedModel:
         """`model` made ready once for all chunks, attacks and eps."""
@@ -75,8 +90,17 @@ def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int)
 
 
 def count_classes(model: Model, shape: tuple[int, ...], device: torch.device) -> int:
-    """K, from the model's answer to one grey image of `shape` (C, H, W)."""
-    return clean_logits(model, torch.full((1, *shape), 0.5), device, 1).shape[1]
+    """K, from the model's answer to one grey image of `shape` (C, H, W).
+
+    Raises InputError if it takes no such image, or answers with something other than (1, K).
+    """
+    try:
+        logits = clean_logits(model, torch.full((1, *shape), 0.5), device, 1)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"the model takes no image of shape {shape}: {str(error).splitlines()[0]}") from error
+    if logits.ndim != 2:
+        raise InputError(f"the model must give logits of shape (B, K), got {tuple(logits.shape)} for one image")
+    return logits.shape[1]
 
 
 def attack_chunk(
@@ -85,6 +109,7 @@ def attack_chunk(
     groups: Sequence[Sequence[Runnable]],
     labels_of: Sequence[str],
     settings: Settings,
+    within: Callable[[float], None] = lambda samples: None,
 ) -> ChunkRows:
     """Attack one chunk.
 
@@ -97,7 +122,10 @@ def attack_chunk(
         groups: as `group_by_eps` makes them.
         labels_of: name of each group in the rows.
         settings: how to run.
+        within: told how many samples of the chunk are done, by and large, while the attacks run.
     """
+    if isinstance(settings.target, int):
+        chunk = chunk.without(chunk.labels == settings.target, "its label is the target")
     usable = chunk.usable
     labels, samples = chunk.labels[usable], chunk.samples[usable]
     made = ChunkRows(SCHEMA.empty_table(), usable=int(usable.sum()))
@@ -105,7 +133,11 @@ def attack_chunk(
     if made.usable:
         assert model is not None
         logits = clean_logits(model.given, chunk.images, settings.device, settings.lanes or model.lanes).cpu()
-        clean_prediction = logits.argmax(1)
+        clean_prediction = predicted(logits)
+        targets = None
+        if settings.target is not None:
+            targets = target_classes(settings.target, labels, samples, logits, settings.seed)
+        watch = Within(groups, len(chunk.samples), within)
         correct = clean_prediction == labels
         made.evaluations += made.usable
     for group, name in zip(groups, labels_of, strict=True):
@@ -116,6 +148,7 @@ def attack_chunk(
                 alive = outcome.robust.nonzero().squeeze(1)
                 result = None
                 if len(alive):
+                    watch.enter(attack)
                     result = attack.run(
                         model,
                         chunk.images[alive],
@@ -124,6 +157,8 @@ def attack_chunk(
                         clean_logits=logits[alive],
                         seed=settings.seed,
                         lanes=settings.lanes,
+                        targets=None if targets is None else targets[alive],
+                        progress=watch,
                     )
                     made.evaluations += int(result.gradients.sum() + result.queries.sum())
                 outcome.take(alive, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class Page:
     sections: Sequence[Section]
     settings: Sequence[tuple[str, str, bool]]  # name, value, whether the paper's public text leaves it open
     environment: Sequence[tuple[str, str]]
-    formulas: Sequence[str] = field(default_factory=lambda: ("rms", "center", "cosine", "in_span", "ece", "asr"))
+    formulas: Sequence[str] = ("rms", "center", "cosine", "in_span", "ece", "asr")
+    settings_note: str = ""  # by default what the paper leaves open
+    sources: str = ""  # by default the files of a study
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regfast.report.claims import Verdict, verdicts
 from regfast.report.drawing import Drawing
+from regfast.report.evaluation_page import evaluation_page
 from regfast.report.page import Page, render
 from regfast.report.results import Study
 from regfast.report.study_figures import drawings
@@ -20,6 +21,13 @@ def write_study(run_dir: Path) -> Path:
     study = Study.read(run_dir)
     answers = verdicts(study)
     return write_study_page(study, drawings(study), answers)
+
+
+def write_evaluation(run_dir: Path) -> Path:
+    """Figures and page of an evaluation; returns the page's path."""
+    page = evaluation_page(run_dir)
+    write([table for section in page.sections for table in section.tables], run_dir / "tables")
+    return write_page(run_dir, page, ())
 
 
 def write_study_page(study: Study, drawn: Sequence[Drawing], answers: Sequence[Verdict]) -> Path:
