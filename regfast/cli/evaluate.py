@@ -75,6 +75,10 @@ def evaluate(
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep adversarial images (safetensors).", rich_help_panel=_RUN)
     ] = False,
+    save_png: Annotated[
+        bool,
+        typer.Option("--save-png", help="Keep them as PNG files too, rounded inside the ball.", rich_help_panel=_RUN),
+    ] = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -127,7 +131,7 @@ def evaluate(
         chunk_size=chunk_size,
         precision=precision,
         compile=compile_model,
-        save_images=save_images,
+        save_images=save_images or save_png,
         target=int(target) if target is not None and target.isdecimal() else target,
         device=device,
         command=shlex.join(["regfast", *sys.argv[1:]]),
@@ -136,6 +140,14 @@ def evaluate(
         show((result.folder / "summary.md").read_text(encoding="utf-8"))
         for warning in result.summary["warnings"]:
             print(f"regfast: warning: {warning}", file=sys.stderr)
+        if save_png:
+            from regfast.evaluation.export import export_png
+
+            made = export_png(result, network, data, device=device or "cpu")
+            console.print(
+                f"PNG: {made['broken']} of {made['written']} broken images stay broken inside the ball at 8 bits; "
+                f"{result.folder}/png.parquet says which"
+            )
         console.print(f"page: {write_report(result.folder)}")
     if not result.summary["usable"]:
         raise ValueError(f"no sample of {dataset} could be used; {result.folder}/summary.md says why")

@@ -61,13 +61,15 @@ def write_examples(
     sample alone, so these are the images of the run; one that rounding saves the second time is left out.
     """
     broken = rows.filter(pc.and_(rows["success"], pc.invert(rows["carried"])))
+    if not broken.num_rows:
+        return
     of_group = [
         broken.filter(pc.and_(pc.equal(broken["attack"], name), pc.equal(broken["norm"], group[0].norm.name)))
         for group, name in zip(groups, names, strict=True)
     ]
     strongest = max(range(len(groups)), key=lambda place: of_group[place].num_rows)
     group, name, mine = groups[strongest], names[strongest], of_group[strongest].sort_by("sample")
-    mine = mine.take(sorted({k * mine.num_rows // count for k in range(count)} if mine.num_rows else []))
+    mine = mine.take(sorted({k * mine.num_rows // count for k in range(count)}))
     images: dict[str, list[Tensor]] = {"clean": [], "perturbation": []}
     said: list[dict[str, Any]] = []
     for attack in group:
