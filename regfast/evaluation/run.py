@@ -56,7 +56,9 @@ class EvaluationResult:
     """A finished evaluation.
 
     Attributes:
-        folder: where it lies: run.json, parts/, summary.json, summary.md, curves.png, images/ if asked for.
+        folder: where it lies: run.json, parts/, summary.json, summary.md, classes.csv,
+            leaderboard-*.json of AutoAttack, examples.safetensors, images/ if asked for; `regfast.report.write_report`
+            makes the page.
         summary: clean and robust accuracies with intervals, as in summary.json.
     """
 
