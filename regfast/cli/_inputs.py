@@ -84,9 +84,9 @@ def open_inputs(
     classes = count_classes(network, shape, torch.device("cpu"))
     notes.append(f"data {dataset}: {len(data)} images of shape {shape}")
     if isinstance(data, ImageFiles):
-        numbers, said = map_classes(data.classes, classes, class_map)
-        notes[-1] += f"; {data.preprocess}; {said}"
-        data = data.numbered(numbers)
+        chosen = map_classes(data.classes, classes, class_map)
+        notes[-1] += f"; {data.preprocess}; {chosen.source}"
+        data = data.mapped(chosen)
     elif len(data.classes) > classes:
         raise ValueError(f"{model} has {classes} classes, {dataset} has {len(data.classes)}")
     return Inputs(network, data, name, notes)

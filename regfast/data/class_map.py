@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["imagenet_classes", "map_classes", "read_class_map"]
+__all__ = ["ClassMap", "imagenet_classes", "map_classes", "read_class_map"]
 
 _WORDNET = re.compile(r"n\d{8}")
 
@@ -54,15 +55,26 @@ def imagenet_classes() -> dict[str, int]:
 
     Raises ImportError where timm is not installed.
     """
+    return {name: number for number, name in enumerate(_of_timm("imagenet_synsets.txt").split())}
+
+
+def _of_timm(file: str) -> str:
     spec = find_spec("timm")
     if spec is None or spec.origin is None:
         raise ImportError("ImageNet's WordNet ids come with timm: pip install 'regfast[vision]'")
-    listed = (Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text(encoding="utf-8")
-    return {name: number for number, name in enumerate(listed.split())}
+    return (Path(spec.origin).parent / "data" / "_info" / file).read_text(encoding="utf-8")
 
 
-def map_classes(folders: Sequence[str], num_classes: int, given: str | None) -> tuple[dict[str, int], str]:
-    """The class number of each of `folders`, and in words where it comes from.
+class ClassMap(NamedTuple):
+    """Class numbers of folders, what the classes are called, and in words where both come from."""
+
+    numbers: dict[str, int]
+    names: dict[int, str]
+    source: str
+
+
+def map_classes(folders: Sequence[str], num_classes: int, given: str | None) -> ClassMap:
+    """The class number of each of `folders`.
 
     Args:
         folders: names of the class folders, sorted.
@@ -87,11 +99,11 @@ def map_classes(folders: Sequence[str], num_classes: int, given: str | None) -> 
             )
     if given == "folders":
         numbers: Mapping[str, int] = {name: number for number, name in enumerate(folders)}
-        said = "classes numbered by folder name"
+        source = "classes numbered by folder name"
     elif given == "imagenet":
-        numbers, said = imagenet_classes(), "classes by WordNet id (ImageNet-1k)"
+        numbers, source = imagenet_classes(), "classes by WordNet id (ImageNet-1k)"
     else:
-        numbers, said = read_class_map(given), f"classes by {Path(given).name}"
+        numbers, source = read_class_map(given), f"classes by {Path(given).name}"
     missing = [name for name in folders if name not in numbers]
     if missing:
         raise ValueError(
@@ -102,7 +114,11 @@ def map_classes(folders: Sequence[str], num_classes: int, given: str | None) -> 
         raise ValueError(
             f"--class-map {given}: {outside[0]} is class {numbers[outside[0]]}, the model has {num_classes} classes"
         )
-    return {name: numbers[name] for name in folders}, said
+    names = {number: name for name, number in numbers.items()}
+    if given == "imagenet":
+        words = dict(line.split("\t") for line in _of_timm("imagenet_synset_to_lemma.txt").splitlines())
+        names = {number: words[name].split(",")[0] for number, name in names.items()}
+    return ClassMap({name: numbers[name] for name in folders}, names, source)
 
 
 def _from_json(content: object) -> list[tuple[str, int]]:

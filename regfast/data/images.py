@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from regfast.data.class_map import ClassMap
 
 Transform = Callable[[Any], Tensor]
 
@@ -68,19 +70,18 @@ class ImageArray:
 class ImageFiles:
     """Images read from files when asked for: a torchvision `ImageFolder`, each image made a tensor by `transform`.
 
-    `numbers` gives each class folder another label than its place among the folders: the class that it is to a model.
-    `classes` then names all numbers up to the largest, those without a folder by themselves.
+    `class_map` gives each class folder another label than its place among the folders: the class that it is to a model
+    (`map_classes`). `classes` then names all numbers up to the largest, those without a name by themselves.
     """
 
-    def __init__(self, folder: Any, transform: Transform, numbers: Mapping[str, int] | None = None):
+    def __init__(self, folder: Any, transform: Transform, class_map: ClassMap | None = None):
         self.folder = folder
         self.transform = transform
-        if numbers is None:
-            numbers = folder.class_to_idx
+        numbers = folder.class_to_idx if class_map is None else class_map.numbers
+        names = {number: name for name, number in numbers.items()} if class_map is None else class_map.names
         label_of = torch.tensor([numbers[name] for name in folder.classes], dtype=torch.int64)
         self.labels = label_of[torch.tensor(folder.targets, dtype=torch.int64)]
-        named = {number: name for name, number in numbers.items()}
-        self.classes: tuple[str, ...] = tuple(named.get(label, str(label)) for label in range(max(named) + 1))
+        self.classes: tuple[str, ...] = tuple(names.get(label, str(label)) for label in range(max(names) + 1))
 
     @property
     def preprocess(self) -> str:
@@ -89,9 +90,9 @@ class ImageFiles:
         plain = " at 0x" in said  # an object that does not say what it is
         return getattr(self.transform, "__name__", type(self.transform).__name__) if plain else " ".join(said.split())
 
-    def numbered(self, numbers: Mapping[str, int]) -> ImageFiles:
-        """The same images with the labels that `numbers` gives to the class folders, see `map_classes`."""
-        return ImageFiles(self.folder, self.transform, numbers)
+    def mapped(self, class_map: ClassMap) -> ImageFiles:
+        """The same images with the labels of `class_map`."""
+        return ImageFiles(self.folder, self.transform, class_map)
 
     def __len__(self) -> int:
         return len(self.labels)

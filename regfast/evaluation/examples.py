@@ -38,9 +38,11 @@ class Example:
     norm: str
     eps: float
     label: int
+    label_name: str
     clean_prediction: int
     clean_confidence: float
     prediction: int
+    prediction_name: str
     confidence: float
 
 
@@ -72,6 +74,7 @@ def write_examples(
     mine = mine.take(sorted({k * mine.num_rows // count for k in range(count)}))
     images: dict[str, list[Tensor]] = {"clean": [], "perturbation": []}
     said: list[dict[str, Any]] = []
+    names_of = dict(enumerate(getattr(dataset, "classes", ())))
     for attack in group:
         here = mine.filter(pc.equal(mine["eps"], float(attack.options["eps"]))).to_pylist()
         ids = [row["sample"] for row in here]
@@ -99,9 +102,11 @@ def write_examples(
                     "norm": attack.norm.name,
                     "eps": float(attack.options["eps"]),
                     "label": int(chunk.labels[place]),
+                    "label_name": names_of.get(int(chunk.labels[place]), str(int(chunk.labels[place]))),
                     "clean_prediction": int(before[place].argmax()),
                     "clean_confidence": float(before[place].max()),
                     "prediction": int(after[place].argmax()),
+                    "prediction_name": names_of.get(int(after[place].argmax()), str(int(after[place].argmax()))),
                     "confidence": float(after[place].max()),
                 }
             )

@@ -25,7 +25,7 @@ def drawings(summary: Mapping[str, Any], classes: Sequence[ClassRow], examples: 
     """Every figure that the files of the run allow, in the page's order."""
     found = [accuracy_figure(summary)]
     if examples:
-        found.append(picture_figure(examples, {row.label: row.name for row in classes}))
+        found.append(picture_figure(examples))
     if len(classes) > 1:
         found.append(class_figure(classes))
     return found
@@ -111,17 +111,15 @@ def class_figure(classes: Sequence[ClassRow]) -> Drawing:
 
 
 @style.styled
-def picture_figure(examples: Sequence[Example], names: Mapping[int, str]) -> Drawing:
+def picture_figure(examples: Sequence[Example]) -> Drawing:
     """Rows of clean image, adversarial image and perturbation, with what the model says of each."""
     figure = Figure(figsize=(4.8, 0.3 + 1.75 * len(examples)))
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for row, one in zip(axes, examples, strict=True):
         moved = one.adversarial - one.clean
         factor = _factor(float(moved.abs().max()))
-        label = _short(names.get(one.label, str(one.label)))
-        _picture(row[0], one.clean, f"{label}\n{one.clean_confidence:.0%}")
-        wrong = _short(names.get(one.prediction, str(one.prediction)))
-        _picture(row[1], one.adversarial, f"{wrong}\n{one.confidence:.0%}")
+        _picture(row[0], one.clean, f"{_short(one.label_name)}\n{one.clean_confidence:.0%}")
+        _picture(row[1], one.adversarial, f"{_short(one.prediction_name)}\n{one.confidence:.0%}")
         _picture(row[2], (0.5 + factor * moved).clamp(0, 1), f"perturbation\n× {factor}")
         row[0].set_ylabel(f"sample {one.sample}", fontsize=7)
     first = examples[0]
@@ -138,9 +136,9 @@ def picture_figure(examples: Sequence[Example], names: Mapping[int, str]) -> Dra
             "examples": {
                 "sample": [one.sample for one in examples],
                 "eps": [one.eps for one in examples],
-                "label": [one.label for one in examples],
+                "label": [one.label_name for one in examples],
                 "clean_confidence": [one.clean_confidence for one in examples],
-                "prediction": [one.prediction for one in examples],
+                "prediction": [one.prediction_name for one in examples],
                 "confidence": [one.confidence for one in examples],
             }
         },

@@ -55,9 +55,9 @@ def test_wordnet_ids_have_the_classes_of_imagenet():
 
 
 def test_which_class_a_folder_is_must_be_known():
-    assert map_classes(["a", "b"], 2, None)[0] == {"a": 0, "b": 1}
-    assert map_classes(list(BIRDS), 1000, None)[0] == BIRDS
-    assert map_classes(list(BIRDS), 1000, "folders")[0] == dict(zip(BIRDS, (0, 1), strict=True))
+    assert map_classes(["a", "b"], 2, None).numbers == {"a": 0, "b": 1}
+    assert map_classes(list(BIRDS), 1000, None).numbers == BIRDS
+    assert map_classes(list(BIRDS), 1000, "folders").numbers == dict(zip(BIRDS, (0, 1), strict=True))
     for folders, classes in ((["cat", "dog"], 1000), (list(BIRDS), 100), (["a", "b", "c"], 2)):
         with pytest.raises(ValueError, match="--class-map"):
             map_classes(folders, classes, None)
@@ -70,7 +70,10 @@ def test_which_class_a_folder_is_must_be_known():
 def test_mapped_folders_have_the_models_labels(birds):
     found = load_images("imagefolder", birds)
     assert found.labels.tolist() == [0, 1] and found.classes == tuple(BIRDS)
-    mapped = found.numbered(BIRDS)
+    mapped = found.mapped(map_classes(found.classes, 1000, None))
     assert mapped.labels.tolist() == [7, 8] and [mapped[index][1] for index in range(2)] == [7, 8]
-    assert mapped.classes == ("0", "1", "2", "3", "4", "5", "6", *BIRDS)
+    assert mapped.classes[7:9] == ("cock", "hen") and len(mapped.classes) == 1000
+    (birds / "map").write_text("n01514668 2\nn01514859 1\n")
+    own = found.mapped(map_classes(found.classes, 4, str(birds / "map")))
+    assert own.labels.tolist() == [2, 1] and own.classes == ("0", "n01514859", "n01514668")
     assert mapped.preprocess == "shorter side to 256 pixels (bilinear), central 224×224"
