@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import warnings
 from collections.abc import Collection
@@ -37,6 +38,10 @@ class ProbabilityOutputWarning(AttackWarning):
 
 class ImageRangeWarning(AttackWarning):
     """Images leave [0, 1]."""
+
+
+class SlowPrecisionWarning(AttackWarning):
+    """The processor has no arithmetic of this precision."""
 
 
 class FewClassesWarning(AttackWarning):
@@ -96,6 +101,23 @@ def warn_if_misleading(
             slope = objective(name, second, at, at).gradient.to(logits.dtype)
             (gradient,) = torch.autograd.grad(logits, point, slope, materialize_grads=True)
             _check_gradient(gradient, name)
+
+
+def warn_if_bf16_is_emulated(device: torch.device) -> None:
+    """Warn where bfloat16 costs more than float32: on an x86 processor without AVX512-BF16 and AMX."""
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not native_bf16():
+        _warn(
+            SlowPrecisionWarning,
+            'precision="bf16": this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX) and emulates it, which '
+            'is slower than precision="float32"',
+        )
+
+
+def native_bf16() -> bool:
+    """Whether this x86 processor multiplies bfloat16 itself."""
+    return any(
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
 
 
 def _check_randomness(first: Tensor, second: Tensor) -> None:

@@ -11,7 +11,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps
+from regfast.attacks.rules import checked_count, checked_eps, checked_levels
 
 EDGE = 1 - 1e-6  # images are drawn this little towards gray: arctanh is infinite at the box's edge
 BETAS, TINY = (0.9, 0.999), 1e-8  # Adam's
@@ -44,6 +44,7 @@ class CarliniWagner(Attack):
         initial: the first c.
         lr: Adam's learning rate, on w.
         confidence: how far the wrong logit shall lead, ≥ 0.
+        levels: find points with so many levels a pixel (256: images that a PNG holds exactly); None for any.
     """
 
     name = "cw"
@@ -59,10 +60,12 @@ class CarliniWagner(Attack):
         initial: float = 1e-2,
         lr: float = 1e-2,
         confidence: float = 0.0,
+        levels: int | None = None,
     ):
         self.norm = L2()
         self.eps = None if eps is None else checked_eps(eps)
         self.steps = checked_count("steps", steps)
+        self.levels = checked_levels(levels)
         self.runs = checked_count("searches", searches)
         self.initial, self.lr = checked_eps(initial, name="initial"), checked_eps(lr, name="lr")
         self.confidence = checked_eps(confidence, name="confidence")

@@ -12,7 +12,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps
+from regfast.attacks.rules import checked_count, checked_eps, checked_levels
 
 
 @dataclass
@@ -31,7 +31,7 @@ class DDN(Attack):
         steps: moves per sample.
         gamma: share by which the sphere's radius changes a move, 0 to 1.
         radius: of the first sphere.
-        levels: round points to this many levels a pixel (256: images that a PNG holds exactly); None leaves them be.
+        levels: find points with so many levels a pixel (256: images that a PNG holds exactly); None for any.
     """
 
     name = "ddn"
@@ -53,7 +53,7 @@ class DDN(Attack):
         if not 0 < gamma < 1:
             raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
         self.gamma, self.radius = gamma, checked_eps(radius, name="radius")
-        self.levels = None if levels is None else checked_count("levels", levels, least=2)
+        self.levels = checked_levels(levels)
 
     def state(self, lanes: Lanes) -> Sphere:
         return Sphere(lanes.full(0.0))
@@ -71,5 +71,4 @@ class DDN(Attack):
         length = 0.01 + 0.99 * cosine
         delta = lanes.point - lanes.image + per_lane(length, lanes.image) * self.norm.ascent(answer.gradient)
         point = lanes.image + per_lane(state.radius, delta) * self.norm.ascent(delta)
-        point = point.clamp(0, 1)
-        lanes.point = point if self.levels is None else (point * (self.levels - 1)).round() / (self.levels - 1)
+        lanes.point = point.clamp(0, 1)

@@ -141,10 +141,14 @@ class Engine:
 
     def _step(self, *, gradient: bool, some_end: bool) -> Answer:
         """What happens on the device alone: nothing here waits for it or looks at values."""
+        free, levels = self.lanes.point, self.attack.levels
+        if levels is not None:
+            self.lanes.point = (free * (levels - 1)).round() / (levels - 1)
         answer, self.gradients = query(
             self.attack, self.model.search, self.lanes, self.state, gradient=gradient, some_end=some_end
         )
         self.found.judge(self.attack, self.lanes, self.state, answer, late=self.lag > 0)
+        self.lanes.point = free
         if self.lag:
             self._advance(answer)
         return answer

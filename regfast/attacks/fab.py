@@ -11,7 +11,7 @@ from regfast.attacks.lanes import Answer, Lanes, Nothing
 from regfast.attacks.norms import TINY, Norm, norm_of
 from regfast.attacks.projections import to_plane
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import Plan, checked_count, checked_eps
+from regfast.attacks.rules import Plan, checked_count, checked_eps, checked_levels
 from regfast.attacks.target_order import by_rank
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search without eps
@@ -35,6 +35,7 @@ class FAB(Attack):
         alpha_max: most that a move is drawn towards the clean image, 0 to 1.
         eta: overshoot of the boundary, ≥ 1.
         beta: what is left of the perturbation after the step back, 0 to 1.
+        levels: find points with so many levels a pixel (256: images that a PNG holds exactly); None for any.
     """
 
     minimal_norm = True
@@ -51,6 +52,7 @@ class FAB(Attack):
         alpha_max: float = 0.1,
         eta: float = 1.05,
         beta: float = 0.9,
+        levels: int | None = None,
     ):
         self.norm = norm_of(norm)
         self.eps = None if eps is None else checked_eps(eps)
@@ -61,6 +63,7 @@ class FAB(Attack):
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value}")
         self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
+        self.levels = checked_levels(levels)
         self.name = "fab-t" if targets else "fab"
         self.needs = "gradient" if targets else "jacobian"
 

@@ -12,7 +12,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2, TINY, Norm, norm_of
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps
+from regfast.attacks.rules import checked_count, checked_eps, checked_levels
 
 
 @dataclass
@@ -36,6 +36,7 @@ class FMN(Attack):
         step_size: first length of a move along the gradient (l2, in units of images in [0, 1]); a cosine takes it to
             1/100 of that.
         gamma: first and last share by which the radius changes a move.
+        levels: find points with so many levels a pixel (256: images that a PNG holds exactly); None for any.
     """
 
     name = "fmn"
@@ -50,6 +51,7 @@ class FMN(Attack):
         *,
         step_size: float = 1.0,
         gamma: tuple[float, float] = (0.05, 0.001),
+        levels: int | None = None,
     ):
         self.norm = norm_of(norm)
         self.eps = None if eps is None else checked_eps(eps)
@@ -58,6 +60,7 @@ class FMN(Attack):
         if len(gamma) != 2 or not all(0 < value < 1 for value in gamma):
             raise ValueError(f"gamma must be two shares between 0 and 1, got {gamma}")
         self.gamma = gamma
+        self.levels = checked_levels(levels)
 
     def state(self, lanes: Lanes) -> Ball:
         return Ball(lanes.full(0.0), lanes.full(0.0))

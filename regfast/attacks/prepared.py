@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from regfast.attacks.checks import warn_if_misleading
+from regfast.attacks.checks import warn_if_bf16_is_emulated, warn_if_misleading
 from regfast.attacks.memory import automatic_lanes
 from regfast.attacks.prepare import Model, frozen, prepare
 
@@ -50,6 +50,8 @@ class PreparedModel:
         self.given = model
         self.device = _device(model, example)
         self.search = model
+        if precision == "bf16":
+            warn_if_bf16_is_emulated(self.device)
         self._example = example[:8].detach().to(self.device)
         if len(example):
             with torch.inference_mode(False), torch.no_grad(), frozen(model):

@@ -42,6 +42,8 @@ class Rules(ABC):
         runs: runs (restarts) per sample, or per target where there are targets.
         minimal_norm: look for the nearest adversarial point of every sample with all steps; with `eps` any inside will
             do, and those outside don't count.
+        levels: the model is asked at points rounded to this many levels a pixel, and they alone count (256: images
+            that a PNG holds exactly); the attack itself moves freely. None rounds nothing.
         loss: name of the objective, see losses.py.
     """
 
@@ -53,6 +55,7 @@ class Rules(ABC):
     steps: int
     runs: int = 1
     minimal_norm: bool = False
+    levels: int | None = None
     loss: str = "ce"
 
     @property
@@ -115,3 +118,8 @@ def checked_count(name: str, value: int, least: int = 1) -> int:
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
     return value
+
+
+def checked_levels(levels: int | None) -> int | None:
+    """`levels` if it is None or an integer of at least 2."""
+    return None if levels is None else checked_count("levels", levels, least=2)

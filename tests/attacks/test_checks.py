@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from regfast.attacks import APGD, FGSM, checks
+from regfast.attacks import APGD, FGSM, PreparedModel, checks
 from regfast.attacks.checks import warn_if_misleading
 
 IMAGES = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -105,3 +105,16 @@ def test_an_attack_that_averages_expects_random_answers():
         APGD("linf", 0.1, steps=2, samples=2).run(model, images, labels)
     with pytest.warns(checks.RandomizedOutputWarning):
         APGD("linf", 0.1, steps=2).run(model, images, labels)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_emulated_bf16_is_named(native, monkeypatch):
+    monkeypatch.setattr(checks.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        PreparedModel(linear(), IMAGES, precision="bf16")
+        PreparedModel(linear(), IMAGES)
+    slow = [w for w in log if issubclass(w.category, checks.SlowPrecisionWarning)]
+    assert len(slow) == (not native) and all("slower than" in str(w.message) for w in slow)
