@@ -17,10 +17,12 @@ _LIBRARIES = ("torchvision", "timm")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Model and images. `name` is the model's, and says so where it is untrained; `notes`: a line for each fact."""
+    """Model and images of `shape` (C, H, W), the name of the model (which says so where it is untrained), and lines
+    about both."""
 
     model: Callable[[Tensor], Tensor]
     data: ImageSet
+    shape: tuple[int, ...]
     name: str
     notes: list[str]
 
@@ -89,7 +91,7 @@ def open_inputs(
         data = data.mapped(chosen)
     elif len(data.classes) > classes:
         raise ValueError(f"{model} has {classes} classes, {dataset} has {len(data.classes)}")
-    return Inputs(network, data, name, notes)
+    return Inputs(network, data, shape, name, notes)
 
 
 def _made(model: str) -> Callable[[Tensor], Tensor]:

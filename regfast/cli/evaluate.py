@@ -88,6 +88,7 @@ def evaluate(
     torchrun --nproc-per-node 8 -m regfast evaluate … An interrupted run goes on when the command is repeated.
     """
     from regfast.evaluation import evaluate as run
+    from regfast.evaluation.plan import cost_bounds, duration, plan_evaluation, plan_markdown
     from regfast.report import write_report
     from regfast.runs.errors import user_input
 
@@ -108,16 +109,21 @@ def evaluate(
         count = len(data) if limit is None else min(limit, len(data))
         for note in (*given.notes, f"{count} of {len(data)} images, seed {seed}"):
             console.print(note)
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
     if plan:
-        from regfast.evaluation.plan import plan_evaluation, plan_markdown
-
-        workers = int(os.environ.get("WORLD_SIZE", "1"))
         expected = plan_evaluation(
             network, data, attacks, seed=seed, limit=limit, lanes=lanes, precision=precision, device=device or "cpu"
         )
         show(plan_markdown(expected, workers))
         return
     assert out is not None
+    if leads and not (out / "summary.json").exists():
+        low, high = cost_bounds(network, given.shape, attacks, count, device or "cpu")
+        if high / workers > 30:
+            console.print(
+                f"expected: {duration(low / workers)} if every image falls at once, at most {duration(high / workers)} "
+                "if all stand; --plan looks how many do"
+            )
     result = run(
         network,
         data,

@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
+from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.summary import eps_text
 from regfast.evaluation.worker import Settings, clean_logits, count_classes, group_by_eps
 
-__all__ = ["EvaluationPlan", "PlannedAttack", "plan_evaluation", "plan_markdown"]
+__all__ = ["EvaluationPlan", "PlannedAttack", "cost_bounds", "duration", "plan_evaluation", "plan_markdown"]
 
 # A sample that falls does so within the first few moves: median 1, 90th percentile 3 on an ordinary ResNet-20.
 _MOVES_TO_FALL = 3
 _PROBE_STEPS = 10
+_PROBE_SECONDS = 30.0  # for PGD on the probed samples, on large models on fewer of them
+_TIMED = {False: 8, True: 64}  # images in the batch that is timed, on a CPU and on a GPU
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Expected evaluations, time and memory of `evaluate` with the same arguments.
 
-    The probe times a forward pass and an input gradient at the width that the lanes will have, and runs PGD with 10
-    steps on `probe` random samples at every eps: the share that it leaves standing is charged each attack's full cost,
-    the others a few steps. Attacks stronger than PGD leave fewer standing, so the plan leans high.
+    The probe times a forward pass and an input gradient on a small batch, and runs PGD with 10 steps on at most `probe`
+    random samples at every eps, on fewer where that would take more than half a minute: the share that it leaves
+    standing is charged each attack's full cost, the others a few steps. Attacks stronger than PGD leave fewer standing,
+    so the plan leans high.
 
     Raises:
         ValueError: if there is no usable sample to probe.
@@ -103,9 +107,12 @@ def plan_evaluation(
     search = prepared.search
     width = lanes or prepared.lanes
     width = max(1, min(width, round(accuracy * len(picked))))
-    batch = images[torch.arange(width) % len(images)].to(device)
-    forward = _median_seconds(lambda: _forward(search, batch), device) / width
-    gradient = _median_seconds(lambda: _gradient(search, batch), device) / width
+    timed = min(width, _TIMED[device.type == "cuda"])
+    batch = images[torch.arange(timed) % len(images)].to(device)
+    forward = _median_seconds(lambda: _forward(search, batch), device) / timed
+    gradient = _median_seconds(lambda: _gradient(search, batch), device) / timed
+    affordable = int(_PROBE_SECONDS / (len(attacks) * (_PROBE_STEPS + 1) * gradient))
+    images, labels, correct = (part[: max(affordable, 8)] for part in (images, labels, correct))
 
     planned = []
     for group in group_by_eps(attacks):
@@ -118,7 +125,7 @@ def plan_evaluation(
             share = float(standing.robust.double().mean()) if len(standing.robust) else 0.0
             surviving = min(attacked, share * accuracy * len(picked))
             grads, queries = _cost(attack, attacked, surviving, classes)
-            seconds = grads * gradient + max(queries - grads, 0) * forward
+            seconds = _seconds(grads, queries, forward, gradient)
             planned.append(
                 PlannedAttack(attack.name, attack.norm.name, eps, attacked, surviving, grads, queries, seconds)
             )
@@ -134,6 +141,36 @@ def plan_evaluation(
         attacks=planned,
         seconds=len(picked) * forward + sum(attack.seconds for attack in planned),
     )
+
+
+def cost_bounds(
+    model: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    attacks: Sequence[Runnable],
+    samples: int,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Seconds on one worker if every sample falls at the first moves, and if all stand to the end.
+
+    From one forward pass and one gradient of two gray images of `shape` (C, H, W), after one to warm up.
+    """
+    device = torch.device(device)
+    batch = torch.full((2, *shape), 0.5, device=device)
+    if isinstance(model, nn.Module):
+        model.to(device)
+    with frozen(model):
+        forward = _median_seconds(lambda: _forward(model, batch), device, repeats=1) / 2
+        gradient = _median_seconds(lambda: _gradient(model, batch), device, repeats=1) / 2
+        classes = model(batch[:1]).shape[1]
+    seconds = []
+    for standing in (0.0, float(samples)):
+        costs = [_cost(attack, samples, standing, classes) for attack in attacks]
+        seconds.append(samples * forward + sum(_seconds(*cost, forward, gradient) for cost in costs))
+    return seconds[0], seconds[1]
+
+
+def _seconds(gradients: float, queries: float, forward: float, gradient: float) -> float:
+    return gradients * gradient + max(queries - gradients, 0) * forward
 
 
 def _cost(attack: Runnable, attacked: float, surviving: float, classes: int) -> tuple[float, float]:
@@ -158,7 +195,9 @@ def _forward(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
 
 def _gradient(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
     point = images.clone().requires_grad_()
-    torch.autograd.grad(model(point).square().sum(), point)
+    answer = model(point).square().sum()
+    if answer.requires_grad:  # else only Square can attack it
+        torch.autograd.grad(answer, point)
 
 
 def _median_seconds(call: Callable[[], None], device: torch.device, repeats: int = 5) -> float:
@@ -209,13 +248,14 @@ def plan_markdown(plan: EvaluationPlan, workers: int = 1) -> str:
     for row in plan.attacks:
         lines.append(
             f"| {row.attack} | {row.norm} | {eps_text(row.eps)} | {row.attacked:,.0f} | {row.surviving:,.0f} "
-            f"| {row.gradients:,.0f} | {row.queries:,.0f} | {_time(row.seconds)} |"
+            f"| {row.gradients:,.0f} | {row.queries:,.0f} | {duration(row.seconds)} |"
         )
-    lines += ["", f"About {_time(plan.seconds)} on one worker, {_time(plan.seconds / workers)} on {workers}."]
+    lines += ["", f"About {duration(plan.seconds)} on one worker, {duration(plan.seconds / workers)} on {workers}."]
     return "\n".join(lines) + "\n"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for readers: "3.4 minutes"."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"

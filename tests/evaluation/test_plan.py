@@ -2,7 +2,7 @@ import pytest
 
 from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.evaluation import evaluate
-from regfast.evaluation.plan import plan_evaluation, plan_markdown
+from regfast.evaluation.plan import cost_bounds, plan_evaluation, plan_markdown
 from tests.evaluation.toy import RowwiseLinear, Toy
 
 
@@ -40,3 +40,17 @@ def test_what_falls_at_a_smaller_eps_is_not_charged_again():
 def test_nothing_to_probe_is_an_error():
     with pytest.raises(ValueError, match="no readable sample"):
         plan_evaluation(RowwiseLinear().eval(), Toy(), [FGSM("linf", 0.1)], limit=0)
+
+
+def test_bounds_hold_the_cheapest_and_the_dearest_sample(monkeypatch):
+    times = iter((0.2, 0.6))  # of two images: a forward pass, a gradient
+    monkeypatch.setattr("regfast.evaluation.plan._median_seconds", lambda *_, **__: next(times))
+    low, high = cost_bounds(RowwiseLinear().eval(), (3, 4, 4), [PGD("linf", 0.1, steps=9)], samples=10)
+    assert high == pytest.approx(10 * 0.1 + 10 * 10 * 0.3)  # the clean pass, and ten gradients each
+    assert low == pytest.approx(10 * 0.1 + 10 * 3 * 0.3)
+
+
+def test_a_large_model_is_probed_on_few_images(monkeypatch):
+    monkeypatch.setattr("regfast.evaluation.plan._PROBE_SECONDS", 0.0)
+    plan = plan_evaluation(RowwiseLinear().eval(), Toy(), [PGD("linf", 0.02, steps=5)], probe=40)
+    assert plan.probed == 8
