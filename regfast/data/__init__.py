@@ -1,11 +1,12 @@
 """Data sets to train, measure and attack on: images in [0, 1], validated labels, divisions that never change."""
 
-from regfast.data.class_map import imagenet_classes, map_classes, read_class_map
+from regfast.data.class_map import ClassMap, imagenet_classes, map_classes, read_class_map
 from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset
 from regfast.data.load import DATASETS, DataSet, data_set, load_images, load_splits
 
 __all__ = [
     "DATASETS",
+    "ClassMap",
     "DataSet",
     "ImageArray",
     "ImageFiles",
