@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from regfast.attacks.base import Attack
+from regfast.attacks.classifier import Model
+from regfast.attacks.evaluate import radius
 from regfast.attacks.lanes import Lanes, choose, empty_lanes
 from regfast.attacks.live import LiveModel, Mode
 from regfast.attacks.losses import Objective
-from regfast.attacks.prepare import Model
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.query import query
 from regfast.functional import Target, soft_cross_entropy
@@ -112,9 +113,10 @@ class Adversary(Configured):
             return images.clone()
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone() if images.is_inference() else images.detach()
+            eps = radius(self.attack, images)
             lanes = empty_lanes(
                 images, len(images), images.device, seed=self.seed, stage=0, has_target=targets is not None,
-                must_reach=targets is not None,
+                must_reach=targets is not None, eps=eps,
             )  # fmt: skip
             lanes.image = images
             lanes.sample = torch.arange(self.drawn, self.drawn + len(images), device=images.device)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from regfast.attacks.apgd_l1 import SparseAscent
 from regfast.attacks.base import Attack
-from regfast.attacks.lanes import Answer, Lanes, Rows, choose
+from regfast.attacks.classifier import Model
+from regfast.attacks.lanes import Answer, Lanes, Rows, choose, times
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import L1, Norm, norm_of
-from regfast.attacks.prepare import Model
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import Plan, checked_count, checked_eps
+from regfast.attacks.rules import Eps, Plan, checked_count, checked_eps
 from regfast.attacks.target_order import checked_order, order_targets
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
@@ -27,7 +27,7 @@ class APGD(Attack):
 
     Args:
         norm: "linf", "l2" or "l1".
-        eps: radius, in units of images in [0, 1].
+        eps: radius, in units of images in [0, 1], or a tensor of them (`checked_eps`).
         steps: moves per restart or target.
         restarts: runs from fresh random starts (for each target), for samples that are still right.
         loss: "ce", "dlr", "margin" or "probability-margin" (PMA). With `targets` the targeted form of it.
@@ -41,7 +41,7 @@ class APGD(Attack):
     def __init__(
         self,
         norm: str | Norm = "linf",
-        eps: float = 8 / 255,
+        eps: Eps = 8 / 255,
         steps: int = 100,
         restarts: int = 1,
         *,
@@ -52,7 +52,7 @@ class APGD(Attack):
         larger_eps: bool = True,
     ):
         self.norm = norm_of(norm)
-        self.eps: float = checked_eps(eps)
+        self.eps: Eps = checked_eps(eps)
         self.loss = checked_loss(loss)
         self.targets = checked_count("targets", targets, least=0)
         self.target_order = checked_order(target_order)
@@ -62,9 +62,9 @@ class APGD(Attack):
         moves = checked_count("steps", steps)
         self._rule: Ascent | SparseAscent
         if isinstance(self.norm, L1):
-            self._rule = SparseAscent(self.norm, self.eps, moves, larger_eps)
+            self._rule = SparseAscent(self.norm, moves, larger_eps)
         else:
-            self._rule = Ascent(self.norm, self.eps, moves)
+            self._rule = Ascent(self.norm, moves)
         self.steps = self._rule.steps
 
     def plan(self, model: Model, images: Tensor, labels: Tensor, logits: Tensor) -> Plan | None:
@@ -76,7 +76,7 @@ class APGD(Attack):
         return self._rule.state(lanes)
 
     def start(self, lanes: Lanes, state: Any, fresh: Tensor) -> None:
-        lanes.point[fresh] = self.norm.far_start(lanes, fresh, self._rule.first_eps)
+        lanes.point[fresh] = self.norm.far_start(lanes, fresh, self._rule.first_radius * lanes.radius(fresh))
 
     def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor:
         return lanes.step >= self._rule.counts_from
@@ -89,7 +89,7 @@ class APGD(Attack):
 class AscentState(Rows):
     """What a lane of APGD holds (linf, l2)."""
 
-    size: Tensor  # (S,) step size
+    size: Tensor  # (S,) step size, in eps
     previous: Tensor  # (S, C, H, W) the point before this one
     best: Tensor  # (S, C, H, W) the point of largest loss in this run
     best_gradient: Tensor  # (S, C, H, W)
@@ -106,8 +106,10 @@ class Ascent:
     counts_from = 0
     rho = 0.75
 
-    def __init__(self, norm: Norm, eps: float, steps: int):
-        self.norm, self.eps, self.steps, self.first_eps = norm, eps, steps, eps
+    first_radius = 1.0  # of the ball that runs start in, in eps
+
+    def __init__(self, norm: Norm, steps: int):
+        self.norm, self.steps = norm, steps
         # The interval that ends at each move, 0 where none does: intervals shrink by 0.03 n down to 0.06 n.
         ends = [0] * (steps + 2)
         interval, move = max(int(0.22 * steps), 1), 0
@@ -127,7 +129,7 @@ class Ascent:
 
     def advance(self, lanes: Lanes, state: AscentState, answer: Answer) -> None:
         s, loss, first = state, answer.loss, lanes.step == 0
-        s.size = torch.where(first, 2 * self.eps, s.size)
+        s.size = torch.where(first, 2.0, s.size)
         s.halved = s.halved | first
 
         better = first | (loss > s.best_loss)
@@ -152,5 +154,8 @@ class Ascent:
         gradient = choose(halve, s.best_gradient, answer.gradient)
 
         momentum = torch.where(first, 1.0, 0.75)
-        lanes.point = self.norm.momentum_step(point, gradient, s.previous, lanes.image, s.size, self.eps, momentum)
+        eps = lanes.radius()
+        lanes.point = self.norm.momentum_step(
+            point, gradient, s.previous, lanes.image, times(s.size, eps), eps, momentum
+        )
         s.previous = point

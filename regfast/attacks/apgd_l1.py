@@ -16,7 +16,7 @@ from regfast.attacks.norms import L1
 class SparseState(Rows):
     """What a lane holds."""
 
-    size: Tensor  # (S,) step size
+    size: Tensor  # (S,) step size, in eps
     share: Tensor  # (S,) share of the entries that a step moves
     nonzeros: Tensor  # (S,) entries that the best point had changed at the last check
     best: Tensor  # (S, C, H, W) the point of largest loss in this phase
@@ -34,12 +34,12 @@ class SparseAscent:
     first_share = 0.2
     slow, least = 1.5, 10.0  # what the step size is divided by, and its floor: eps / 10
 
-    def __init__(self, norm: L1, eps: float, steps: int, larger: bool):
-        self.norm, self.eps, self.larger = norm, eps, larger
+    def __init__(self, norm: L1, steps: int, larger: bool):
+        self.norm, self.larger = norm, larger
         moves = [math.ceil(0.3 * steps), math.ceil(0.3 * steps)] if larger else []
         moves.append(max(steps - sum(moves), 1))
-        radii = [3 * eps, 2 * eps, eps] if larger else [eps]
-        self.first_eps = radii[0]
+        radii = [3.0, 2.0, 1.0] if larger else [1.0]
+        self.first_radius = radii[0]  # in eps, as all radii here
         self.counts_from = sum(m + 1 for m in moves[:-1])
         radius: list[float] = []  # per answer of the run: the phase's ball
         begin: list[bool] = []  # the phase's first answer
@@ -53,7 +53,7 @@ class SparseAscent:
                 check.append(answer > 0 and answer % interval == 0)
                 last.append(answer == count)
         self.steps = len(radius) - 1
-        self.radius = torch.tensor([*radius, eps])
+        self.radius = torch.tensor([*radius, 1.0])
         self.begin, self.check, self.last = (torch.tensor(flags) for flags in (begin, check, last))
 
     def state(self, lanes: Lanes) -> SparseState:
@@ -97,8 +97,9 @@ class SparseAscent:
         gradient = choose(sparser, s.best_gradient, answer.gradient)
 
         # A phase's last answer leads to its best point, in the next phase's ball.
-        moved = self.norm.sparse_step(point, gradient, lanes.image, s.size, radius, s.share)
-        following = self.norm.project(s.best, lanes.image, self.radius[step + 1]) if self.larger else moved
+        eps = lanes.radius()
+        moved = self.norm.sparse_step(point, gradient, lanes.image, s.size * eps, radius * eps, s.share)
+        following = self.norm.project(s.best, lanes.image, self.radius[step + 1] * eps) if self.larger else moved
         lanes.point = choose(last, following, moved)
 
 

@@ -9,7 +9,7 @@ from regfast.attacks.base import Attack, Runnable
 from regfast.attacks.fab import FAB
 from regfast.attacks.norms import Norm, norm_of
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_eps
+from regfast.attacks.rules import Eps, checked_eps
 from regfast.attacks.square import Square
 
 
@@ -28,11 +28,11 @@ class AutoAttack(Runnable):
 
     Args:
         norm: "linf", "l2" or "l1".
-        eps: radius, in units of images in [0, 1].
+        eps: radius, in units of images in [0, 1], or a tensor of them (`rules.checked_eps`).
         version: see the table. Only standard (and plus, rand) are what published figures mean.
     """
 
-    def __init__(self, norm: str | Norm = "linf", eps: float = 8 / 255, version: str = "standard"):
+    def __init__(self, norm: str | Norm = "linf", eps: Eps = 8 / 255, version: str = "standard"):
         self.norm = norm_of(norm)
         self.eps = checked_eps(eps)
         if version not in VERSIONS:
@@ -45,7 +45,7 @@ class AutoAttack(Runnable):
         return self._stages
 
 
-def _standard(norm: Norm, eps: float) -> list[Attack]:
+def _standard(norm: Norm, eps: Eps) -> list[Attack]:
     restarts, targets = (5, 5) if norm.name == "l1" else (1, 9)
     return [
         APGD(norm, eps, restarts=restarts),
@@ -55,7 +55,7 @@ def _standard(norm: Norm, eps: float) -> list[Attack]:
     ]
 
 
-def _plus(norm: Norm, eps: float) -> list[Attack]:
+def _plus(norm: Norm, eps: Eps) -> list[Attack]:
     targets = 5 if norm.name == "l1" else 9
     return [
         APGD(norm, eps, restarts=5),
@@ -67,11 +67,11 @@ def _plus(norm: Norm, eps: float) -> list[Attack]:
     ]
 
 
-def _rand(norm: Norm, eps: float) -> list[Attack]:
+def _rand(norm: Norm, eps: Eps) -> list[Attack]:
     return [APGD(norm, eps, samples=20), APGD(norm, eps, loss="dlr", samples=20)]
 
 
-def _fast(norm: Norm, eps: float) -> list[Attack]:
+def _fast(norm: Norm, eps: Eps) -> list[Attack]:
     return [
         APGD(norm, eps, steps=20, loss="probability-margin"),
         APGD(norm, eps, steps=60, loss="dlr", targets=4, target_order="malt"),
@@ -79,7 +79,7 @@ def _fast(norm: Norm, eps: float) -> list[Attack]:
     ]
 
 
-VERSIONS: dict[str, Callable[[Norm, float], list[Attack]]] = {
+VERSIONS: dict[str, Callable[[Norm, Eps], list[Attack]]] = {
     "standard": _standard,
     "plus": _plus,
     "rand": _rand,

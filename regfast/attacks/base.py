@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
+from regfast.attacks.classifier import Edge, Model
 from regfast.attacks.evaluate import evaluate
 from regfast.attacks.norms import Norm
-from regfast.attacks.prepare import Model
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import Watcher
 from regfast.attacks.result import AttackResult
-from regfast.attacks.rules import Rules
+from regfast.attacks.rules import Eps, Rules
 from regfast.registry import Configured
 
 __all__ = ["Attack", "AttackResult", "Runnable"]
@@ -32,7 +32,7 @@ class Runnable(Configured, ABC):
 
     name: str = ""
     norm: Norm
-    eps: float | None
+    eps: Eps | None
 
     @abstractmethod
     def stages(self) -> Sequence[Attack]:
@@ -53,40 +53,46 @@ class Runnable(Configured, ABC):
         precision: str = "float32",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        bounds: tuple[Edge, Edge] | None = None,
     ) -> AttackResult:
         """Attack `model` on the images it classifies correctly.
 
         Args:
-            model: any callable from images in [0, 1] to logits (B, K). Modules are attacked in eval mode; their
-                parameters get no gradients, their flags are as before afterwards. A `PreparedModel` saves preparing
-                and checking it again; the last three options are then its own.
-            images: (N, C, H, W) float in [0, 1]; they stay where they are, only lanes go to the model's device.
+            model: any callable from images in [0, 1] to logits (B, K), or to a dict or object with `logits`. Modules
+                are attacked in eval mode; their parameters get no gradients, their flags are as before afterwards;
+                while it lasts, attacks on the same module from other threads wait. A `PreparedModel` saves preparing
+                and checking it again; the last four options are then its own.
+            images: (N, C, H, W) float in [0, 1], or any other shape (N, …) that the model takes; they stay where they
+                are, only lanes go to the model's device, as float32. Up to 1e-6 outside are clamped.
             labels: (N,) int64.
             seed: with the sample ids it decides every random draw.
             lanes: samples attacked at the same time; chosen from what is free by default. The result does not depend
                 on it (beyond rounding that depends on the batch inside the model).
             progress: show a bar (outside a terminal a line every half minute), or tell a `Watcher`.
             sample_ids: (N,) int64 that key the draws; arange(N) by default.
-            targets: (N,) or (N, R) int64 classes to reach, one run each; success is then reaching one.
+            targets: (N,) or (N, T) int64 classes to reach, none of them the label; success is then reaching one.
             clean_logits: (N, K) float32 logits of `images` by `model`, where they are known: saves a forward pass.
             precision: "float32", or "bf16": search in bfloat16, every success confirmed by the float32 model.
             channels_last: let the search model compute channels last.
             compile: pass the search model through `torch.compile`.
+            bounds: (low, high) of the images, numbers or one per channel, for models that take no images in [0, 1]. eps
+                stays a share of that range: 8/255 is 8 of 255 levels, whatever the normalisation.
 
         Raises:
-            ValueError, TypeError, IndexError: for images, labels or ids of the wrong shape, type or range.
+            ValueError, TypeError, IndexError: for images, labels, ids or targets of the wrong shape, type or range, and
+                a model that gives no logits.
         """
         return evaluate(
             self.stages(), model, images, labels, seed=seed, lanes=lanes, progress=progress, sample_ids=sample_ids,
             targets=targets, clean_logits=clean_logits, precision=precision, channels_last=channels_last,
-            compile=compile,
+            compile=compile, bounds=bounds,
         )  # fmt: skip
 
     def __call__(self, model: Model | PreparedModel, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
         """`run(...).images`: adversarial images (N, C, H, W)."""
         return self.run(model, images, labels, **options).images
 
-    def at(self, eps: float) -> Self:
+    def at(self, eps: Eps) -> Self:
         """The same attack at another radius."""
         return type(self)(**{**self._options, "eps": eps})
 

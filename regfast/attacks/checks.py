@@ -10,10 +10,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from regfast.attacks.classifier import Model
 from regfast.attacks.losses import objective
-from regfast.attacks.prepare import Model, frozen
+from regfast.attacks.prepare import training_parts
 
-SAMPLES = 8  # images looked at; their range is checked on all
+TRIAL = 1e-3  # length of the step that must raise the loss, in units of images in [0, 1]
 
 
 class AttackWarning(UserWarning):
@@ -36,8 +37,20 @@ class ProbabilityOutputWarning(AttackWarning):
     """The model's output looks like probabilities, not logits."""
 
 
-class ImageRangeWarning(AttackWarning):
-    """Images leave [0, 1]."""
+class ShatteredGradientWarning(AttackWarning):
+    """The loss falls along its gradient."""
+
+
+class MaskedGradientWarning(AttackWarning):
+    """An attack without gradients broke what gradient attacks could not."""
+
+
+class EpsWarning(AttackWarning):
+    """The radius is larger than the whole range of images."""
+
+
+class OutsideWarning(AttackWarning):
+    """An attack left its ball or the box."""
 
 
 class SlowPrecisionWarning(AttackWarning):
@@ -48,65 +61,68 @@ class FewClassesWarning(AttackWarning):
     """The loss needs more classes than there are."""
 
 
+def warn_if_in_train_mode(model: Model) -> None:
+    """Warn where the user's `model`, or a part of it, is in train mode."""
+    if isinstance(model, nn.Module) and training_parts(model):
+        warn(
+            TrainModeWarning,
+            "the model is in train mode: it is attacked in eval mode (and put back afterwards); call model.eval() "
+            "if that is what you mean",
+        )
+
+
 def warn_if_misleading(
-    model: Model, images: Tensor, labels: Tensor, *, gradients: bool, losses: Collection[str], averages: bool = False
+    ask: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    gradients: bool,
+    losses: Collection[str],
+    random: bool,
+    averages: bool,
 ) -> None:
     """Warn (`AttackWarning`) about what makes attacks look weaker or models look stronger than they are.
 
-    Costs two forward passes and one gradient on at most eight images.
+    Costs one forward pass, and where gradients are used one gradient and one pass more.
 
     Args:
-        model: any callable from images to logits (B, K), in the mode in which the user gave it.
-        images: (N, C, H, W) on any device.
-        labels: (N,) int64.
+        ask: from images in [0, 1] to logits (B, K).
+        images: (n, C, H, W) a few.
+        labels: (n,) int64.
         gradients: the attack uses input gradients.
         losses: names of the attack's losses (losses.py).
-        averages: the attack averages over a model's random answers (EOT), so that they mislead nobody.
+        random: the model answers at random.
+        averages: the attack averages over its answers (EOT), so that they mislead nobody.
     """
-    if len(images) == 0:
-        return
-    low, high = images.aminmax()
-    if low < 0 or high > 1:
-        _warn(
-            ImageRangeWarning,
-            f"images range over [{low:.3g}, {high:.3g}], but attacks keep to [0, 1] and eps is measured there: pass "
-            "images in [0, 1] and put the normalisation into the model",
+    if random and not averages:
+        warn(
+            RandomizedOutputWarning,
+            "the model answers the same images differently each time: a success may be luck and a gradient noise; "
+            'average over the randomness with AutoAttack(version="rand")',
         )
-    images, labels = images[:SAMPLES], labels[:SAMPLES]
-    if isinstance(model, nn.Module):
-        tensors = (*model.parameters(), *model.buffers())
-        images = images.to(tensors[0].device) if tensors else images
-        if any(module.training for module in model.modules()):
-            _warn(
-                TrainModeWarning,
-                "the model is in train mode: it is attacked in eval mode (and put back afterwards); call model.eval() "
-                "if that is what you mean",
-            )
-    with frozen(model), torch.inference_mode(False):
-        with torch.no_grad():
-            first = model(images).float()
-        point = images.detach().clone().requires_grad_(gradients)
-        with torch.set_grad_enabled(gradients):
-            logits = model(point)
-        second = logits.detach().float()
-        if second.ndim != 2:
-            raise ValueError(f"model must give logits of shape (B, K), got {tuple(second.shape)}")
-        if not averages:
-            _check_randomness(first, second)
-        _check_probabilities(second)
-        _check_classes(second.shape[1], losses)
-        if gradients and logits.requires_grad:
-            name = "ce" if "ce" in losses else "margin"
-            at = labels.to(second.device).clamp(0, second.shape[1] - 1)
-            slope = objective(name, second, at, at).gradient.to(logits.dtype)
-            (gradient,) = torch.autograd.grad(logits, point, slope, materialize_grads=True)
-            _check_gradient(gradient, name)
+    point = images.detach().clone().requires_grad_(gradients)
+    with torch.set_grad_enabled(gradients):
+        answer = ask(point)
+    logits = answer.detach().float()
+    _check_probabilities(logits)
+    _check_classes(logits.shape[1], losses)
+    if gradients and answer.requires_grad:
+        name = "ce" if "ce" in losses else "margin"
+        label = labels.clamp(0, logits.shape[1] - 1)
+        before = objective(name, logits, label, label)
+        (gradient,) = torch.autograd.grad(answer, point, before.gradient.to(answer.dtype), materialize_grads=True)
+        moving = _check_gradient(gradient, name)
+        if not random:
+            up = (images + TRIAL * gradient.sign()).clamp(0, 1)
+            with torch.no_grad():
+                after = objective(name, ask(up).float(), label, label)
+            _check_way_up(moving, before.loss, after.loss, name)
 
 
 def warn_if_bf16_is_emulated(device: torch.device) -> None:
     """Warn where bfloat16 costs more than float32: on an x86 processor without AVX512-BF16 and AMX."""
     if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not native_bf16():
-        _warn(
+        warn(
             SlowPrecisionWarning,
             'precision="bf16": this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX) and emulates it, which '
             'is slower than precision="float32"',
@@ -120,19 +136,10 @@ def native_bf16() -> bool:
     )
 
 
-def _check_randomness(first: Tensor, second: Tensor) -> None:
-    if not torch.allclose(first, second, rtol=0.0, atol=1e-4 * float(second.abs().amax()), equal_nan=True):
-        _warn(
-            RandomizedOutputWarning,
-            "the model answers the same images differently each time: a success may be luck and a gradient noise; "
-            'average over the randomness with AutoAttack(version="rand")',
-        )
-
-
 def _check_probabilities(logits: Tensor) -> None:
     sums = logits.sum(1)
     if logits.shape[1] > 1 and bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
-        _warn(
+        warn(
             ProbabilityOutputWarning,
             "the model's output is a probability distribution: losses expect logits, and a softmax hides their "
             "gradients; return the output before the softmax",
@@ -141,24 +148,52 @@ def _check_probabilities(logits: Tensor) -> None:
 
 def _check_classes(classes: int, losses: Collection[str]) -> None:
     if classes < 3 and any(loss.startswith("dlr") for loss in losses):
-        _warn(
+        warn(
             FewClassesWarning,
             f"DLR needs at least 3 classes (4 where targeted) and the model has {classes}: the margin loss takes its "
             "place, with all other classes as targets",
         )
 
 
-def _check_gradient(gradient: Tensor, loss: str) -> None:
-    dead, count = int((gradient.flatten(1) == 0).all(1).sum()), len(gradient)
+def _check_gradient(gradient: Tensor, loss: str) -> Tensor:
+    """(n,) bool: where there is one."""
+    moving = (gradient.flatten(1) != 0).any(1)
+    dead, count = int((~moving).sum()), len(gradient)
     if dead:
-        _warn(
+        warn(
             ZeroGradientWarning,
             f"the gradient of the {loss} loss is zero at {dead} of the {count} images looked at: gradient attacks "
             "can't move there, which is no robustness; look for saturated or quantised layers, and trust Square more",
         )
+    return moving
 
 
-def _warn(category: type[AttackWarning], text: str) -> None:
+def _check_way_up(moving: Tensor, before: Tensor, after: Tensor, loss: str) -> None:
+    fell, count = int((moving & (after < before)).sum()), int(moving.sum())
+    if count and fell > count / 2:
+        warn(
+            ShatteredGradientWarning,
+            f"a step of {TRIAL} along the gradient lowers the {loss} loss at {fell} of {count} images: gradients point "
+            "nowhere (shattered by rounding, noise or a steep function), which is no robustness; trust Square more",
+        )
+
+
+def warn_if_outside(name: str, count: int) -> None:
+    """Warn of points that the attack called `name` brought outside of ball or box."""
+    warn(OutsideWarning, f"{name} left its ball or the box with {count} points: they count as no success")
+
+
+def warn_if_masked(name: str, broken: int, total: int) -> None:
+    """Warn where an attack without gradients broke many of `total` samples that gradients had left."""
+    if broken > 0.002 * total:  # the reference AutoAttack's threshold
+        warn(
+            MaskedGradientWarning,
+            f"{name}, which uses no gradients, broke {broken} of {total} samples that gradient attacks had left: the "
+            "model may mask its gradients, and its true robustness may be lower still",
+        )
+
+
+def warn(category: type[AttackWarning], text: str) -> None:
     """Warn at the line that called regfast, however deep inside it we are."""
     package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe()

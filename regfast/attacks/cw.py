@@ -11,7 +11,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps, checked_levels
+from regfast.attacks.rules import Eps, checked_count, checked_eps, checked_levels, checked_number
 
 EDGE = 1 - 1e-6  # images are drawn this little towards gray: arctanh is infinite at the box's edge
 BETAS, TINY = (0.9, 0.999), 1e-8  # Adam's
@@ -53,7 +53,7 @@ class CarliniWagner(Attack):
 
     def __init__(
         self,
-        eps: float | None = None,
+        eps: Eps | None = None,
         steps: int = 200,
         searches: int = 9,
         *,
@@ -67,8 +67,8 @@ class CarliniWagner(Attack):
         self.steps = checked_count("steps", steps)
         self.levels = checked_levels(levels)
         self.runs = checked_count("searches", searches)
-        self.initial, self.lr = checked_eps(initial, name="initial"), checked_eps(lr, name="lr")
-        self.confidence = checked_eps(confidence, name="confidence")
+        self.initial, self.lr = checked_number("initial", initial), checked_number("lr", lr)
+        self.confidence = checked_number("confidence", confidence)
 
     def state(self, lanes: Lanes) -> Search:
         images = lanes.image.clone(), lanes.image.clone(), lanes.image.clone()

@@ -12,7 +12,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps, checked_levels
+from regfast.attacks.rules import Eps, checked_count, checked_eps, checked_levels, checked_number
 
 
 @dataclass
@@ -40,7 +40,7 @@ class DDN(Attack):
 
     def __init__(
         self,
-        eps: float | None = None,
+        eps: Eps | None = None,
         steps: int = 100,
         *,
         gamma: float = 0.05,
@@ -52,7 +52,7 @@ class DDN(Attack):
         self.steps = checked_count("steps", steps)
         if not 0 < gamma < 1:
             raise ValueError(f"gamma must be between 0 and 1, got {gamma}")
-        self.gamma, self.radius = gamma, checked_eps(radius, name="radius")
+        self.gamma, self.radius = gamma, checked_number("radius", radius)
         self.levels = checked_levels(levels)
 
     def state(self, lanes: Lanes) -> Sphere:

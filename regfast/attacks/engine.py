@@ -29,14 +29,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from regfast.attacks.checks import warn_if_outside
 from regfast.attacks.found import nothing_found
 from regfast.attacks.graphs import GraphedStep, Recorder, cuda_graph
 from regfast.attacks.lanes import Answer, empty_lanes
-from regfast.attacks.losses import predicted
+from regfast.attacks.losses import mean_answer, predicted
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import Silent, Watcher
-from regfast.attacks.query import query
+from regfast.attacks.query import beyond_luck, query
 from regfast.attacks.requests import Flags, Outcomes, Request, Samples
 from regfast.attacks.rules import Rules
 
@@ -109,8 +110,8 @@ class Engine:
         self.flags: deque[Flags] = deque()
         self.requests = [None] * width
         self.lanes = empty_lanes(
-            self.samples.images, width, self.model.device, seed=self.seed, stage=self.stage,
-            has_target=self.samples.targets is not None, must_reach=self.must_reach,
+            self.samples.images[:0].float(), width, self.model.device, seed=self.seed, stage=self.stage,
+            has_target=self.samples.targets is not None, must_reach=self.must_reach, eps=self._eps(width),
         )  # fmt: skip
         self.state = self.attack.state(self.lanes)
         self.found = nothing_found(self.lanes, late=self.lag > 0, seeks_nearest=self.attack.seeks_nearest)
@@ -135,6 +136,10 @@ class Engine:
                 self._advance(answer)
             self._next_runs()
             self._admit()
+
+    def _eps(self, width: int) -> float | Tensor | None:
+        eps = self.samples.eps
+        return eps.new_zeros(width, *eps.shape[1:], device=self.model.device) if isinstance(eps, Tensor) else eps
 
     def _busy(self) -> list[Request]:
         return [request for request in self.requests if request is not None]
@@ -198,17 +203,30 @@ class Engine:
             return
         attack, found, rows = self.attack, self.found, self._rows(requests)
         point, prediction = found.point[rows], found.prediction[rows]
+        right = found.hit[rows] & self._inside(point, rows)
         if self.model.confirm is not None:
-            prediction = predicted(self.model.confirm(point))
+            answers = [self.model.confirm(point).float() for _ in range(attack.samples)]
+            prediction = predicted(mean_answer(answers))
+            right &= beyond_luck(answers, prediction, self.lanes, rows)
             for request in requests:
-                request.queries += 1
-        right = found.hit[rows] & self.lanes.succeeded(prediction, rows)
+                request.queries += attack.samples
+        right &= self.lanes.succeeded(prediction, rows)
         found.hit[rows] = False
         if attack.seeks_nearest:
             found.keep_nearest(rows[right], prediction[right])
             return
         leaving = [request for request, leaves in zip(requests, right.tolist(), strict=True) if leaves]
         self._record(leaving, True, point[right], found.loss[rows][right], prediction[right])
+
+    def _inside(self, point: Tensor, rows: Tensor) -> Tensor:
+        """(M,) bool: in the ball and the box, up to rounding. No attack of ours leaves them; a user's may."""
+        inside = ((point >= 0) & (point <= 1)).flatten(1).all(1)
+        if self.lanes.eps is not None:
+            eps = self.lanes.radius(rows)
+            inside &= self.attack.norm.within(point - self.lanes.image[rows], eps * (1 + 2e-5), slack=1e-6)
+        if not inside.all():
+            warn_if_outside(self.attack.name, int((~inside).sum()))
+        return inside
 
     def _finish(self, requests: list[Request]) -> None:
         """Samples whose runs are all spent."""
@@ -232,7 +250,7 @@ class Engine:
             return
         outcomes, images = self.outcomes, self.samples.images
         items = torch.tensor([request.item for request in requests], device=images.device)
-        points = points.to(images.device)
+        points = points.to(images.device, images.dtype)
         outcomes.distance[items] = self.attack.norm.distance(points - images[items]).to(outcomes.distance.dtype)
         outcomes.images[items] = points
         outcomes.broken[items] = broken
@@ -294,6 +312,9 @@ class Engine:
         lanes.image[rows] = self._fetch(samples.images, items).to(lanes.image.dtype)
         lanes.label[rows] = self._fetch(samples.labels, items)
         lanes.sample[rows] = self._fetch(samples.ids, items)
+        if isinstance(samples.eps, Tensor):
+            assert isinstance(lanes.eps, Tensor)
+            lanes.eps[rows] = self._fetch(samples.eps, items)
         self.found.forget(rows)
         self._start(fresh)
 

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from regfast.attacks.checks import EpsWarning, warn, warn_if_masked
+from regfast.attacks.classifier import Box, Edge, Model
 from regfast.attacks.engine import Engine
+from regfast.attacks.lanes import per_lane
 from regfast.attacks.losses import predicted
-from regfast.attacks.memory import is_out_of_memory
-from regfast.attacks.prepare import Model, frozen
+from regfast.attacks.memory import in_parts
+from regfast.attacks.prepare import frozen
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import Watcher, watcher
 from regfast.attacks.requests import Outcomes, Samples
 from regfast.attacks.result import AttackResult
-from regfast.attacks.rules import Rules
+from regfast.attacks.rules import Plan, Rules
 
 
 def evaluate(
@@ -33,29 +36,40 @@ def evaluate(
     precision: str,
     channels_last: bool,
     compile: bool,  # noqa: A002
+    bounds: tuple[Edge, Edge] | None,
 ) -> AttackResult:
     """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""
-    images, labels, sample_ids, targets = _checked(images, labels, sample_ids, targets, lanes)
+    given, labels, sample_ids, targets = _checked(images, labels, sample_ids, targets, lanes)
+    for attack in stages:
+        attack.check_images(tuple(given.shape))
+    radii = [radius(attack, given) for attack in stages]
     if isinstance(model, PreparedModel):
         prepared = model
     else:
-        prepared = PreparedModel(model, images, precision=precision, channels_last=channels_last, compile=compile)
-    device = prepared.device
+        prepared = PreparedModel(
+            model, given, precision=precision, channels_last=channels_last, compile=compile, bounds=bounds
+        )
+    if given.dtype != torch.float64:
+        given = given.float()
+    images = prepared.box.enter(given)
     prepared.check(
         images, labels, gradients=any(attack.needs != "forward" for attack in stages),
         losses={attack.loss for attack in stages}, averages=all(attack.samples > 1 for attack in stages),
     )  # fmt: skip
     # Outside of any inference mode: lanes need gradients even if the caller does not.
-    with torch.inference_mode(False), torch.no_grad(), frozen(prepared.given), watcher(progress) as shown:
+    with torch.inference_mode(False), torch.no_grad(), frozen(prepared.model), watcher(progress) as shown:
         width = lanes or prepared.lanes
         if clean_logits is None:
-            logits = _predict(prepared.given, images, width, device)
+            samples = max(attack.samples for attack in stages) if prepared.random else 1
+            logits = prepared.clean_logits(images, width, samples)
         else:
-            logits = clean_logits.detach().to(images.device).float()
+            logits, samples = clean_logits.detach().to(images.device).float(), 0
         if logits.ndim != 2 or len(logits) != len(images):
             raise ValueError(f"clean_logits must have shape ({len(images)}, K), got {tuple(logits.shape)}")
-        if len(images) and int(labels.max()) >= logits.shape[1]:
-            raise IndexError(f"labels must be below {logits.shape[1]} (the model's classes), got {int(labels.max())}")
+        for name, classes in (("labels", labels), ("targets", targets)):
+            if classes is not None and classes.numel() and int(classes.max()) >= logits.shape[1]:
+                most = int(classes.max())
+                raise IndexError(f"{name} must be below {logits.shape[1]} (the model's classes), got {most}")
         clean_prediction = predicted(logits) if len(images) else labels.clone()
         clean = clean_prediction == labels
         n = len(images)
@@ -64,28 +78,33 @@ def evaluate(
             broken=torch.zeros_like(clean),
             prediction=clean_prediction.clone(),
             gradients=torch.zeros_like(labels),
-            queries=torch.full_like(labels, clean_logits is None),
+            queries=torch.full_like(labels, samples),
             distance=torch.zeros(n, device=images.device),
             loss=torch.full((n,), torch.nan, device=images.device),
         )
         stage_of = ["" if right else "clean" for right in clean.tolist()]
         for place, attack in enumerate(stages):
             survivors = (clean & ~outcomes.broken).nonzero().squeeze(1)
+            if not len(survivors):
+                break
             goals = targets
             if targets is None:
                 goals = _plan(attack, prepared, images, labels, logits, survivors, outcomes, width)
             shown.begin(attack.name, len(survivors))
             engine = Engine(
-                attack, prepared, Samples(images, labels, sample_ids, goals), outcomes,
+                attack, prepared, Samples(images, labels, sample_ids, goals, radii[place]), outcomes,
                 must_reach=targets is not None, keep_clean=len(stages) > 1 or targets is not None, seed=seed,
                 stage=place, width=width, watcher=shown,
             )  # fmt: skip
             engine.run(survivors.tolist())
             width = engine.width
-            for item in survivors[outcomes.broken[survivors]].tolist():
+            broken = survivors[outcomes.broken[survivors]].tolist()
+            for item in broken:
                 stage_of[item] = attack.name
+            if attack.needs == "forward" and any(earlier.needs != "forward" for earlier in stages[:place]):
+                warn_if_masked(attack.name, len(broken), len(images))
     return AttackResult(
-        images=outcomes.images,
+        images=_returned(outcomes.images, images, given, prepared.box),
         success=outcomes.broken,
         robust=clean & ~outcomes.broken,
         clean=clean,
@@ -99,39 +118,58 @@ def evaluate(
     )
 
 
-def _predict(model: Model, images: Tensor, width: int, device: torch.device) -> Tensor:
-    """Clean logits (N, K) float32 on the images' device."""
-    parts, start = [], 0
-    while start < len(images):
-        try:
-            parts.append(model(images[start : start + width].to(device)).to(images.device).float())
-            start += width
-        except Exception as error:
-            if not is_out_of_memory(error) or width == 1:
-                raise
-            width //= 2
-    if parts and parts[0].ndim != 2:
-        raise ValueError(f"model must give logits of shape (B, K), got {tuple(parts[0].shape)}")
-    return torch.cat(parts) if parts else images.new_zeros(0, 0)
-
-
 def _plan(
     attack: Rules, model: PreparedModel, images: Tensor, labels: Tensor, logits: Tensor, survivors: Tensor,
     outcomes: Outcomes, width: int,
 ) -> Tensor | None:  # fmt: skip
-    """Targets (N, R) of the survivors' runs, or None."""
-    goals = None
-    for rows in survivors.split(width):
-        chunk = (tensor[rows].to(model.device) for tensor in (images, labels, logits))
-        plan = attack.plan(model.search, *chunk)
-        if plan is None:
-            return None
-        if goals is None:
-            goals = labels.new_full((len(labels), plan.targets.shape[1]), -1)
-        goals[rows] = plan.targets.to(labels.device)
-        outcomes.gradients[rows] += plan.gradients
-        outcomes.queries[rows] += plan.queries
+    """Targets (N, T) of the survivors' runs, or None."""
+
+    def of(rows: Tensor) -> Plan | None:
+        chunk = (tensor[rows].to(model.device) for tensor in (images.float(), labels, logits))
+        return attack.plan(model.search, *chunk)
+
+    plans = [plan for plan in in_parts(of, survivors, width) if plan is not None]
+    if not plans:
+        return None
+    chosen = torch.cat([plan.targets for plan in plans]).to(labels.device)
+    goals = labels.new_full((len(labels), chosen.shape[1]), -1)
+    goals[survivors] = chosen
+    outcomes.gradients[survivors] += plans[0].gradients
+    outcomes.queries[survivors] += plans[0].queries
     return goals
+
+
+def radius(attack: Rules, images: Tensor) -> float | Tensor | None:
+    """The attack's eps as `Samples` holds it; tensors of the right shape, on the images' device."""
+    eps = attack.eps
+    if eps is None or not isinstance(eps, Tensor):
+        largest = eps or 0.0
+    else:
+        eps, largest = eps.to(images.device), float(eps.max()) if eps.numel() else 0.0
+        fits = eps.ndim in (1, images.ndim - 1, images.ndim)
+        if eps.ndim == images.ndim - 1 != 1:
+            eps = eps.unsqueeze(0).expand(len(images), *eps.shape)
+        if eps.ndim == images.ndim and eps[:1].numel() == 1:
+            eps = eps.flatten()
+        shape = images.shape[: eps.ndim]
+        if not fits or len(eps) != len(images) or any(n not in (1, m) for n, m in zip(eps.shape, shape, strict=True)):
+            raise ValueError(
+                f"eps must be a number, ({len(images)},) for one per sample, or have the dimensions of an image "
+                f"{tuple(images.shape[1:])} or of all images, got {tuple(eps.shape)}"
+            )
+        if eps.ndim > 1 and attack.norm.name != "linf":
+            raise ValueError(f"eps per channel or feature goes with linf, not with {attack.norm.name}")
+    if attack.norm.name == "linf" and largest > 1:
+        warn(EpsWarning, f"eps is {largest:g}, more than the whole range of images in [0, 1]: {largest:g}/255?")
+    return eps
+
+
+def _returned(points: Tensor, images: Tensor, given: Tensor, box: Box) -> Tensor:
+    """`points` in the user's range; where they are still the clean `images`, to the last bit what was `given`."""
+    if not box.given:
+        return points
+    moved = (points != images).flatten(1).any(1) if points.numel() else points.new_zeros(len(points), dtype=torch.bool)
+    return torch.where(per_lane(moved, points), box.leave(points), given)
 
 
 def _checked(
@@ -143,8 +181,6 @@ def _checked(
     if images.ndim < 2:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     images = images.detach()
-    if images.dtype not in (torch.float32, torch.float64):
-        images = images.float()
     finite = images.flatten(1).isfinite().all(1) if images.numel() else torch.ones(len(images), dtype=torch.bool)
     if not finite.all():
         first = int((~finite).nonzero()[0, 0])
@@ -158,6 +194,12 @@ def _checked(
     if targets is not None:
         targets = _classes("targets", targets, len(images)).to(images.device)
         targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
+        if targets.ndim != 2:
+            raise ValueError(f"targets must be ({len(images)},) or ({len(images)}, T), got {tuple(targets.shape)}")
+        same = (targets == labels.unsqueeze(1)).any(1)
+        if bool(same.any()):
+            first = int(same.nonzero()[0, 0])
+            raise ValueError(f"targets must be other classes than the labels, but image {first} has its own label")
     if lanes is not None and (not isinstance(lanes, int) or lanes < 1):
         raise ValueError(f"lanes must be an integer ≥ 1, got {lanes!r}")
     return images, labels, sample_ids, targets

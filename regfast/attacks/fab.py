@@ -11,7 +11,7 @@ from regfast.attacks.lanes import Answer, Lanes, Nothing
 from regfast.attacks.norms import TINY, Norm, norm_of
 from regfast.attacks.projections import to_plane
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import Plan, checked_count, checked_eps, checked_levels
+from regfast.attacks.rules import Eps, Plan, checked_count, checked_eps, checked_levels, checked_number
 from regfast.attacks.target_order import by_rank
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search without eps
@@ -44,7 +44,7 @@ class FAB(Attack):
     def __init__(
         self,
         norm: str | Norm = "linf",
-        eps: float | None = 8 / 255,
+        eps: Eps | None = 8 / 255,
         steps: int = 100,
         restarts: int = 1,
         *,
@@ -59,10 +59,8 @@ class FAB(Attack):
         self.steps = checked_count("steps", steps)
         self.runs = checked_count("restarts", restarts)
         self.targets = checked_count("targets", targets, least=0)
-        for name, value, low, high in (("alpha_max", alpha_max, 0, 1), ("eta", eta, 1, 2), ("beta", beta, 0, 1)):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value}")
-        self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
+        self.alpha_max = checked_number("alpha_max", alpha_max, 0, 1)
+        self.eta, self.beta = checked_number("eta", eta, 1, 2), checked_number("beta", beta, 0, 1)
         self.levels = checked_levels(levels)
         self.name = "fab-t" if targets else "fab"
         self.needs = "gradient" if targets else "jacobian"
@@ -76,7 +74,7 @@ class FAB(Attack):
         lanes.point[fresh] = lanes.image[fresh]
         if self.runs > 1:
             again = fresh[lanes.run[fresh] % self.runs > 0]
-            radius = START_RADIUS[self.norm.name] if self.eps is None else self.eps
+            radius = START_RADIUS[self.norm.name] if self.eps is None else lanes.radius(again)
             lanes.point[again] = self.norm.far_start(lanes, again, radius / 2)
 
     def advance(self, lanes: Lanes, state: Nothing, answer: Answer) -> None:

@@ -12,7 +12,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.norms import L2, TINY, Norm, norm_of
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps, checked_levels
+from regfast.attacks.rules import Eps, checked_count, checked_eps, checked_levels, checked_number
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FMN(Attack):
     def __init__(
         self,
         norm: str | Norm = "linf",
-        eps: float | None = None,
+        eps: Eps | None = None,
         steps: int = 100,
         *,
         step_size: float = 1.0,
@@ -56,7 +56,7 @@ class FMN(Attack):
         self.norm = norm_of(norm)
         self.eps = None if eps is None else checked_eps(eps)
         self.steps = checked_count("steps", steps)
-        self.step_size = checked_eps(step_size, name="step_size")
+        self.step_size = checked_number("step_size", step_size)
         if len(gamma) != 2 or not all(0 < value < 1 for value in gamma):
             raise ValueError(f"gamma must be two shares between 0 and 1, got {gamma}")
         self.gamma = gamma

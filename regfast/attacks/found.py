@@ -37,7 +37,10 @@ class Found(Rows):
         if attack.minimal_norm or late:
             distance = attack.norm.distance(lanes.point - lanes.image)
         if attack.minimal_norm:
-            hit &= distance <= attack.eps if attack.eps is not None else self._nearer(distance)
+            if attack.seeks_nearest:
+                hit &= distance < torch.where(self.hit, self.distance, self.nearest_distance)
+            else:
+                hit &= attack.norm.within(lanes.point - lanes.image, lanes.radius())
         if late and not attack.seeks_nearest:
             hit &= ~self.hit
         if not late:
@@ -50,9 +53,6 @@ class Found(Rows):
         self.loss = torch.where(keep, answer.loss, self.loss)
         self.prediction = torch.where(keep, answer.prediction, self.prediction)
         self.hit = self.hit | hit
-
-    def _nearer(self, distance: Tensor) -> Tensor:
-        return distance < torch.where(self.hit, self.distance, self.nearest_distance)
 
     def forget(self, rows: Tensor) -> None:
         """New samples in the lanes `rows` (M,) int64."""

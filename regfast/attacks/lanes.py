@@ -41,6 +41,7 @@ class Lanes(Rows):
     sample: Tensor  # (S,) int64 sample ids: they key the random draws
     run: Tensor  # (S,) int64 which run of the sample this is, from 0: all restarts of its first target, then the next
     step: Tensor  # (S,) int64 answers that this run has had before the present one
+    eps: float | Tensor | None  # radius of the ball: a number, (S,), or (S, C, H, W) with dimensions of 1
     seed: int
     stage: int  # place in an ensemble: keys the draws too
     has_target: bool  # every lane has a target
@@ -52,6 +53,11 @@ class Lanes(Rows):
     def full(self, value: float | bool) -> Tensor:
         """(S,) of `value`: float32, or bool. A start for what an attack's state holds."""
         return torch.full_like(self.label, value, dtype=torch.bool if isinstance(value, bool) else torch.float32)
+
+    def radius(self, rows: Tensor | None = None) -> float | Tensor:
+        """`eps` of the lanes `rows` (M,) int64, all by default; for attacks that have one."""
+        assert self.eps is not None
+        return self.eps[rows] if isinstance(self.eps, Tensor) and rows is not None else self.eps
 
     def succeeded(self, prediction: Tensor, rows: Tensor | None = None) -> Tensor:
         """(S,) bool: is the class `prediction` (S,) int64 what the attack is after? -1, no class, never is.
@@ -107,14 +113,15 @@ class Nothing(Rows):
 
 
 def empty_lanes(
-    images: Tensor, width: int, device: torch.device, *, seed: int, stage: int, has_target: bool, must_reach: bool
-) -> Lanes:
+    images: Tensor, width: int, device: torch.device, *, seed: int, stage: int, has_target: bool, must_reach: bool,
+    eps: float | Tensor | None,
+) -> Lanes:  # fmt: skip
     """`width` empty lanes on `device` for images like `images` (N, C, H, W); the rest as in `Lanes`."""
     image = images.new_zeros(width, *images.shape[1:], device=device)
     integers = torch.zeros(width, dtype=torch.int64, device=device)
     return Lanes(
         image=image, point=image.clone(), label=integers, target=integers - 1, sample=integers.clone(),
-        run=integers.clone(), step=integers.clone(), seed=seed, stage=stage, has_target=has_target,
+        run=integers.clone(), step=integers.clone(), eps=eps, seed=seed, stage=stage, has_target=has_target,
         must_reach=must_reach,
     )  # fmt: skip
 
@@ -122,6 +129,16 @@ def empty_lanes(
 def per_lane(values: Tensor, like: Tensor) -> Tensor:
     """(S,) values shaped (S, 1, 1, 1) to go with lanes of images."""
     return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def spread(values: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number, (S,) values or ones for each entry, shaped to go with lanes of images."""
+    return per_lane(values, like) if isinstance(values, Tensor) and values.ndim == 1 else values
+
+
+def times(factor: Tensor, eps: float | Tensor) -> Tensor:
+    """(S,) factors times a radius: (S,), or the shape of `eps`."""
+    return factor * eps if not isinstance(eps, Tensor) or eps.ndim == 1 else per_lane(factor, eps) * eps
 
 
 def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

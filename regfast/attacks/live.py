@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regfast.attacks.prepare import Model, foldable, folded_weights, frozen
+from regfast.attacks.classifier import Model
+from regfast.attacks.prepare import foldable, folded_weights, frozen
 
 __all__ = ["LiveModel", "Mode"]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from regfast.ops import objective as ops
 from regfast.ops.objective import Objective
 
-__all__ = ["LOSSES", "Objective", "checked_loss", "objective", "predicted", "stand_in", "towards"]
+__all__ = ["LOSSES", "Objective", "checked_loss", "mean_answer", "objective", "predicted", "stand_in", "towards"]
 
 LOSSES = ("ce", "margin", "dlr", "probability-margin")
 
@@ -26,6 +29,11 @@ def towards(name: str, logits: Tensor, target: Tensor) -> Objective:
 def predicted(logits: Tensor) -> Tensor:
     """(S,) int64 the class of logits (S, K): lowest index among the largest; -1, no class, where one is NaN."""
     return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+
+
+def mean_answer(answers: Sequence[Tensor]) -> Tensor:
+    """The mean of several answers of a model that answers at random, or the only one."""
+    return answers[0] if len(answers) == 1 else torch.stack(tuple(answers)).mean(0)
 
 
 def stand_in(name: str, classes: int) -> str:

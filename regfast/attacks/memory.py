@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from regfast.attacks.prepare import Model
+from regfast.attacks.classifier import Model
+
+T = TypeVar("T")
 
 CPU_LANES = 64  # enough to fill a few cores, small enough that activations stay near the caches
 GPU_LANES = 1024
@@ -16,6 +21,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def in_parts(work: Callable[[Tensor], T], rows: Tensor, width: int) -> list[T]:
+    """`work` on `rows`, `width` at a time; fewer where memory runs out."""
+    done: list[T] = []
+    start = 0
+    while start < len(rows):
+        try:
+            done.append(work(rows[start : start + width]))
+            start += width
+        except Exception as error:
+            if not is_out_of_memory(error) or width == 1:
+                raise
+            width = max(width // 2, 1)
+    return done
 
 
 def automatic_lanes(model: Model, example: Tensor) -> int:

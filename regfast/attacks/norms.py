@@ -10,14 +10,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from regfast.attacks.lanes import Lanes, per_lane
+from regfast.attacks.lanes import Lanes, per_lane, spread
 from regfast.ops import perturbation
 
 TINY = 1e-12
 
 
 class Norm(Protocol):
-    """A perturbation's norm. Radii and step sizes are numbers, or one a lane (S,)."""
+    """A perturbation's norm. Radii and step sizes are numbers, or one a lane (S,); in linf also one an entry."""
 
     @property
     def name(self) -> Literal["linf", "l2", "l1"]:
@@ -25,6 +25,9 @@ class Norm(Protocol):
 
     def distance(self, delta: Tensor) -> Tensor:
         """(S,) norm of each row of `delta` (S, C, H, W)."""
+
+    def within(self, delta: Tensor, eps: float | Tensor, slack: float = 0.0) -> Tensor:
+        """(S,) bool: rows of `delta` (S, C, H, W) inside the ball, whose radius may be `slack` larger."""
 
     def dual(self, gradient: Tensor) -> Tensor:
         """(S,) dual norm: how fast a linear function with this gradient can rise per unit of distance."""
@@ -39,14 +42,15 @@ class Norm(Protocol):
         """`size` along the ascent direction, then `project`."""
 
     def momentum_step(
-        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
-    ) -> Tensor:
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor,
+        eps: float | Tensor, share: Tensor,
+    ) -> Tensor:  # fmt: skip
         """APGD's move: x + share · (step(x) - x) + (1 - share) · (x - previous), projected."""
 
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         """Points (M, C, H, W) drawn in the ball around the images of the lanes `rows`, clamped to the box (PGD's)."""
 
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         """Points drawn on the sphere, clamped to the box (APGD's)."""
 
 
@@ -55,18 +59,25 @@ class _Fused:
 
     name: Literal["linf", "l2", "l1"]
 
+    def distance(self, delta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def within(self, delta: Tensor, eps: float | Tensor, slack: float = 0.0) -> Tensor:
+        return self.distance(delta) <= eps + slack
+
     def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
         return perturbation.perturb_step(point, gradient, image, eps, size, self.name)
 
     def momentum_step(
-        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor, eps: float, share: Tensor
-    ) -> Tensor:
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor,
+        eps: float | Tensor, share: Tensor,
+    ) -> Tensor:  # fmt: skip
         return perturbation.perturb_step(point, gradient, image, eps, size, self.name, previous, share)
 
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         return perturbation.random_start(lanes.image[rows], eps, self.name, *lanes.key(rows), start="ball")
 
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         return perturbation.random_start(lanes.image[rows], eps, self.name, *lanes.key(rows), start="sphere")
 
 
@@ -78,6 +89,9 @@ class Linf(_Fused):
     def distance(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().amax(1)
 
+    def within(self, delta: Tensor, eps: float | Tensor, slack: float = 0.0) -> Tensor:
+        return (delta.abs() <= spread(eps, delta) + slack).flatten(1).all(1)
+
     def dual(self, gradient: Tensor) -> Tensor:
         return gradient.flatten(1).abs().sum(1)
 
@@ -85,8 +99,37 @@ class Linf(_Fused):
         return gradient.sign()
 
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
-        radius = per_lane(eps, image) if isinstance(eps, Tensor) else eps
+        radius = spread(eps, image)
         return torch.minimum(torch.maximum(point, image - radius), image + radius).clamp_(0, 1)
+
+    # A radius for each entry is rare: plain PyTorch, the fused ops know one a row.
+    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
+        if _by_row(eps) and _by_row(size):
+            return super().step(point, gradient, image, size, eps)
+        return self.project(point + spread(size, point) * gradient.sign(), image, eps)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor,
+        eps: float | Tensor, share: Tensor,
+    ) -> Tensor:  # fmt: skip
+        if _by_row(eps):
+            return super().momentum_step(point, gradient, previous, image, size, eps, share)
+        moved, share = self.step(point, gradient, image, size, eps), per_lane(share, point)
+        return self.project(point + share * (moved - point) + (1 - share) * (point - previous), image, eps)
+
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
+        if _by_row(eps):
+            return super().random_start(lanes, rows, eps)
+        image = lanes.image[rows]
+        draws = 2 * lanes.uniform(image[0].numel(), rows).view_as(image) - 1
+        return (image + eps * draws).clamp(0, 1)
+
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
+        if _by_row(eps):
+            return super().far_start(lanes, rows, eps)
+        image = lanes.image[rows]
+        draws = 2 * lanes.uniform(image[0].numel(), rows).view_as(image) - 1
+        return (image + eps * draws / per_lane(self.distance(draws) + TINY, draws)).clamp(0, 1)
 
 
 class L2(_Fused):
@@ -101,7 +144,17 @@ class L2(_Fused):
         return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
+        gradient = near_one(gradient)
         return gradient / per_lane(self.distance(gradient) + TINY, gradient)
+
+    def step(self, point: Tensor, gradient: Tensor, image: Tensor, size: float | Tensor, eps: float | Tensor) -> Tensor:
+        return super().step(point, near_one(gradient), image, size, eps)
+
+    def momentum_step(
+        self, point: Tensor, gradient: Tensor, previous: Tensor, image: Tensor, size: Tensor,
+        eps: float | Tensor, share: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return super().momentum_step(point, near_one(gradient), previous, image, size, eps, share)
 
     def project(self, point: Tensor, image: Tensor, eps: float | Tensor) -> Tensor:
         delta = point - image
@@ -146,10 +199,10 @@ class L1(_Fused):
             point, gradient, image, self.inner(image, eps), size, self.name, sparsity=share
         )
 
-    def random_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def random_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         return self.far_start(lanes, rows, eps)
 
-    def far_start(self, lanes: Lanes, rows: Tensor, eps: float) -> Tensor:
+    def far_start(self, lanes: Lanes, rows: Tensor, eps: float | Tensor) -> Tensor:
         image = lanes.image[rows]
         return perturbation.random_start(image, self.inner(image, eps), self.name, *lanes.key(rows))
 
@@ -159,13 +212,27 @@ class L1(_Fused):
         return torch.maximum(eps - slack, 0.999 * eps) if isinstance(eps, Tensor) else max(eps - slack, 0.999 * eps)
 
 
+def near_one(gradient: Tensor) -> Tensor:
+    """Rows of a gradient (S, …) times a power of two each: their largest entries end in [2^-23, 1).
+
+    Exact: the direction is the same to the last bit, and its length can be divided by however small it was. Confident
+    models have gradients whose squares are 0 in float32.
+    """
+    exponent = torch.frexp(gradient.flatten(1).abs().amax(1)).exponent
+    return torch.ldexp(gradient, per_lane((-exponent).clamp(-126, 126), gradient))  # 2^127 and more are no factors
+
+
+def _by_row(values: float | Tensor) -> bool:
+    return not isinstance(values, Tensor) or values.ndim == 1
+
+
 NORMS: dict[str, Norm] = {"linf": Linf(), "l2": L2(), "l1": L1()}
 
 
 def norm_of(name: str | Norm) -> Norm:
     """The norm called "linf", "l2" or "l1"; a norm object passes through."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) and hasattr(name, "project"):
         return name
-    if name not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {name!r}")
+    if not isinstance(name, str) or name not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {str(name)!r:.80}")
     return NORMS[name]

@@ -10,9 +10,9 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.losses import checked_loss
-from regfast.attacks.norms import Norm, norm_of
+from regfast.attacks.norms import Norm, near_one, norm_of
 from regfast.attacks.registry import ATTACKS
-from regfast.attacks.rules import checked_count, checked_eps
+from regfast.attacks.rules import Eps, checked_count, checked_eps, checked_number
 
 
 @dataclass
@@ -28,7 +28,7 @@ class PGD(Attack):
 
     Args:
         norm: "linf", "l2" or "l1".
-        eps: radius, in units of images in [0, 1].
+        eps: radius, in units of images in [0, 1]; a tensor for one per sample, channel or feature (`checked_eps`).
         steps: moves per restart.
         restarts: runs from fresh random starts, one after the other, for samples that are still right.
         step_size: length of a move; 2.5 · eps / steps by default.
@@ -38,11 +38,12 @@ class PGD(Attack):
     """
 
     name = "pgd"
+    way = 2.5  # the length of all moves together, in eps, where no step size is given
 
     def __init__(
         self,
         norm: str | Norm = "linf",
-        eps: float = 8 / 255,
+        eps: Eps = 8 / 255,
         steps: int = 20,
         restarts: int = 1,
         *,
@@ -52,27 +53,37 @@ class PGD(Attack):
         random_start: bool = True,
     ):
         self.norm = norm_of(norm)
-        self.eps: float = checked_eps(eps)
+        self.eps: Eps = checked_eps(eps)
         self.steps = checked_count("steps", steps)
         self.runs = checked_count("restarts", restarts)
-        self.step_size = 2.5 * self.eps / steps if step_size is None else checked_eps(step_size, name="step_size")
-        if momentum < 0:
-            raise ValueError(f"momentum must be ≥ 0, got {momentum}")
-        self.momentum = momentum
+        self._moves, self._step_size = self.steps, None
+        if step_size is not None:
+            self._step_size = checked_number("step_size", step_size)
+        self.momentum = checked_number("momentum", momentum)
         self.loss = checked_loss(loss)
         self.random_start = random_start
+
+    @property
+    def step_size(self) -> Eps:
+        """Length of a move."""
+        return self._size(self.eps)
+
+    def _size(self, eps: Eps) -> Eps:
+        return self.way * eps / self._moves if self._step_size is None else self._step_size
 
     def state(self, lanes: Lanes) -> Velocity:
         return Velocity(torch.zeros_like(lanes.image) if self.momentum else lanes.image.new_empty(len(lanes), 0))
 
     def start(self, lanes: Lanes, state: Velocity, fresh: Tensor) -> None:
-        begin = self.norm.random_start(lanes, fresh, self.eps) if self.random_start else lanes.image[fresh]
+        begin = self.norm.random_start(lanes, fresh, lanes.radius(fresh)) if self.random_start else lanes.image[fresh]
         lanes.point[fresh] = begin
         state.velocity[fresh] = 0.0
 
     def advance(self, lanes: Lanes, state: Velocity, answer: Answer) -> None:
-        way = answer.gradient
+        uphill = answer.gradient
         if self.momentum:
-            size = way.flatten(1).abs().sum(1)
-            way = state.velocity = self.momentum * state.velocity + way / per_lane(size + 1e-12, way)
-        lanes.point = self.norm.step(lanes.point, way, lanes.image, self.step_size, self.eps)
+            uphill = near_one(uphill)
+            length = uphill.flatten(1).abs().sum(1)
+            uphill = state.velocity = self.momentum * state.velocity + uphill / per_lane(length + 1e-12, uphill)
+        eps = lanes.radius()
+        lanes.point = self.norm.step(lanes.point, uphill, lanes.image, self._size(eps), eps)

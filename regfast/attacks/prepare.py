@@ -8,16 +8,22 @@ run channels last. The user's model is never changed; successes are confirmed wi
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 
-Model = Callable[[Tensor], Tensor]
+from regfast.attacks.classifier import Model, logits_of
+
+# One attack at a time on one model: its flags change while it runs.
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKING = threading.Lock()
 
 _FOLDABLE = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -31,6 +37,8 @@ _FOLDABLE = {
 def frozen(model: Model, training: bool = False) -> Iterator[Model]:
     """Hold `model` in eval mode with frozen parameters, and leave every flag as it was.
 
+    Other threads wait until it is given back.
+
     Args:
         model: any callable from images to logits; one that is no `nn.Module` passes through.
         training: in train mode instead; where the model is in it, its parts stay as they are.
@@ -38,19 +46,27 @@ def frozen(model: Model, training: bool = False) -> Iterator[Model]:
     if not isinstance(model, nn.Module):
         yield model
         return
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        if not (training and model.training):
-            model.train(training)
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
+    with _LOCKING:
+        lock = _LOCKS.setdefault(model, threading.RLock())
+    with lock:
+        modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+        flags = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            if not (model.training if training else not training_parts(model)):
+                model.train(training)
+            for parameter in flags:
+                parameter.requires_grad_(False)
+            yield model
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter in flags:
+                parameter.requires_grad_(True)
+
+
+def training_parts(model: nn.Module) -> list[nn.Module]:
+    """Modules in train mode; of exported and frozen programs, which have no modes, none."""
+    return [module for module in model.modules() if getattr(module, "training", False)]
 
 
 def prepare(
@@ -97,7 +113,7 @@ def prepare(
         if precision == "float32":
             return network(images)
         with torch.autocast(device_type, dtype=torch.bfloat16):
-            return network(images).float()
+            return logits_of(network(images)).float()
 
     return ask
 
@@ -153,17 +169,18 @@ def _faster(model: Model, example: Tensor, channels_last: bool) -> tuple[Model, 
     if not isinstance(model, nn.Module):
         return model, False
     with frozen(model), torch.no_grad():
-        expected = model(example)
+        expected = logits_of(model(example.clone()))
         for last in (True, False) if channels_last else (False,):
             try:
                 faster = copy.deepcopy(model)
                 fold_batch_norm(faster)
                 if last:
                     faster = faster.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                logits = faster(example.contiguous(memory_format=torch.channels_last) if last else example)
+                layout = torch.channels_last if last else torch.contiguous_format
+                logits = logits_of(faster(example.clone(memory_format=layout)))
             except Exception:  # can't be copied (locks, handles), or views its input in one layout only
                 continue
-            tolerance = 1e-4 * float(expected.abs().amax())
+            tolerance = 1e-4 * float(expected.nan_to_num().abs().amax())
             if torch.allclose(logits, expected, rtol=0.0, atol=tolerance, equal_nan=True):
                 return faster, last
     return model, False

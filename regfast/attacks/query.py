@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from regfast.attacks.classifier import Model
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
-from regfast.attacks.losses import Objective, predicted
-from regfast.attacks.prepare import Model
+from regfast.attacks.losses import Objective, mean_answer, predicted
 from regfast.attacks.rules import Rules
+
+SURE = 4.0  # standard errors
+
+
+def beyond_luck(answers: Sequence[Tensor], prediction: Tensor, lanes: Lanes, rows: Tensor) -> Tensor:
+    """(M,) bool: the class `prediction` (M,) of the mean answer leads by more than chance.
+
+    A run asks at hundreds of points, and among so many means of a few answers some are wrong by luck even where the
+    model is right. So its lead over the label (over the runner-up, where a target must be reached) has to be SURE
+    times its standard error. An only answer is taken at its word.
+
+    Args:
+        answers: of the model at the points, (M, K) each.
+        prediction: (M,) int64.
+        lanes, rows: (M,) int64 the lanes that they are about.
+    """
+    if len(answers) == 1:
+        return torch.ones_like(prediction, dtype=torch.bool)
+    each, chosen = torch.stack(tuple(answers)), prediction.clamp(min=0).unsqueeze(1)
+    other = lanes.label[rows].unsqueeze(1)
+    if lanes.must_reach:
+        other = each.mean(0).scatter(1, chosen, -torch.inf).argmax(1, keepdim=True)
+    lead = each.gather(2, chosen.expand(len(each), -1, 1)) - each.gather(2, other.expand(len(each), -1, 1))
+    error = lead.std(0) / len(each) ** 0.5
+    return (lead.mean(0) > SURE * error).squeeze(1)
 
 
 def query(
@@ -31,12 +56,8 @@ def query(
         objective: of logits (S, K) float32; the attack's own by default.
     """
     raised = objective or (lambda logits: attack.objective(lanes, state, logits))
-    logits, loss, slope = _once(attack, model, lanes, raised, gradient)
-    for _ in range(attack.samples - 1):
-        again = _once(attack, model, lanes, raised, gradient)
-        logits, loss, slope = logits + again[0], loss + again[1], slope + again[2]
-    if attack.samples > 1:
-        logits, loss, slope = logits / attack.samples, loss / attack.samples, slope / attack.samples
+    answers = zip(*(_once(attack, model, lanes, raised, gradient) for _ in range(attack.samples)), strict=True)
+    logits, loss, slope = (mean_answer(each) for each in answers)
     if gradient and some_end:
         slope = slope.masked_fill(per_lane(lanes.step >= attack.steps, slope), 0)
     per_answer = logits.shape[1] if attack.needs == "jacobian" else 1

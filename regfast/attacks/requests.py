@@ -12,10 +12,11 @@ from torch import Tensor
 class Samples:
     """N samples to attack; tensors on the images' device."""
 
-    images: Tensor  # (N, C, H, W) clean
+    images: Tensor  # (N, C, H, W) clean, in [0, 1]
     labels: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64 key the random draws
     targets: Tensor | None = None  # (N, T) int64 classes to move to, one after the other
+    eps: float | Tensor | None = None  # radius: one for all, (N,), or (N, C, H, W) with dimensions of 1
 
 
 @dataclass

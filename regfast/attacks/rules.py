@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from regfast.attacks.classifier import Model
 from regfast.attacks.lanes import Answer, Lanes, Nothing, Rows
 from regfast.attacks.losses import Objective, objective, towards
 from regfast.attacks.norms import Norm
-from regfast.attacks.prepare import Model
+
+Eps = float | Tensor  # a radius, or several; see `checked_eps`
 
 
 class Plan(NamedTuple):
@@ -35,7 +38,7 @@ class Rules(ABC):
     Attributes:
         name: what `AttackResult.stage` says of samples it broke.
         norm: the perturbation's norm, an object of norms.py.
-        eps: radius of the ball; None for attacks that look for the nearest adversarial point.
+        eps: radius of the ball, or several (`checked_eps`); None: look for the nearest adversarial point.
         needs: "gradient" of the objective, "forward" only, or "jacobian" (gradients of all logits).
         samples: answers averaged at each point (EOT), for models that answer at random.
         steps: moves of one run: the model is asked at steps + 1 points.
@@ -49,7 +52,7 @@ class Rules(ABC):
 
     name: str = ""
     norm: Norm
-    eps: float | None
+    eps: Eps | None
     needs: Literal["gradient", "forward", "jacobian"] = "gradient"
     samples: int = 1
     steps: int
@@ -57,6 +60,10 @@ class Rules(ABC):
     minimal_norm: bool = False
     levels: int | None = None
     loss: str = "ce"
+
+    def check_images(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError for images (N, …) of a shape that the attack can't work on; asked before the first stage."""
+        return
 
     @property
     def seeks_nearest(self) -> bool:
@@ -106,20 +113,42 @@ class Rules(ABC):
         return torch.ones_like(lanes.label, dtype=torch.bool)
 
 
-def checked_eps(eps: float, *, name: str = "eps") -> float:
-    """`eps` if it is a length ≥ 0."""
-    if not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise ValueError(f"{name} must be a number ≥ 0, got {eps!r}")
-    return float(eps)
+def checked_eps(eps: Eps) -> Eps:
+    """`eps` if it is a length ≥ 0, or a float tensor of them.
+
+    A tensor with one dimension, (N,), holds one for each sample; with the dimensions of an image, (C, 1, 1) or
+    (C, H, W), one for each channel or feature, in linf only; with one more, (N, …), both.
+    """
+    if isinstance(eps, Tensor) and eps.ndim:
+        if not eps.is_floating_point() or not bool(((eps >= 0) & eps.isfinite()).all()):
+            raise ValueError(f"eps must hold finite floats ≥ 0, got {eps.dtype} from {eps.min()} to {eps.max()}")
+        return eps.detach().float()
+    return checked_number("eps", eps)
 
 
-def checked_count(name: str, value: int, least: int = 1) -> int:
-    """`value` if it is an integer of at least `least`."""
-    if not isinstance(value, int) or value < least:
+def checked_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """`value` as a float, if it is a finite number (of Python, NumPy, or a 0-d tensor) in [low, high]."""
+    number = _plain(value)
+    if not isinstance(number, Real) or not math.isfinite(number) or not low <= float(number) <= high:
+        wanted = f"≥ {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
+    return float(number)
+
+
+def checked_count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int, if it is an integer (of Python, NumPy, or a 0-d tensor) of at least `least`."""
+    number = _plain(value)
+    if not isinstance(number, Integral) or number < least:
         raise ValueError(f"{name} must be an integer ≥ {least}, got {value!r}")
-    return value
+    return int(number)
 
 
 def checked_levels(levels: int | None) -> int | None:
     """`levels` if it is None or an integer of at least 2."""
     return None if levels is None else checked_count("levels", levels, least=2)
+
+
+def _plain(value: Any) -> Any:
+    """The number in a 0-d tensor; a bool is no number."""
+    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    return None if isinstance(value, bool) else value

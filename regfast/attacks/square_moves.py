@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regfast.attacks.lanes import Lanes
+from regfast.attacks.lanes import Lanes, spread
 from regfast.attacks.norms import Norm
 
 TINY = 1e-12
@@ -17,10 +17,7 @@ TINY = 1e-12
 class Squares:
     """linf (algorithm 2): the perturbation is ±eps everywhere; a move sets it to one sign per channel in a square."""
 
-    def __init__(self, eps: float):
-        self.eps = eps
-
-    def prepare(self, sides: list[float], lanes: Lanes) -> None:
+    def __init__(self, sides: list[float], lanes: Lanes):
         """Fix the windows' sides for the halvings of the schedule, from their real-valued `sides`."""
         least = min(lanes.image.shape[-2:])
         self.sides = torch.tensor([min(max(round(side), 1), least) for side in sides], device=lanes.image.device)
@@ -30,7 +27,7 @@ class Squares:
         image = lanes.image[rows]
         channels, _, width = image.shape[1:]
         signs = _signs(lanes.uniform(channels * width, rows, stage=1)).view(-1, channels, 1, width)
-        return (image + self.eps * signs).clamp(0, 1)
+        return (image + spread(lanes.radius(rows), image) * signs).clamp(0, 1)
 
     def move(self, lanes: Lanes, best: Tensor, halved: Tensor) -> Tensor:
         """The best point with one square set anew."""
@@ -38,18 +35,16 @@ class Squares:
         draws = lanes.uniform(2 + channels)
         rows, columns = _window(draws[:, :2], self.sides[halved], image)
         window = (rows & columns).unsqueeze(1)
-        colour = image + self.eps * _signs(draws[:, 2:]).view(-1, channels, 1, 1)
+        colour = image + spread(lanes.radius(), image) * _signs(draws[:, 2:]).view(-1, channels, 1, 1)
         return torch.where(window, colour.clamp_(0, 1), best)
 
 
 class Bumps:
     """l2 and l1 (algorithm 3): a move takes the mass of two windows, and what is left of eps, into one of them."""
 
-    def __init__(self, norm: Norm, eps: float):
-        self.norm, self.eps, self.power = norm, eps, 2 if norm.name == "l2" else 1
-
-    def prepare(self, sides: list[float], lanes: Lanes) -> None:
+    def __init__(self, norm: Norm, sides: list[float], lanes: Lanes):
         """Fix the windows' sides (odd where they fit) for the halvings of the schedule, and their bumps."""
+        self.norm, self.power = norm, 2 if norm.name == "l2" else 1
         least = min(lanes.image.shape[-2:])
         whole = [min(max(round(side), 3) | 1, least) for side in sides]
         self.sides = torch.tensor(whole, device=lanes.image.device)
@@ -78,7 +73,7 @@ class Bumps:
         delta = torch.zeros_like(image)
         top, left = (height - down * side) // 2, (width - across * side) // 2
         delta[:, :, top : top + down * side, left : left + across * side] = tiles.flatten(4, 5).flatten(2, 3)
-        return self._onto_sphere(image, delta)
+        return self._onto_sphere(image, delta, lanes.radius(rows))
 
     def move(self, lanes: Lanes, best: Tensor, halved: Tensor) -> Tensor:
         """The best point with the mass of two windows moved into one."""
@@ -88,10 +83,10 @@ class Bumps:
         first = (rows & columns).unsqueeze(1)
         second_rows, second_columns = _window(draws[:, 2:4], sides, image)
         both = first | (second_rows & second_columns).unsqueeze(1)
-        delta = best - image
+        delta, eps = best - image, spread(lanes.radius(), image)
         mass = delta.abs() ** power
         inside = torch.where(first, mass, 0.0).sum((2, 3), keepdim=True) ** (1 / power)
-        spare = (self.eps**power - mass.sum((1, 2, 3), keepdim=True)).clamp(min=0) / channels
+        spare = (eps**power - mass.sum((1, 2, 3), keepdim=True)).clamp(min=0) / channels
         budget = spare + torch.where(both, mass, 0.0).sum((2, 3), keepdim=True)
         signs = _signs(draws[:, 5:]).view(-1, channels, 1, 1)
         shape = self._placed(rows, columns, halved, draws[:, 4] < 0.5) * signs + delta / (inside + TINY)
@@ -100,7 +95,7 @@ class Bumps:
         if power == 1:  # the reference asks for more than there is, and leaves the choice to the projection
             budget = budget * channels
         bump = shape * (budget ** (1 / power) / (length + TINY))
-        return self._onto_sphere(image, torch.where(first, bump, torch.where(both, 0.0, delta)))
+        return self._onto_sphere(image, torch.where(first, bump, torch.where(both, 0.0, delta)), lanes.radius())
 
     def _placed(self, rows: Tensor, columns: Tensor, halved: Tensor, turned: Tensor) -> Tensor:
         """(S, 1, H, W): each lane's bump, in its window."""
@@ -111,11 +106,11 @@ class Bumps:
         placed = torch.where(turned, self.bumps[lane, right, down], self.bumps[lane, down, right])
         return placed.unsqueeze(1)
 
-    def _onto_sphere(self, image: Tensor, delta: Tensor) -> Tensor:
+    def _onto_sphere(self, image: Tensor, delta: Tensor, eps: float | Tensor) -> Tensor:
         """l2: scaled to the radius and clamped; l1: the nearest point of ball and box."""
         if self.power == 2:
-            return (image + self.eps * self.norm.ascent(delta)).clamp(0, 1)
-        return self.norm.project(image + delta, image, self.eps * (1 - 1e-6))
+            return (image + spread(eps, image) * self.norm.ascent(delta)).clamp(0, 1)
+        return self.norm.project(image + delta, image, eps * (1 - 1e-6))
 
     def _length(self, delta: Tensor) -> float:
         return float((delta.abs() ** self.power).sum() ** (1 / self.power))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from regfast.attacks.classifier import Model
 from regfast.attacks.norms import Norm
-from regfast.attacks.prepare import Model
 from regfast.attacks.rules import Plan
 
 ORDERS = ("rank", "malt")

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
+from regfast.attacks.losses import predicted
 from regfast.attacks.prepare import frozen
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.summary import eps_text
-from regfast.evaluation.worker import Settings, clean_logits, count_classes, group_by_eps
+from regfast.evaluation.worker import Settings, count_classes, group_by_eps
 
 __all__ = ["EvaluationPlan", "PlannedAttack", "cost_bounds", "duration", "plan_evaluation", "plan_markdown"]
 
@@ -100,12 +101,12 @@ def plan_evaluation(
     images, labels = chunk.images, chunk.labels[chunk.usable]
     if not len(images):
         raise ValueError(f"none of the {len(chosen)} probed samples is usable: {chunk.status[0]}")
-    correct = clean_logits(model, images, device, settings.lanes or 64).argmax(1).cpu() == labels
-    accuracy = correct.double().mean().item()
-
     prepared = settings.prepare(model, images)
     search = prepared.search
     width = lanes or prepared.lanes
+    correct = predicted(prepared.clean_logits(images, width)) == labels
+    accuracy = correct.double().mean().item()
+
     width = max(1, min(width, round(accuracy * len(picked))))
     timed = min(width, _TIMED[device.type == "cuda"])
     batch = images[torch.arange(timed) % len(images)].to(device)

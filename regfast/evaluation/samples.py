@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regfast.attacks.classifier import ROUNDING
+
 __all__ = ["OK", "Dataset", "LoadedChunk", "image_shape", "load_chunk", "pick_samples", "pixel_hash", "read_pixels"]
 
 OK = "ok"
@@ -135,14 +137,14 @@ def _checked(read: Any, label: Any, num_classes: int | None) -> tuple[Tensor | N
     label = int(label)
     if image.dtype == torch.uint8:
         image = image.float() / 255
+    kept = -1 if abs(label) >= 2**63 else label
     if image.ndim != 3 or not image.is_floating_point() or not image.numel():
-        return None, -1 if abs(label) >= 2**63 else label, f"not an image: shape {tuple(image.shape)}, {image.dtype}"
-    if abs(label) >= 2**63 or (num_classes is not None and not 0 <= label < num_classes):
-        bound = "2^63" if num_classes is None else num_classes
-        return None, -1 if abs(label) >= 2**63 else label, f"label {label} is outside [0, {bound})"
+        return None, kept, f"not an image: shape {tuple(image.shape)}, {image.dtype}"
     if not bool(torch.isfinite(image).all()):
-        return None, label, "pixels are not finite"
+        return None, kept, "pixels are not finite"
     low, high = image.min().item(), image.max().item()
-    if low < 0 or high > 1:
-        return None, label, f"pixels in [{low:.3g}, {high:.3g}], outside [0, 1]"
-    return image.float(), label, OK
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        return None, kept, f"pixels in [{low:.3g}, {high:.3g}], outside [0, 1]: normalised data?"
+    if kept != label or (num_classes is not None and not 0 <= label < num_classes):
+        return None, kept, f"label {label} is outside [0, {'2^63' if num_classes is None else num_classes})"
+    return image.float().clamp(0, 1), label, OK

@@ -14,7 +14,9 @@ from torch import Tensor
 from regfast.attacks import PreparedModel
 from regfast.attacks.base import AttackResult, Runnable
 from regfast.attacks.losses import predicted
+from regfast.attacks.memory import in_parts
 from regfast.attacks.prepare import frozen
+from regfast.attacks.prepared import classifier_of
 from regfast.evaluation.samples import LoadedChunk
 from regfast.evaluation.store import SCHEMA
 from regfast.evaluation.targets import TARGETS, target_classes
@@ -84,23 +86,21 @@ def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
 
 
 def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int) -> Tensor:
-    """(n, K) float32 logits of the clean images (n, C, H, W), computed `batch` at a time on `device`."""
+    """(n, K) float32 logits of images (n, C, H, W), computed on `device`, `batch` at a time (less if memory runs out)."""
+    ask = classifier_of(model, images[:1].to(device))
     with frozen(model), torch.no_grad():
-        return torch.cat([model(part.to(device)).float() for part in images.split(batch)])
+        return torch.cat(in_parts(lambda part: ask(part.to(device)).float(), images, batch))
 
 
 def count_classes(model: Model, shape: tuple[int, ...], device: torch.device) -> int:
     """K, from the model's answer to one grey image of `shape` (C, H, W).
 
-    Raises InputError if it takes no such image, or answers with something other than (1, K).
+    Raises InputError if it takes no such image, or answers with something other than logits (1, K).
     """
     try:
-        logits = clean_logits(model, torch.full((1, *shape), 0.5), device, 1)
+        return clean_logits(model, torch.full((1, *shape), 0.5), device, 1).shape[1]
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"the model takes no image of shape {shape}: {str(error).splitlines()[0]}") from error
-    if logits.ndim != 2:
-        raise InputError(f"the model must give logits of shape (B, K), got {tuple(logits.shape)} for one image")
-    return logits.shape[1]
 
 
 def attack_chunk(
@@ -132,7 +132,8 @@ def attack_chunk(
     tables = []
     if made.usable:
         assert model is not None
-        logits = clean_logits(model.given, chunk.images, settings.device, settings.lanes or model.lanes).cpu()
+        answers = max(stage.samples for group in groups for attack in group for stage in attack.stages())
+        logits = model.clean_logits(chunk.images, settings.lanes or model.lanes, answers if model.random else 1)
         clean_prediction = predicted(logits)
         targets = None
         if settings.target is not None:

@@ -11,9 +11,9 @@ from tests.attacks.problems import curved, linear
 
 
 def test_checkpoints_are_the_references():
-    ends = Ascent(NORMS["linf"], 0.1, 100).ends
+    ends = Ascent(NORMS["linf"], 100).ends
     assert ends.nonzero().squeeze(1).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert Ascent(NORMS["linf"], 0.1, 5).ends.nonzero().squeeze(1).tolist() == [1, 2, 3, 4, 5]
+    assert Ascent(NORMS["linf"], 5).ends.nonzero().squeeze(1).tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from regfast.attacks import APGD, FGSM, PreparedModel, checks
-from regfast.attacks.checks import warn_if_misleading
 
 IMAGES = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 4
@@ -21,7 +20,7 @@ def linear(classes: int = 4) -> nn.Sequential:
 def caught(model, images=IMAGES, gradients=True, losses=("ce",)) -> list[type]:
     with warnings.catch_warnings(record=True) as log:
         warnings.simplefilter("always")
-        warn_if_misleading(model, images, LABELS, gradients=gradients, losses=losses)
+        PreparedModel(model, images).check(images, LABELS, gradients=gradients, losses=losses)
     assert all(issubclass(w.category, UserWarning) and len(str(w.message)) > 40 for w in log)
     return [w.category for w in log]
 
@@ -50,14 +49,6 @@ def test_softmax_output():
     assert caught(lambda x: x.flatten(1)[:, :4].abs()) == []
 
 
-def test_images_outside_the_box():
-    assert caught(linear(), images=IMAGES * 2) == [checks.ImageRangeWarning]
-    assert caught(linear(), images=IMAGES - 0.5) == [checks.ImageRangeWarning]
-    late = IMAGES.clone()
-    late[11, 0, 0, 0] = 255
-    assert caught(linear(), images=late) == [checks.ImageRangeWarning]
-
-
 def test_zero_gradients():
     class Rounded(nn.Module):
         def forward(self, x):
@@ -77,7 +68,7 @@ def test_zero_gradients():
 def test_few_classes(classes, losses, expected):
     with warnings.catch_warnings(record=True) as log:
         warnings.simplefilter("always")
-        warn_if_misleading(linear(classes), IMAGES, LABELS % classes, gradients=True, losses=losses)
+        PreparedModel(linear(classes), IMAGES).check(IMAGES, LABELS % classes, gradients=True, losses=losses)
     assert [w.category for w in log] == [checks.FewClassesWarning] * expected
 
 

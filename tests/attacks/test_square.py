@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from regfast.attacks.norms import norm_of
 from regfast.attacks.square import HALVINGS, Square
+from regfast.attacks.square_moves import Bumps, Squares
 from tests.attacks.test_fab import linear_problem
 
 SHAPES = [(3, 8, 8), (1, 6, 11), (2, 13, 5), (3, 4, 4)]
@@ -59,24 +61,25 @@ def squares_of_one_sign(signs, side: int) -> bool:
 
 
 def test_window_sides_follow_the_schedule():
-    attack = Square("linf", 0.1)
     assert HALVINGS == (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
     class Width:
         image = torch.rand(2, 3, 32, 32)
 
-    attack._moves.prepare([math.sqrt(0.8 / 2**k * 32 * 32) for k in range(10)], Width)
-    assert attack._moves.sides.tolist() == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
+    squares = Squares([math.sqrt(0.8 / 2**k * 32 * 32) for k in range(10)], Width)
+    assert squares.sides.tolist() == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
     at = torch.tensor([0, 10, 11, 50, 51, 200, 201, 4000, 4001, 8001])
     assert torch.bucketize(at, torch.tensor(HALVINGS)).tolist() == [0, 0, 1, 1, 2, 2, 3, 6, 7, 9]
-    bumps = Square("l2", 0.1)
-    bumps._moves.prepare([29.0, 20.0, 14.2, 1.0], Width)
-    assert bumps._moves.sides.tolist() == [29, 21, 15, 3]
+    bumps = Bumps(norm_of("l2"), [29.0, 20.0, 14.2, 1.0], Width)
+    assert bumps.sides.tolist() == [29, 21, 15, 3]
 
 
 @pytest.mark.parametrize("power, norm", [(2, "l2"), (1, "l1")])
 def test_bumps_have_norm_one_and_no_sum(power, norm):
-    moves = Square(norm, 1.0)._moves
+    class Width:
+        image = torch.rand(2, 3, 32, 32)
+
+    moves = Bumps(norm_of(norm), [29.0], Width)
     for side in (2, 3, 6, 7, 29):
         bump = moves.bump(side)
         assert bump.shape == (side, side)
