@@ -126,7 +126,7 @@ def _rows(attack: Runnable, radii: list[float], result: AttackResult, seconds: f
     from regfast.evaluation.summary import share
 
     rows = []
-    levels: list[float | None] = [*radii] if attack.eps is None and radii else [attack.eps]
+    levels: list[float | None] = [*radii] if attack.eps is None and radii else [attack.options.get("eps")]
     for eps in levels:
         broken = result.success if eps is None else result.success & (result.distance <= eps * (1 + 1e-5))
         rows.append(

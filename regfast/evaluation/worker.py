@@ -76,6 +76,8 @@ def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
     for attack in attacks:
         if attack.options.get("eps") is None:
             raise ValueError(f"{attack!r} has no eps: a robust accuracy is measured at one")
+        if isinstance(attack.eps, torch.Tensor):
+            raise ValueError(f"{attack.name} has several radii: a robust accuracy is measured at one eps")
         groups.setdefault(repr(attack.at(0.0)), []).append(attack)
     for group in groups.values():
         group.sort(key=lambda attack: attack.eps or 0.0)
@@ -86,7 +88,7 @@ def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
 
 
 def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int) -> Tensor:
-    """(n, K) float32 logits of images (n, C, H, W), computed on `device`, `batch` at a time (less if memory runs out)."""
+    """(n, K) float32 logits of images (n, C, H, W), on `device`, `batch` at a time (less where memory runs out)."""
     ask = classifier_of(model, images[:1].to(device))
     with frozen(model), torch.no_grad():
         return torch.cat(in_parts(lambda part: ask(part.to(device)).float(), images, batch))
