@@ -13,8 +13,8 @@ from torch import Tensor
 from regfast.attacks import APGD, FAB, Square
 from regfast.attacks import AutoAttack as _AutoAttack
 from regfast.attacks.base import Attack, AttackResult, Runnable
+from regfast.attacks.classifier import Model
 from regfast.attacks.norms import norm_of
-from regfast.attacks.prepare import Model
 from regfast.attacks.progress import Silent
 
 __all__ = ["AutoAttack"]
