@@ -59,8 +59,8 @@ class SoftTargets:
         if self.first.shape != self.second.shape:
             raise ValueError(f"second must have the shape of first {shape_of(first)}, got {shape_of(self.second)}")
         check_num_classes(num_classes)
-        check_share("lam", lam, (torch.Size(()), self.first.shape[:1], self.first.shape))
-        check_share("smoothing", smoothing, (torch.Size(()),))
+        check_share("lam", lam, self.first)
+        check_share("smoothing", smoothing)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -245,34 +245,35 @@ def class_labels(name: str, labels: Tensor) -> Tensor:
     if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.uint8):
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"{name} must be an int64 or uint8 tensor, got {got}")
-    return labels.long()
+    return labels if labels.dtype == torch.int64 else labels.long()
 
 
 def check_num_classes(num_classes: int) -> None:
     """TypeError, ValueError unless it is a whole number of at least 1."""
-    if not isinstance(num_classes, Integral):
+    if not isinstance(num_classes, (int, Integral)):  # the common type first: an abstract one costs a microsecond
         raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
 
 
-def check_share(name: str, share: float | Tensor, shapes: tuple[torch.Size, ...] = (torch.Size(()),)) -> None:
-    """Error unless `share` is a number or a floating tensor of one of `shapes`, in [0, 1]."""
+def check_share(name: str, share: float | Tensor, labels: Tensor | None = None) -> None:
+    """Error unless `share` is in [0, 1]: a number, or a floating tensor, 0-d or one a row or entry of `labels`."""
     if not isinstance(share, Tensor):
-        if not isinstance(share, Real):
+        if not isinstance(share, (float, int, Real)):
             raise TypeError(f"{name} must be a number or a floating tensor, got {type(share).__name__}")
         if not 0 <= share <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {share}")
         return
     if not share.is_floating_point():
         raise TypeError(f"{name} must be a number or a floating tensor, got {share.dtype}")
+    shapes = [torch.Size(())] if labels is None else [torch.Size(()), labels.shape[:1], labels.shape]
     if share.shape not in shapes:
         wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
         raise ValueError(f"{name} must have shape {wanted}, got {shape_of(share)}")
-    if looks_at(share):
-        outside = ~((share >= 0) & (share <= 1))
-        if bool(outside.any()):
-            raise ValueError(f"{name} must lie in [0, 1], got {float(share[outside][0])}")
+    if share.numel() and looks_at(share):
+        low, high = (float(bound) for bound in share.aminmax())
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            raise ValueError(f"{name} must lie in [0, 1], got {high if low >= 0 else low}")
 
 
 def looks_at(tensor: Tensor) -> bool:
