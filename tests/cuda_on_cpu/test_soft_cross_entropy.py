@@ -241,3 +241,57 @@ def test_rescale(shift, dtype):
     grad = batch(3, 1003, dtype)
     assert torch.equal(losses.rescale(grad, 1.0, shift), grad)
     assert torch.equal(losses.rescale(grad, -1.7, shift), (grad.float() * -1.7).to(dtype))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("classes", [2, 10, 1003, 40001])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_z_loss(dtype, kind, classes, reduction):
+    rows = 5
+    z, arguments = batch(rows, classes, dtype), target(kind, rows, classes)
+    weight = arguments["sample_weight"] = 0.5 + torch.rand(rows)
+    if kind != "dense":
+        arguments["first"][1] = -100
+    right_loss, right = exact(z, arguments | {"reduction": "none"})
+    leaf = z.double().requires_grad_()
+    kept = torch.arange(rows) != 1 if kind != "dense" else torch.ones(rows, dtype=torch.bool)
+    penalty = torch.where(kept, 0.3 * leaf.logsumexp(1).square() * weight.double(), 0.0)
+    (added,) = torch.autograd.grad(penalty.sum(), leaf)
+    divisor = weight.double()[kept].sum() if reduction == "mean" else 1.0
+    rows_right, right = (right_loss + penalty.detach()) / divisor, (right + added) / divisor
+    loss, grad = losses.run(z, arguments | {"z_loss": 0.3, "reduction": reduction})
+    expected = rows_right.sum() if reduction == "mean" else rows_right
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=0)
+    rounding = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    assert ((grad.double() - right).abs() <= rounding * right.abs().amax(1, keepdim=True) + 1e-7).all()
+    incoming = torch.tensor(1.7) if reduction == "mean" else torch.linspace(0.5, 2.0, rows)
+    _, grad = losses.run(z, arguments | {"z_loss": 0.3, "reduction": reduction}, grad_output=incoming)
+    right = right * incoming.double().reshape(-1, 1)
+    assert ((grad.double() - right).abs() <= rounding * right.abs().amax(1, keepdim=True) + 1e-7).all()
+
+
+def test_no_z_loss_is_no_z_loss():
+    for classes in (5, 100):
+        z = torch.full((2, classes), 3e38)  # whose square overflows
+        z[:, 0] = 0
+        loss, grad = losses.run(z, {"first": torch.ones(2, dtype=torch.int64)})
+        assert loss.isfinite() and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [10, 1003])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_are_ignored_for_either_label(weighted, classes):
+    rows = 300 if classes == 10 else 9
+    z, arguments = batch(rows, classes), target("mixed", rows, classes)
+    if weighted:
+        arguments["sample_weight"] = 0.5 + torch.rand(rows)
+    sides = torch.arange(rows) % 3
+    for count_rows in (True, False):
+        by_first, by_either = ({k: v.clone() for k, v in arguments.items()} for _ in range(2))
+        by_first["first"][sides > 0] = -100
+        by_either["first"][sides == 1] = -100
+        by_either["second"][sides == 2] = -100
+        both = [losses.run(z, given, count_rows=count_rows) for given in (by_first, by_either)]
+        assert both[0][0].isfinite() and all(map(torch.equal, *both))
+        assert (both[1][1][sides > 0] == 0).all() and (both[1][1][sides == 0] != 0).any()
