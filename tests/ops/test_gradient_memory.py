@@ -102,9 +102,11 @@ def test_a_fork_while_threads_use_it():
     forward = torch.ops.regfast.soft_cross_entropy_forward
     rest = (None, None, 1.0, None, None, 0.0, None, None, -100, 1, True, 0.0)
 
-    def use() -> None:
-        forward(logits, labels, *rest, True)
+    def use() -> torch.Tensor:
+        return forward(logits, labels, *rest, True)[1]
 
+    kept = [use() for _ in range(900)]  # to look through them takes long enough to be forked meanwhile
+    del kept
     stop = threading.Event()
 
     def work() -> None:
@@ -118,7 +120,7 @@ def test_a_fork_while_threads_use_it():
         for thread in threads:
             thread.start()
         hung = 0
-        for _ in range(150):
+        for _ in range(60):
             child = os.fork()
             if child == 0:
                 use()
