@@ -14,7 +14,7 @@ from regfast.report import write_report
 from regfast.runs import Silent
 from regfast.runs.folder import differences
 from regfast.runs.workers import cores, run_all
-from regfast.study import StudyConfig, Sweep, named_regularizers, run_study, sized
+from regfast.study import AttackSetting, StudyConfig, Sweep, named_regularizers, run_study, sized
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import MEANS, metrics
 from regfast.training import Recipe
@@ -318,3 +318,22 @@ def test_a_model_that_is_never_right_has_no_asr():
     found = metrics([samples], [rest], ["a"])
     assert found["accuracy"]["mean"] == 0 and np.isnan(found["asr_a"]["mean"])
     assert found["nll"]["mean"] == found["nll"]["low"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "norm", "name"),
+    [
+        ("autoattack-fast", "linf", "autoattack-fast_linf_weak"),
+        ("apgd:steps=5,loss=dlr", "l2", "apgd-steps=5-loss=dlr_l2_weak"),
+        ("ddn:steps=3", "l2", "ddn-steps=3_l2_weak"),
+        ("regfast.attacks:FMN:steps=3", "linf", "regfast.attacks-FMN-steps=3_linf_weak"),
+    ],
+)
+def test_a_study_takes_every_attack(spec, norm, name):
+    setting = AttackSetting(spec, norm, 0.05, None, None, "weak")
+    attack = setting.build()
+    assert setting.id == name and attack.options["eps"] == 0.05 and attack.norm.name == norm
+    with pytest.raises(ValueError, match="no attack is called"):
+        AttackSetting("nothing", norm, 0.05, None, None, "weak")
+    with pytest.raises(ValueError, match="not linf"):
+        AttackSetting("ddn", "linf", 0.05, None, None, "weak")

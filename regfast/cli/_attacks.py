@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regfast.cli._options import numbers
+from regfast.cli._options import check_radius, numbers
 
 if TYPE_CHECKING:
     from regfast.attacks import Adversary
@@ -37,11 +37,8 @@ def build_attacks(spec: str, norm: str | None, eps: str | None, **options: Any) 
         radii = [DEFAULT_EPS[attack.norm.name]] if eps is None else numbers(eps, "--eps")
         attacks = [attack.at(radius) for radius in radii]
     for each in attacks:
-        if attack.norm.name == "linf" and each.eps is not None and each.eps > 1:
-            raise ValueError(
-                f"eps {each.eps:g}: images are in [0, 1], where a linf radius above 1 reaches every image; do you mean "
-                f"{each.eps:g}/255?"
-            )
+        if each.eps is not None:
+            check_radius(each.eps, each.norm.name)
     return attacks
 
 

@@ -97,6 +97,15 @@ def number(text: str, option: str) -> float:
         raise ValueError(f"{option} expects numbers such as 0.03 or 8/255, got {text!r}") from None
 
 
+def check_radius(eps: float, norm: str) -> None:
+    """Raise ValueError for a linf radius above 1, which reaches every image."""
+    if norm == "linf" and eps > 1:
+        raise ValueError(
+            f"eps {eps:g}: images are in [0, 1], where a linf radius above 1 reaches every image; do you mean "
+            f"{eps:g}/255?"
+        )
+
+
 def numbers(text: str, option: str) -> list[float]:
     """Numbers separated by commas."""
     return [number(part.strip(), option) for part in text.split(",")]

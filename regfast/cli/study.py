@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regfast.cli._console import console
+from regfast.cli._console import console, show
 from regfast.cli._options import (
     DataRoot,
     Dataset,
@@ -17,6 +17,7 @@ from regfast.cli._options import (
     Download,
     Regularizers,
     Threads,
+    check_radius,
     number,
     pick_device,
     use_threads,
@@ -60,6 +61,14 @@ def study(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more attack, weak and strong, with options: apgd:loss=dlr, ddn, module:Class. Can be repeated. "
+            "There are {attacks}.",
+            rich_help_panel=_ATTACKS,
+        ),
+    ] = None,
     eps_linf: Annotated[
         str | None, typer.Option(help="WEAK,STRONG for linf, such as 1/255,4/255.", rich_help_panel=_ATTACKS)
     ] = None,
@@ -87,6 +96,7 @@ def study(
             recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
             eps={"linf": eps_linf, "l2": eps_l2},
             steps=steps,
+            more=attack or [],
         )
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
@@ -101,6 +111,7 @@ def study(
             command=command,
             progress=shown,
         )
+    show(_numbers(folder))
     written = folder / "report.html"
     if not page:
         console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
@@ -112,6 +123,21 @@ def study(
         console.print(f"already finished, nothing to do; page: {written}")
 
 
+def _numbers(folder: Path) -> str:
+    """What the study found, in a Markdown table: means over seeds."""
+    from regfast.runs.files import read_json
+
+    found = read_json(folder / "metrics.json")["regularizers"]
+    named = {"accuracy": "accuracy", "ece": "ECE", "rms": "RMS", "cosine": "cosine"}
+    named["asr_pgd_linf_strong"] = "ASR strong"
+    columns = {key: title for key, title in named.items() if all(key in measured for measured in found.values())}
+    lines = [f"| regularizer | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for name, measured in found.items():
+        means = (measured[key]["mean"] for key in columns)
+        lines.append(f"| {name} | {' | '.join('–' if mean is None else f'{mean:.3f}' for mean in means)} |")
+    return "\n".join(lines)
+
+
 def _changed(
     config: StudyConfig,
     *,
@@ -120,11 +146,13 @@ def _changed(
     recipe: dict[str, Any],
     eps: dict[str, str | None],
     steps: int | None,
+    more: list[str],
 ) -> StudyConfig:
     """`config` with the options that the user gave."""
     from dataclasses import replace
 
-    from regfast.study import named_regularizers
+    from regfast.attacks.registry import ATTACKS
+    from regfast.study import AttackSetting, named_regularizers
 
     attacks = config.attacks
     for norm, text in eps.items():
@@ -132,6 +160,9 @@ def _changed(
             parts = [number(part, f"--eps-{norm}") for part in text.split(",")]
             if len(parts) != 2:
                 raise ValueError(f"--eps-{norm} expects WEAK,STRONG, got {text!r}")
+            check_radius(parts[1], norm)
+            if parts[0] > parts[1]:
+                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, the smaller first, got {text!r}")
             strength = dict(zip(("weak", "strong"), parts, strict=True))
             attacks = tuple(
                 replace(attack, eps=strength[attack.setting]) if attack.norm == norm else attack for attack in attacks
@@ -141,6 +172,12 @@ def _changed(
             replace(attack, steps=steps) if (attack.attack, attack.setting) == ("pgd", "strong") else attack
             for attack in attacks
         )
+    for spec in more:
+        norm = ATTACKS.build(spec).norm.name
+        strength = {attack.setting: attack.eps for attack in attacks if attack.norm == norm}
+        if not strength:
+            raise ValueError(f"--attack {spec}: a study has radii for linf and l2, not for {norm}")
+        attacks += tuple(AttackSetting(spec, norm, eps, None, None, setting) for setting, eps in strength.items())
     return replace(
         config,
         regularizers=named_regularizers(regularizers) if regularizers else config.regularizers,

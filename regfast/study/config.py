@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.attacks.base import Runnable
+from regfast.attacks.registry import ATTACKS
 from regfast.data import data_set
 from regfast.registry import parse
 from regfast.runs.errors import InputError
@@ -16,7 +18,6 @@ from regfast.runs.files import read_json
 from regfast.runs.workers import cores
 from regfast.training import REGULARIZERS, Recipe, Regularizer
 
-ATTACKS = ("fgsm", "pgd", "autoattack", "autoattack-fast")
 PAPER = ("hard", "smoothing", "mixup", "cutmix")  # the regularizers of the paper: what a study compares by default
 VERSION = 1  # of the result files; a run of another version is not continued
 
@@ -61,7 +62,8 @@ def named_regularizers(specs: Sequence[str]) -> dict[str, dict[str, Any]]:
 class AttackSetting:
     """One attack at one strength. `eps` in units of images in [0, 1]; `setting` is weak or strong.
 
-    AutoAttack ("autoattack", "autoattack-fast") has its own `steps` and `restarts`: None.
+    `attack` is a registered name or the user's `module:Name`, with options ("apgd:loss=dlr"); "autoattack-fast" is
+    AutoAttack's fast version. `steps` and `restarts` are for attacks that take them; None is their own default.
     """
 
     attack: str
@@ -72,8 +74,6 @@ class AttackSetting:
     setting: str
 
     def __post_init__(self) -> None:
-        if self.attack not in ATTACKS:
-            raise ValueError(f"attack must be one of {', '.join(ATTACKS)}, got {self.attack!r}")
         if self.setting not in ("weak", "strong"):
             raise ValueError(f"setting must be weak or strong, got {self.setting!r}")
         self.build()  # its own checks of norm, eps, steps and restarts
@@ -81,17 +81,20 @@ class AttackSetting:
     @property
     def id(self) -> str:
         """Name of the attack in column names."""
-        return f"{self.attack}_{self.norm}_{self.setting}"
+        return f"{re.sub(r'[^A-Za-z0-9_.=+-]+', '-', self.attack)}_{self.norm}_{self.setting}"
 
     def build(self) -> Runnable:
         """The attack itself."""
-        if self.attack == "fgsm":
-            return FGSM(self.norm, self.eps)
-        if self.attack.startswith("autoattack"):
-            return AutoAttack(self.norm, self.eps, self.attack.partition("-")[2] or "standard")
-        if self.steps is None or self.restarts is None:
-            raise ValueError(f"pgd needs steps and restarts, got {self.steps} and {self.restarts}")
-        return PGD(self.norm, self.eps, self.steps, self.restarts)
+        spec = "autoattack:version=fast" if self.attack == "autoattack-fast" else self.attack
+        name, own = parse(spec)
+        if "eps" in own:
+            raise ValueError(f"a study attacks at its own eps, weak and strong: leave it out of {spec!r}")
+        taken = inspect.signature(ATTACKS.find(name)).parameters
+        given = {"norm": self.norm, "eps": self.eps, "steps": self.steps, "restarts": self.restarts}
+        attack = ATTACKS.build(spec, **{key: given[key] for key in given if key in taken and given[key] is not None})
+        if attack.norm.name != self.norm:
+            raise ValueError(f"{spec} attacks in {attack.norm.name}, not {self.norm}")
+        return attack
 
 
 @dataclass(frozen=True)
