@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from regfast import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup
+from regfast import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, soft_cross_entropy
 from regfast.models import _torchvision  # noqa: F401 (makes torchvision import)
+from regfast.ops import dispatch
 from regfast.targets import mixing
 
 BOTH = [(MixUp, mixup), (CutMix, cutmix)]
@@ -154,3 +155,24 @@ def test_what_is_no_batch_is_refused():
     ):
         with pytest.raises(error, match=message):
             broken()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("kind", [MixUp, CutMix])
+def test_a_mix_with_an_unlabelled_sample_is_ignored(kind, backend):
+    """In either role: the loss is the mean over the other rows, and its gradient is 0 there."""
+    if dispatch.unavailable(backend):
+        pytest.skip(f"backend {backend}: {dispatch.unavailable(backend)}")
+    images, labels = batch()
+    labels[2] = -100
+    _, target = kind(5, smoothing=0.1, generator=seeded())(images, labels)
+    logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    kept = target.ne(-100)
+    assert kept.tolist() == [True, True, False, False, True, True]
+    with dispatch.use_backend(backend):
+        loss = soft_cross_entropy(logits, target)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    expected = functional.cross_entropy(logits[kept], target[kept].dense(torch.float64))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+    assert not gradient[~kept].any()
