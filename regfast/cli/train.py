@@ -46,7 +46,7 @@ def train(
     from regfast.runs.errors import InputError, user_input
     from regfast.runs.files import write_json
     from regfast.runs.folder import alone
-    from regfast.runs.progress import Steps
+    from regfast.runs.progress import Step, Steps
     from regfast.study import sized
     from regfast.training import REGULARIZERS, Epoch, predict
     from regfast.training import train as run
@@ -66,14 +66,16 @@ def train(
         ).to(pick_device(device))
     with alone(out.with_name(f".{out.name}.lock")), Steps() as steps:
         steps.start(recipe.epochs, 0)
+        step = Step(steps)
 
         def on_epoch(epoch: Epoch) -> None:
-            steps.advance()
+            step.finish()
             steps.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
 
         history = run(
-            network, splits.train, splits.holdout, rule, recipe, seed=seed, adversary=attacker, on_epoch=on_epoch
-        )
+            network, splits.train, splits.holdout, rule, recipe, seed=seed, adversary=attacker, on_epoch=on_epoch,
+            on_batch=step.reach,
+        )  # fmt: skip
         write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
         save_checkpoint(network.network_state(), out)
     _, logits, labels = predict(network, splits.test)

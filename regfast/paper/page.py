@@ -19,6 +19,7 @@ from regfast.report.study_page import chance_note, environment, settings, study_
 from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table, verdict_table
 from regfast.report.tables import write as write_tables
 from regfast.report.write import write_page, write_study_page
+from regfast.runs.folder import inside
 
 WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
 
@@ -27,14 +28,17 @@ def write(run_dir: Path) -> Path:
     """Figures, tables and page of a paper run, and of each of its studies; returns the path of the run's own page."""
     paper = Paper.read(run_dir, SCHEMAS)
     answers, drawn = {}, {}
+    tables = inside(paper.path, "tables")
     for study in paper.studies:
         found = answers[study.path.name] = study_verdicts(study)
         drawn[study.path.name] = drawings(study)
         write_study_page(study, drawn[study.path.name], found)
-        write_tables([verdict_table(found, f"verdicts-{study.path.name}", study_name(study))], paper.path / "tables")
+        write_tables(
+            [verdict_table(found, f"verdicts-{study.path.name}", study_name(study))], inside(paper.path, "tables")
+        )
     features = [verdict for part in PARTS for verdict in part.verdicts(paper)]
     beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
-    write_tables([across(paper.studies), metrics_table(paper.main), *beyond], paper.path / "tables")
+    write_tables([across(paper.studies), metrics_table(paper.main), *beyond], tables)
     names = list(dict.fromkeys(name for study in paper.studies for name in study.regularizers))
     return write_page(paper.path, paper_page(paper, answers, drawn, features), names)
 

@@ -14,6 +14,7 @@ from regfast.report.figures.plane import Plane
 from regfast.report.results import Columns, Study, read_columns
 from regfast.runs.errors import InputError
 from regfast.runs.files import read_json
+from regfast.runs.folder import inside
 
 Array = npt.NDArray[Any]
 
@@ -38,12 +39,16 @@ class Paper:
         listed = config.get("studies")
         if not listed:
             raise InputError(f"{path / 'config.json'}: studies must list at least one study, found {listed!r}")
+        try:
+            folders = [inside(path, entry["folder"]) for entry in listed]
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{path / 'config.json'} is damaged: studies must name their folders") from error
         tables: dict[str, Columns] = {
             name: read_columns(path / f"{name}.parquet", columns)
             for name, columns in schemas.items()
             if (path / f"{name}.parquet").is_file()
         }
-        return cls(path, config, [Study.read(path / entry["folder"]) for entry in listed], tables)
+        return cls(path, config, [Study.read(folder) for folder in folders], tables)
 
     @property
     def main(self) -> Study:

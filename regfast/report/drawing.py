@@ -14,6 +14,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from regfast.runs.text import spreadsheet
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -42,8 +44,9 @@ def to_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     """``columns`` as CSV text with a header line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*([cell(v) for v in values] for values in columns.values()), strict=True))
+    writer.writerow(map(spreadsheet, columns))
+    rows = zip(*([spreadsheet(cell(v)) for v in values] for values in columns.values()), strict=True)
+    writer.writerows(rows)
     return out.getvalue()
 
 

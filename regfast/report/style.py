@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 from regfast.report.drawing import data_address
 from regfast.report.svg import compact
+from regfast.runs.files import make_folder, replacing, write_text
+from regfast.runs.folder import inside
 from regfast.training import REGULARIZERS
 
 P = ParamSpec("P")
@@ -101,13 +103,14 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 @styled
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Write ``name.png`` (220 dpi) and ``name.svg`` into ``folder``; the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _settle(figure)
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    png, svg = inside(folder, f"{name}.png"), inside(folder, f"{name}.svg")
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    svg.write_text(compact(drawn.getvalue()), encoding="utf-8")
-    figure.savefig(png, dpi=220, metadata={"Software": None})
+    write_text(svg, compact(drawn.getvalue()))
+    with replacing(png) as file:
+        figure.savefig(file, format="png", dpi=220, metadata={"Software": None})
     return png, svg
 
 

@@ -14,6 +14,9 @@ from regfast.report import style
 from regfast.report.claims import Verdict
 from regfast.report.drawing import sentence
 from regfast.report.results import Study, attack_name
+from regfast.runs.files import make_folder, write_text
+from regfast.runs.folder import inside
+from regfast.runs.text import markdown, spreadsheet
 
 # Names for readers, in the order of the table. Others follow under the names that metrics.json has, then the ASR rows.
 METRICS = {
@@ -137,7 +140,7 @@ def to_markdown(table: Table) -> str:
     """A GitHub-flavoured Markdown table."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        return "| " + " | ".join(map(markdown, cells)) + " |"
 
     rule = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
     return "\n".join([line(table.head), rule, *(line([text(c) for c in row]) for row in table.rows)]) + "\n"
@@ -165,18 +168,22 @@ def to_csv(table: Table) -> str:
     ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(map(spreadsheet, head))
     for row in table.rows:
         cells: list[object] = []
         for cell, is_wide in zip(row, wide, strict=True):
-            cells += [cell.mean, cell.low, cell.high] if isinstance(cell, Estimate) else [cell] + [""] * (2 * is_wide)
+            cells += (
+                [cell.mean, cell.low, cell.high]
+                if isinstance(cell, Estimate)
+                else [spreadsheet(cell)] + [""] * (2 * is_wide)
+            )
         writer.writerow(cells)
     return out.getvalue()
 
 
 def write(tables: Sequence[Table], folder: Path) -> None:
     """Every table as ``name.md``, ``name.tex`` and ``name.csv`` in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for table in tables:
         for suffix, render in ((".md", to_markdown), (".tex", to_latex), (".csv", to_csv)):
-            (folder / (table.name + suffix)).write_text(render(table), encoding="utf-8")
+            write_text(inside(folder, table.name + suffix), render(table))

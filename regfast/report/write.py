@@ -14,6 +14,8 @@ from regfast.report.study_figures import drawings
 from regfast.report.study_page import study_page
 from regfast.report.style import save
 from regfast.report.tables import metrics_table, verdict_table, write
+from regfast.runs.files import write_text
+from regfast.runs.folder import inside
 
 
 def write_study(run_dir: Path) -> Path:
@@ -32,7 +34,7 @@ def write_evaluation(run_dir: Path) -> Path:
 
 def write_study_page(study: Study, drawn: Sequence[Drawing], answers: Sequence[Verdict]) -> Path:
     """Tables and page of a study whose figures and verdicts are at hand; returns the page's path."""
-    write([metrics_table(study), verdict_table(answers)], study.path / "tables")
+    write([metrics_table(study), verdict_table(answers)], inside(study.path, "tables"))
     return write_page(study.path, study_page(study, drawn, answers), study.regularizers)
 
 
@@ -41,9 +43,7 @@ def write_page(folder: Path, page: Page, regularizers: Sequence[str]) -> Path:
     for section in page.sections:
         for drawing in section.drawings:
             if drawing.svg is None:
-                save(drawing.figure, folder / "figures", drawing.name)
-    text = render(page, folder / "figures", regularizers)
-    partial, path = folder / "report.html.part", folder / "report.html"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+                save(drawing.figure, inside(folder, "figures"), drawing.name)
+    path = folder / "report.html"
+    write_text(path, render(page, folder / "figures", regularizers))
     return path

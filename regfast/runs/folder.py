@@ -39,6 +39,14 @@ def check_kind(folder: Path, kind: str) -> None:
         raise OtherRun(f"{folder} holds a run of another kind ({found}, not {kind}); choose another folder")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`. Raises InputError where that lies, by its name or through a link, outside `folder`."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} leads out of {folder}: nothing is read or written there")
+    return path
+
+
 def check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     """Raise OtherRun, naming every entry that differs with both values, unless `stored` says what `wanted` says."""
     different = differences(stored, wanted)

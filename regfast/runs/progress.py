@@ -47,22 +47,22 @@ class Silent:
 
 
 class Step:
-    """One step that tells its progress while it is in work; `finish` tells the rest of it."""
+    """Steps, one after the other, that tell how far they are while they are in work."""
 
-    def __init__(self, progress: Progress, steps: float = 1):
-        self._progress, self._left = progress, steps
-        self._steps = steps
+    def __init__(self, progress: Progress):
+        self._progress, self._left = progress, 1.0
 
     def reach(self, share: float) -> None:
-        """The step is so far done, in [0, 1]; less than was told before is no news."""
-        ahead = self._left - (1 - share) * self._steps
+        """The step in work is so far done, in [0, 1]; less than was told before is no news."""
+        ahead = self._left - (1 - share)
         if ahead > 0:
             self._left -= ahead
             self._progress.advance(ahead)
 
     def finish(self) -> None:
-        """The step is done."""
-        self.reach(1)
+        """The step in work is done, the next begins."""
+        self.reach(1.0)
+        self._left = 1.0
 
 
 class Line:

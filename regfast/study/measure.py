@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.attacks import PGD
+from regfast.attacks.progress import Silent
 from regfast.calibration import brier_scores, fit_temperature
 from regfast.data import ImageArray, ImageSet
 from regfast.functional import soft_cross_entropy_stats
@@ -21,6 +22,7 @@ from regfast.training import predict
 
 Columns = dict[str, NDArray[Any]]
 Advance = Callable[[], None]
+Told = Callable[[float], None]  # of the share that is done, in [0, 1]
 _CHUNK = 4096  # images held in memory at once
 
 
@@ -61,14 +63,36 @@ def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> 
     return {name: column.numpy() for name, column in columns.items()}, rest
 
 
-def measure_attack(model: SplitClassifier, test: ImageSet, setting: AttackSetting, seed: int) -> Columns:
+class _Watcher(Silent):
+    """Tells the share of an attack that is done: its stages count alike, and so do the chunks of images."""
+
+    def __init__(self, told: Told, stages: int, chunk: int, chunks: int) -> None:
+        super().__init__()
+        self._told, self._stages, self._stage, self._chunk, self._chunks = told, stages, -1, chunk, chunks
+
+    def begin(self, name: str, total: int) -> None:
+        """A stage begins."""
+        self._stage += 1
+        super().begin(name, total)
+
+    def tell(self, through: float) -> None:
+        """`through` of `total` samples are behind us."""
+        stage = min(self._stage + through / max(self.total, 1), self._stages)
+        self._told((self._chunk + stage / self._stages) / self._chunks)
+
+
+def measure_attack(
+    model: SplitClassifier, test: ImageSet, setting: AttackSetting, seed: int, told: Told = lambda _: None
+) -> Columns:
     """Columns of one attack: success, and how it moved the features of the images that were classified correctly.
 
     For those that were not, `success` is False and the other columns are NaN.
     """
     parts: dict[str, list[Tensor]] = {}
-    for indices, images, labels in _chunks(test):
-        result = setting.build().run(model, images, labels, seed=seed, sample_ids=indices)
+    attack, chunks = setting.build(), -(-len(test) // _CHUNK)
+    for chunk, (indices, images, labels) in enumerate(_chunks(test)):
+        watcher = _Watcher(told, len(attack.stages()), chunk, chunks)
+        result = attack.run(model, images, labels, seed=seed, sample_ids=indices, progress=watcher)
         before, after = (_features(model, batch, labels, test) for batch in (images, result.images))
         moved = feature_displacement(before, after)
         parts.setdefault(f"success_{setting.id}", []).append(result.success.cpu())
@@ -79,7 +103,7 @@ def measure_attack(model: SplitClassifier, test: ImageSet, setting: AttackSettin
 
 
 def measure_sweep(
-    model: SplitClassifier, test: ImageSet, sweep: Sweep, seed: int, advance: Advance
+    model: SplitClassifier, test: ImageSet, sweep: Sweep, seed: int, advance: Advance, told: Told = lambda _: None
 ) -> list[dict[str, Any]]:
     """Rows of sweep.parquet. An image that falls at one eps has fallen at all larger ones: only survivors go on."""
     _, logits, labels = predict(model, test)
@@ -88,8 +112,12 @@ def measure_sweep(
     rows = []
     for eps in sweep.eps:
         attack = PGD(sweep.norm, eps, sweep.steps)
-        for chunk in standing.nonzero().flatten().split(_CHUNK):
-            standing[chunk] = attack.run(model, test.batch(chunk), labels[chunk], seed=seed, sample_ids=chunk).robust
+        chunks = standing.nonzero().flatten().split(_CHUNK)
+        for place, chunk in enumerate(chunks):
+            watcher = _Watcher(told, 1, place, len(chunks))
+            images = test.batch(chunk)
+            result = attack.run(model, images, labels[chunk], seed=seed, sample_ids=chunk, progress=watcher)
+            standing[chunk] = result.robust
         success = correct - int(standing.sum())
         rate = success / correct if correct else float("nan")
         rows.append(

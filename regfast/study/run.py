@@ -33,7 +33,7 @@ from regfast.runs.files import (
     write_table,
 )
 from regfast.runs.folder import alone, check_kind, check_same
-from regfast.runs.progress import Progress, Silent
+from regfast.runs.progress import Progress, Silent, Step
 from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
@@ -220,15 +220,19 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
     count = min(config.trajectory, len(splits.train))
     watched = Subset(splits.train, torch.linspace(0, len(splits.train) - 1, count).long())
     moments: list[dict[str, Any]] = []
+    step = Step(progress)
 
     def on_epoch(epoch: Epoch) -> None:
         if config.trajectory:
             features, _, labels = predict(model, watched)
             found = snapshot(features, model.head.weight.cpu(), _cpu(model.head.bias), labels)
             moments.append({"regularizer": unit.regularizer, "seed": unit.seed, "epoch": epoch.epoch, **found})
-        progress.advance()
+        step.finish()
 
-    history = train(model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, on_epoch=on_epoch)
+    history = train(
+        model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, on_epoch=on_epoch,
+        on_batch=step.reach,
+    )  # fmt: skip
     rows = [{"regularizer": unit.regularizer, "seed": unit.seed, **epoch.as_dict()} for epoch in history]
     write_table(unit.part("curves.parquet"), rows)
     if moments:
@@ -240,12 +244,13 @@ def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Sp
     whole = splits.test
     test = whole if config.limit is None else Subset(whole, torch.arange(min(config.limit, len(whole))))
     columns, rest = measure_clean(model, test, splits.holdout)
+    step = Step(progress)
     for setting in config.attacks:
         progress.say(f"{unit.name}: {setting.id}")
-        columns |= measure_attack(model, test, setting, unit.seed)
-        progress.advance()
+        columns |= measure_attack(model, test, setting, unit.seed, step.reach)
+        step.finish()
     progress.say(f"{unit.name}: sweep over eps")
-    rows = measure_sweep(model, test, config.sweep, unit.seed, progress.advance)
+    rows = measure_sweep(model, test, config.sweep, unit.seed, step.finish, step.reach)
     identity = {"regularizer": unit.regularizer, "seed": unit.seed}
     write_table(unit.part("sweep.parquet"), [{**identity, **row} for row in rows])
     write_arrays(unit.part("model.npz"), rest)

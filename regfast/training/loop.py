@@ -15,6 +15,7 @@ from regfast.functional import Target
 from regfast.models import SplitClassifier, seeded
 from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.representation import class_centers, default_radius, feature_geometry
+from regfast.runs.errors import RunStopped
 from regfast.training.recipe import Recipe, crop_and_flip
 from regfast.training.regularizers import Context, Regularizer
 
@@ -54,6 +55,7 @@ def train(
     seed: int,
     adversary: Adversary | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_batch: Callable[[float], None] | None = None,
 ) -> list[Epoch]:
     """Train `model` in place on `train_set`, measure on `holdout` after each epoch; the model ends in evaluation mode.
 
@@ -62,10 +64,12 @@ def train(
 
     Args:
         adversary: perturbs every training batch, after augmentation and mixing, towards a higher loss of its target.
+        on_epoch: called after every epoch with its figures.
+        on_batch: called after every batch with the share of the epoch that is done, in (0, 1].
 
     Raises:
         ValueError: an empty set, or labels beyond the model's classes.
-        RuntimeError: the loss is no longer finite.
+        RunStopped: the loss is no longer finite.
     """
     device = model.head.weight.device
     if not len(train_set) or not len(holdout):
@@ -101,10 +105,12 @@ def train(
                 loss.backward()
                 optimizer.step()
                 sums += torch.stack([loss, stats.rms.mean(), stats.cosine.mean()]).detach()
+                if on_batch is not None:
+                    on_batch((step + 1 - (number - 1) * steps) / steps)
             loss_mean, rms, cosine = (sums / steps).tolist()
             outputs = predict(model, holdout)
             if not math.isfinite(loss_mean) or not bool(outputs[1].isfinite().all()):
-                raise RuntimeError(f"training diverged in epoch {number}: try a learning rate below {rate:g}")
+                raise RunStopped(f"training diverged in epoch {number}: try a learning rate below {rate:g}")
             context.centers = _centers(model, *outputs)
             history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, context.centers)))
             if on_epoch is not None:
