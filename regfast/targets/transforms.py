@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -174,16 +173,16 @@ class RandomChoice:
 
 
 # Generators that are a DataLoader worker's own by now; empty in every other process.
-_OWN: WeakSet[torch.Generator] = WeakSet()
+_OWN: list[torch.Generator] = []
 
 
 def own_generator(generator: torch.Generator | None) -> torch.Generator | None:
     """`generator`; in a DataLoader's worker, where it is a copy as in all of them, seeded anew the first time."""
     worker = get_worker_info()
-    if worker is not None and generator is not None and generator not in _OWN:
+    if worker is not None and generator is not None and not any(own is generator for own in _OWN):
         drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
         generator.manual_seed(int(drawn) ^ (worker.seed % 2**62))
-        _OWN.add(generator)
+        _OWN.append(generator)
     return generator
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -33,7 +32,9 @@ def widened(target: Target, like: Tensor) -> Target:
     class_weight, sample_weight = (
         None if weight is None else weight.to(like.dtype) for weight in (target.class_weight, target.sample_weight)
     )
-    return replace(target, lam=lam, smoothing=smoothing, class_weight=class_weight, sample_weight=sample_weight)
+    changed = {"lam": lam, "smoothing": smoothing, "class_weight": class_weight, "sample_weight": sample_weight}
+    # PyTorch 2.6 does not trace dataclasses.replace.
+    return Target(**{**{name: getattr(target, name) for name in Target.__slots__}, **changed})
 
 
 def smoothing_row(target: Target, classes: int, like: Tensor) -> Tensor | None:

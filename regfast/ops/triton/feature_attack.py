@@ -64,9 +64,9 @@ def _(logits, rows, *rest):
 @triton.jit
 def _rival(z, own, inside, cols, K: tl.constexpr):
     """The largest logit of the other classes, and its lowest column."""
-    others = tl.where(inside & ~own, z, float("-inf"))
+    others = tl.where(inside & (own == 0), z, float("-inf"))
     best = tl.max(others, 0)
-    return best, tl.min(tl.where(inside & ~own & (others == best), cols, K), 0)
+    return best, tl.min(tl.where(inside & (own == 0) & (others == best), cols, K), 0)
 
 
 @triton.jit
@@ -108,7 +108,7 @@ def feature_attack_kernel(
         if MARGIN:
             share = tl.where(cols == best_at, 1.0, 0.0).to(tl.float64)
         else:
-            share = tl.where(inside & ~own, tl.exp(tl.where(inside & ~own, z - best, 0.0)), 0.0)
+            share = tl.where(inside & (own == 0), tl.exp(tl.where(inside & (own == 0), z - best, 0.0)), 0.0)
             share = share / tl.sum(share, 0)
         share = tl.where(own, -1.0, share)
         pace = size

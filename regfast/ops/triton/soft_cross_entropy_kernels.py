@@ -30,7 +30,7 @@ def finish_loss(loss, sample, valid, ignored, rows, ok, losses, total, count, pa
     if total is not None:
         if denominator is not None:
             scale = scale / tl.load(denominator)
-        counted = tl.sum(tl.where(ok & ~ignored, 1.0, 0.0), 0)
+        counted = tl.sum(tl.where(ok & (ignored == 0), 1.0, 0.0), 0)
         add_to_total(partial, counter, total, count, tl.sum(tl.where(ok, loss, 0.0), 0), counted, scale)
 
 
@@ -46,7 +46,7 @@ def store_stats(
     Rows of `classes`: predicted, true (-1 where there is none).
     """
     nan = float("nan")
-    known = valid & (true < K) & ~ignored
+    known = valid & (true < K) & (ignored == 0)
     predicted = tl.where(predicted < K, predicted, 0)  # no maximum: a row of NaN
     tl.store(stats + rows, lse, mask=ok)
     tl.store(stats + batch + rows, confidence, mask=ok)
