@@ -1,53 +1,83 @@
-# regfast: make study · make test · make lint · make bench · make docs · make gpu
+# regfast: make study · make test · make check · make lint · make bench · make docs · make gpu
 #
-# The first target that runs sets up .venv; later ones find it and start at once.
+# The first target that runs sets up .venv; later ones find it and start at once. A stamp in .venv says what is done.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.regfast-ready
+TORCH  := $(VENV)/.has-torch
+STUDY  := $(VENV)/.has-study
+DEV    := $(VENV)/.has-dev
+NATIVE := $(VENV)/.has-native
 SIZE   ?= full
 RUN    ?= runs/noisy-digits-$(SIZE)
+PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+CSRC   := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 
-.PHONY: help setup study paper test lint bench docs gpu clean
+# What is installed there (ninja, mypy) comes first; the kernels compile while pip installs the rest.
+export PATH := $(abspath $(BIN)):$(PATH)
+MAKEFLAGS += --jobs=2
+# The kernels for this machine's processor alone. `make test-all` compiles the variants of all.
+export REGFAST_ISA ?= native
+
+.PHONY: help setup study paper test test-all check lint bench docs gpu clean
 
 help:
-	@echo 'make study   train hard, smoothing, Mixup and CutMix on the embedded digits; report in runs/  (SIZE=smoke|small|full)'
-	@echo 'make paper   every figure and table of the paper on the embedded digits'
-	@echo 'make test    linters, types, layers and tests'
-	@echo 'make bench   the loss and attack kernels against their peers on this machine'
-	@echo 'make docs    the documentation site, in site/'
-	@echo 'make gpu     build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network)'
+	@echo 'make study     train hard, smoothing, Mixup and CutMix on the embedded digits; report in runs/  (SIZE=smoke|small|full)'
+	@echo 'make paper     every figure and table of the paper on the embedded digits'
+	@echo 'make test      linters, types, layers and tests'
+	@echo 'make test-all  the same with the tests that take many minutes, on kernels for every processor'
+	@echo 'make check     linters, types and the fast tests of what differs from main'
+	@echo 'make bench     the loss and attack kernels against their peers on this machine'
+	@echo 'make docs      the documentation site, in site/'
+	@echo 'make gpu       build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network)'
 
-# torch comes first and alone: the extension is compiled against this very torch, so there is no build isolation.
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+# torch comes first and alone: the extension is compiled against this very torch.
+$(TORCH): constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision numpy
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[vision,report,bench,dev,docs]'
+	$(PIP) torch numpy setuptools wheel ninja
 	@touch $@
 
-setup: $(READY)
+$(NATIVE): $(TORCH) setup.py $(CSRC)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
 
-study: $(READY)
+$(STUDY): $(TORCH) pyproject.toml
+	REGFAST_NATIVE=0 $(PIP) --no-build-isolation --editable '.[report]'
+	@touch $@
+
+$(DEV): $(STUDY)
+	REGFAST_NATIVE=0 $(PIP) --no-build-isolation --editable '.[vision,report,bench,dev,docs]'
+	@touch $@
+
+setup: $(NATIVE) $(DEV)
+
+study: $(NATIVE) $(STUDY)
 	$(BIN)/regfast study --size $(SIZE) --out $(RUN)
 
-paper: $(READY)
+paper: $(NATIVE) $(STUDY)
 	$(BIN)/regfast paper --size $(SIZE) --out runs/paper-$(SIZE)
 
-test: lint
+test: lint $(NATIVE)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
-lint: $(READY)
+test-all: lint
+	REGFAST_ISA= $(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ''
+
+check: lint $(NATIVE)
+	$(BIN)/python -m tools.check
+
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)
+bench: $(NATIVE) $(DEV)
 	$(BIN)/python -m benchmarks
 
-docs: $(READY)
+docs: $(NATIVE) $(DEV)
 	$(BIN)/mkdocs build --strict
 
 gpu:
