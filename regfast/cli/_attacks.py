@@ -37,7 +37,7 @@ def build_attacks(spec: str, norm: str | None, eps: str | None, **options: Any) 
         radii = [DEFAULT_EPS[attack.norm.name]] if eps is None else numbers(eps, "--eps")
         attacks = [attack.at(radius) for radius in radii]
     for each in attacks:
-        if each.eps is not None:
+        if isinstance(each.eps, float):
             check_radius(each.eps, each.norm.name)
     return attacks
 

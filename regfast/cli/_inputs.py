@@ -63,9 +63,7 @@ def open_inputs(
     data = None if files else load_images(dataset, data_root, download=download)
     own = ":" in model and model.partition(":")[0] not in _LIBRARIES
     network: Any
-    if own:
-        if checkpoint or weights:
-            raise ValueError("--checkpoint and --weights are for models by name; your factory loads its own")
+    if own and checkpoint is None and weights is None:
         network = _made(model)
     else:
         channels = None if data is None else len(data[0][0])

@@ -38,7 +38,8 @@ def paper(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME; may be repeated, every one on every data set.",
+            help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME or your own module:factory; may be repeated, "
+            "every one on every data set.",
             rich_help_panel=_DATA,
         ),
     ] = None,

@@ -37,7 +37,8 @@ def study(
     model: Annotated[
         str | None,
         typer.Option(
-            help="small-cnn, resnet20 …, torchvision:NAME or timm:NAME; by default what suits the data set.",
+            help="small-cnn, resnet20 …, torchvision:NAME, timm:NAME or your own module:factory; by default what suits "
+            "the data set.",
             rich_help_panel="Data and model",
         ),
     ] = None,

@@ -29,7 +29,7 @@ def train(
     download: Download = False,
     model: Annotated[
         str | None,
-        typer.Option(help="By default what suits the data set.", rich_help_panel="Data and model"),
+        typer.Option(help="As for study; by default what suits the data set.", rich_help_panel="Data and model"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,

@@ -1,5 +1,6 @@
 """`load_model`: a classifier by name, ready to be trained or attacked."""
 
+import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from regfast.models.resnet import DEPTHS, MEAN, STD, CifarResNet
 from regfast.models.seed import seeded
 from regfast.models.small_cnn import SmallCNN
 from regfast.models.split import SplitClassifier, split_classifier
+from regfast.registry import load
 
 OWN_MODELS = ("small-cnn", *(f"resnet{depth}" for depth in DEPTHS))
 
@@ -39,9 +41,11 @@ def load_model(
     """The classifier `name`, split into features and head, taking images in [0, 1]; in evaluation mode.
 
     `name`: small-cnn, resnet20, resnet32, resnet44, resnet56, resnet110 (CIFAR-style, He et al. 2016, option A),
-    `torchvision:NAME` or `timm:NAME`. `checkpoint`: a safetensors file or a state dict. `num_classes`: by default the
-    checkpoint's, or else what the architecture was published with. `weights`: pretrained weights by the library's own
-    name ("DEFAULT", "IMAGENET1K_V2"; for timm "DEFAULT" or a tag), which may download; without it nothing ever is.
+    `torchvision:NAME`, `timm:NAME`, or your own `module:factory`, a function or class that gives a module and gets
+    `num_classes` and `in_channels` if it takes them. `checkpoint`: a safetensors file or a state dict. `num_classes`:
+    by default the checkpoint's, or else what the architecture was published with. `weights`: pretrained weights by the
+    library's own name ("DEFAULT", "IMAGENET1K_V2"; for timm "DEFAULT" or a tag), which may download; without it nothing
+    ever is.
     `in_channels`: 1 for small-cnn and 3 for the others by default. `seed`: of the initial weights.
 
     Raises ValueError for an unknown name and for a checkpoint that does not fit, naming what differs, and
@@ -73,14 +77,33 @@ def _build(
             network = _timm_network(rest, num_classes, weights, in_channels)
         elif name in OWN_MODELS:
             network = _own_network(name, num_classes or 10, weights, in_channels)
+        elif family:
+            return _from_factory(name, num_classes, weights, in_channels)
         else:
             raise ValueError(
                 f"no model is called {name!r}{_elsewhere(name) or _nearest(name, OWN_MODELS)}; there are "
-                f"{', '.join(OWN_MODELS)}, torchvision:NAME and timm:NAME"
+                f"{', '.join(OWN_MODELS)}, torchvision:NAME, timm:NAME, or your own as module:factory"
             )
     example = torch.rand((1, *network.image_shape), generator=torch.Generator().manual_seed(0))
     model = split_classifier(network.module.eval(), mean=network.mean, std=network.std, example=example)
     model.preprocess = network.preprocess
+    return model
+
+
+def _from_factory(name: str, num_classes: int | None, weights: str | None, in_channels: int | None) -> SplitClassifier:
+    """What the user's `module:factory` makes; it is given `num_classes` and `in_channels` if it takes them."""
+    if weights is not None:
+        raise ValueError(f"{name} has no published weights ({weights!r}): pass checkpoint=, a file")
+    factory = load(name, "model")
+    taken = inspect.signature(factory).parameters
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    module = factory(**{key: value for key, value in given.items() if key in taken and value is not None})
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"model {name} must give a torch.nn.Module, got {type(module).__name__}")
+    model = split_classifier(module.eval())
+    model.preprocess = getattr(module, "preprocess", None)
+    if num_classes not in (None, model.num_classes):
+        raise ValueError(f"{name} gave a model of {model.num_classes} classes, {num_classes} are needed")
     return model
 
 

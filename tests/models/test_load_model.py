@@ -168,3 +168,30 @@ class TestTimm:
             load_model("timm:deit_tiny_distilled_patch16_224")
         with pytest.raises(ValueError, match="timm has no model"):
             load_model("timm:resnet5O")
+
+
+def test_a_factory_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(
+        "from torch import nn\n\n"
+        "def make(num_classes=7, in_channels=3):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),"
+        " nn.Linear(4, num_classes))\n\n"
+        "def fixed():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))\n\n"
+        "def none():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = load_model("own_networks:make", num_classes=4, seed=1)
+    images = torch.rand(2, 3, 16, 16)
+    assert model(images).shape == (2, 4) and not model.training
+    assert torch.equal(model(images), load_model("own_networks:make", num_classes=4, seed=1)(images))
+    save_checkpoint(model.network_state(), tmp_path / "own.safetensors")
+    assert torch.equal(load_model("own_networks:make", tmp_path / "own.safetensors")(images), model(images))
+    assert load_model("own_networks:fixed").num_classes == 5
+    for name, options, said in (
+        ("own_networks:fixed", {"num_classes": 10}, "5 classes, 10 are needed"),
+        ("own_networks:none", {}, "must give a torch.nn.Module, got int"),
+        ("own_networks:make", {"weights": "DEFAULT"}, "no published weights"),
+        ("own_networks:nobody", {}, "nobody"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_model(name, **options)
