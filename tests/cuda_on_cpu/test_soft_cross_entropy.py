@@ -129,6 +129,14 @@ def test_backward_takes_the_incoming_gradient(reduction, classes):
     check(batch(3, classes), target("mixed", 3, classes) | {"reduction": reduction, "smoothing": 0.1}, incoming)
 
 
+@pytest.mark.parametrize("classes", [10, 1003, 32000])
+def test_a_loss_scale_reaches_a_float16_gradient_before_it_is_rounded(classes):
+    rows = 64 if classes == 10 else 9
+    z, arguments = batch(rows, classes, torch.float16, scale=1.0), target("index", rows, classes)
+    _, grad = check(z, arguments, torch.tensor(2.0**16))
+    assert (grad != 0).all()
+
+
 @pytest.mark.parametrize("classes", [10, 33, 1003, 40001])
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_place(kind, classes):

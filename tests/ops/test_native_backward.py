@@ -377,9 +377,12 @@ def test_z_loss(reduction, dtype, classes, kind):
         torch.testing.assert_close(loss.double(), right, rtol=3e-6, atol=0)
         got = torch.autograd.grad(loss.sum(), z)[0].double()
         assert ((got - expected).abs() <= close * expected.abs().amax(1, keepdim=True)).all()
-    if dtype == torch.float32:
-        linear = linear_soft_cross_entropy(z, torch.eye(classes), None, **arguments, z_loss=0.3, reduction=reduction)
+    if dtype in (torch.float32, torch.float64):
+        identity = torch.eye(classes, dtype=dtype)
+        linear = linear_soft_cross_entropy(z, identity, None, **arguments, z_loss=0.3, reduction=reduction)
         torch.testing.assert_close(linear.double(), right, rtol=3e-6, atol=0)
+        got = torch.autograd.grad(linear.sum(), z)[0].double()
+        assert ((got - expected).abs() <= close * expected.abs().amax(1, keepdim=True)).all()
 
 
 def test_no_z_loss_is_no_z_loss():
