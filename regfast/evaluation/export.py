@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from regfast.attacks.lanes import per_lane
 from regfast.attacks.losses import predicted
 from regfast.evaluation.run import EvaluationResult
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk
@@ -26,10 +27,11 @@ _ROUNDING = 1e-4  # of float32 at 255 levels
 
 
 def rounded_inside(images: Tensor, clean: Tensor, norm: str, eps: float) -> tuple[Tensor, Tensor]:
-    """`images` at 8 bits, each value rounded toward the clean one: no coordinate moves away from it.
+    """`images` at 8 bits: each value at its nearest level where that stays in the ball, else rounded toward the clean.
 
-    So every norm of the perturbation shrinks or stays. A clean value that is no level itself (an image resized in
-    floating point) may have no level between; it takes its own nearest level there, and the ball is checked.
+    Toward the clean one no coordinate moves away from it, so every norm of the perturbation shrinks or stays. A clean
+    value that is no level itself (an image resized in floating point) may have no level between; it takes its own
+    nearest level there, and the ball is checked.
 
     Args:
         images: (N, C, H, W) in [0, 1].
@@ -43,10 +45,16 @@ def rounded_inside(images: Tensor, clean: Tensor, norm: str, eps: float) -> tupl
     images, clean = 255 * images.double(), 255 * clean.double()
     toward = torch.where(images >= clean, (images + _ROUNDING).floor(), (images - _ROUNDING).ceil())
     passed = torch.where(images >= clean, toward < clean - _ROUNDING, toward > clean + _ROUNDING)
-    levels = torch.where(passed, clean.round(), toward).clamp(0, 255)
+    toward = torch.where(passed, clean.round(), toward)
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
-    radius = torch.linalg.vector_norm((levels - clean).flatten(1), order, dim=1) / 255
-    return levels.to(torch.uint8), radius <= eps * (1 + 1e-4) + 1e-6
+
+    def inside(levels: Tensor) -> Tensor:
+        radius = torch.linalg.vector_norm((levels - clean).flatten(1), order, dim=1) / 255
+        return radius <= eps * (1 + 1e-4) + 1e-6
+
+    nearest = images.round()
+    levels = torch.where(per_lane(inside(nearest), images), nearest, toward)
+    return levels.clamp(0, 255).to(torch.uint8), inside(levels)
 
 
 def export_png(

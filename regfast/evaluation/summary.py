@@ -172,7 +172,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         "correctly classified that it flips. grads, passes: input gradients and forward passes per usable sample. "
         "A sample that falls at one eps counts as broken at every larger one and is not attacked again.",
     ]
-    options = dict.fromkeys(re.sub(r"eps=[^,)]*", "eps", text) for text in summary.get("attack_options", []))
+    options = dict.fromkeys(re.sub(r"\beps=[^,)]*", "eps", text) for text in summary.get("attack_options", []))
     lines += ["", *(f"- `{text}`" for text in options)]
     lines += ["", f"Worker time {summary.get('worker_seconds', 0):.1f} s, {summary.get('hardware', '')}."]
     if "command" in summary:

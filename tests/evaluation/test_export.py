@@ -77,3 +77,10 @@ def test_a_run_without_images_is_named(saved, tmp_path):
     result = evaluate(model, data, [PGD("linf", 16 / 255, steps=5)], out=tmp_path, progress=False, device="cpu")
     with pytest.raises(InputError, match="save_images=True"):
         export_png(result, model, data)
+
+
+def test_the_nearest_levels_are_taken_where_they_lie_inside():
+    clean = torch.full((1, 1, 1, 2), 100 / 255)
+    images = clean + torch.tensor([7.7, 2.6]).view(1, 1, 1, 2) / 255
+    assert rounded_inside(images, clean, "linf", 8 / 255)[0].flatten().tolist() == [108, 103]
+    assert rounded_inside(images, clean, "linf", 7.8 / 255)[0].flatten().tolist() == [107, 102]

@@ -40,6 +40,7 @@ def test_nothing_is_left_out_quietly(tmp_path):
     assert summary["unusable"] == {"label … is outside [0, 4)": 2, "pixels in …, outside [0, 1]": 1, "unreadable": 2}
     assert summary["warnings"][0].startswith("5 of 60 samples are left out")
     said = (tmp_path / "summary.md").read_text()
+    assert said.count("- `PGD(norm='linf', eps, steps=5,") == 1, "each attack once, without its radius"
     assert said.index("**Warning:** 5 of 60 samples") < said.index("| attack |")
 
 
