@@ -59,6 +59,8 @@ class WorkerGroup:
             threading.Thread(target=self._watch, daemon=True).start()
         try:
             yield
+        except dist.DistNetworkError as error:
+            raise RunStopped(f"worker {self.rank} ends: the leading worker is gone") from error
         finally:
             self._over.set()
 

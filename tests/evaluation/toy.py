@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from regfast.attacks import FGSM, PGD
-from regfast.evaluation import evaluate, store
+from regfast.evaluation import evaluate, group, store
 
 
 class RowwiseLinear(nn.Module):
@@ -59,6 +59,8 @@ def main():
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--full-after", type=int, default=-1)
     parser.add_argument("--only-rank", type=int, default=0)
+    parser.add_argument("--delay", type=float, default=0.002, help="seconds that reading a sample takes")
+    parser.add_argument("--patience", type=float, help="seconds without a sign of life until a worker counts as lost")
     parser.add_argument("--once", help="a file that marks that the worker has died before")
     options = parser.parse_args()
 
@@ -82,7 +84,9 @@ def main():
     store.ResultStore.write = write_or_fail
     # the worker that fails reads fast and the others slowly, so that it gets to its failure
     fails = options.die_after >= 0 or options.full_after >= 0
-    delay = 0.1 if fails and rank != options.only_rank else 0.002
+    delay = 0.1 if fails and rank != options.only_rank else options.delay
+    if options.patience is not None:
+        group._PATIENCE = options.patience
     result = evaluate(
         RowwiseLinear(),
         Toy(delay=delay),

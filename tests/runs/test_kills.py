@@ -1,0 +1,170 @@
+"""Jobs that are killed, terminated or lose their parent: nothing finished is lost, nothing stays behind."""
+
+import os
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from regfast.evaluation import evaluate
+from regfast.evaluation.compare import read_run
+from tests.evaluation.toy import RowwiseLinear, Toy, attacks
+from tests.runs.kills import TORCHRUN, TOY, Job, finish, litter
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
+SLOWLY = ["--chunk-size", "4", "--delay", "0.05"]
+SMALL = ["--size", "smoke", "--regularizer", "hard", "--regularizer", "mixup", "--epochs", "2", "--limit", "40"]
+JOBS = {
+    "study": ["regfast", "study", *SMALL, "--device", "cpu", "--workers", "2", "--no-report", "--out"],
+    "paper": ["regfast", "paper", *SMALL, "--dataset", "digits", "--device", "cpu", "--workers", "2", "--no-report"]
+    + ["--out"],
+    "train": ["regfast", "train", "--dataset", "digits", "--epochs", "3", "--device", "cpu", "--out"],
+}
+RESULTS = ("*.parquet", "metrics.json", "studies/*/*.parquet", "studies/*/metrics.json")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    return evaluate(RowwiseLinear().eval(), Toy(), attacks(), out=out, progress=False, device="cpu").rows()
+
+
+def parts(out):
+    return len(list(out.glob("parts/*.parquet")))
+
+
+def test_an_evaluation_killed_while_it_writes_goes_on(alone, tmp_path):
+    out, draw = tmp_path / "run", random.Random(os.environ["REGFAST_TEST_SEED"])
+    for least in (1, 5):
+        job = Job([*TOY, str(out), *SLOWLY])
+        job.wait_for(lambda least=least: parts(out) >= least + draw.randrange(3))
+        job.end(signal.SIGKILL)
+    finish([*TOY, str(out)])
+    assert read_run(out)[1].equals(alone) and not litter(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_is_told_to_end_leaves_nothing_behind(tmp_path, number):
+    out = tmp_path / "run"
+    job = Job([*JOBS["study"], str(out)])
+    job.wait_for(lambda: (out / "parts").is_dir())
+    status, output = job.end(number)
+    assert status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], output
+    assert "Traceback" not in output and not litter(out)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_study(tmp_path):
+    out = tmp_path / "run"
+    job = Job([*JOBS["study"], str(out)])
+    job.wait_for(lambda: (out / "parts").is_dir() and len(job.alive()) >= 3)
+    job.end(signal.SIGKILL, within=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_torchrun(alone, tmp_path, number):
+    out = tmp_path / "run"
+    job = Job([*TORCHRUN, *TOY, str(out), *SLOWLY])
+    job.wait_for(lambda: parts(out) >= 2)
+    job.end(number, within=40)
+    finish([*TOY, str(out)])
+    assert read_run(out)[1].equals(alone) and not litter(out)
+
+
+def ranks(out, *options):
+    """Two workers without torchrun, as srun starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [Job([*TOY, str(out), *options], RANK=str(rank), **common) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_a_worker_without_torchrun_ends_soon_after_its_leader(alone, tmp_path):
+    out = tmp_path / "run"
+    leader, worker = ranks(out, *SLOWLY)
+    leader.wait_for(lambda: parts(out) >= 2)
+    leader.end(signal.SIGKILL)
+    worker.wait_for(lambda: False, seconds=15)
+    assert worker.process.returncode == 1
+    assert "the leading worker is gone" in worker.process.communicate()[0]
+    finish([*TOY, str(out)])
+    assert read_run(out)[1].equals(alone)
+
+
+@pytest.mark.slow
+def test_a_leader_does_not_wait_for_a_lost_worker_for_ever(alone, tmp_path):
+    out = tmp_path / "run"
+    leader, worker = ranks(out, *SLOWLY, "--patience", "3")
+    leader.wait_for(lambda: parts(out) >= 2)
+    worker.end(signal.SIGKILL)
+    leader.wait_for(lambda: False, seconds=60)
+    assert leader.process.returncode == 1
+    assert "worker 1 has shown no sign of life" in leader.process.communicate()[0]
+    finish([*TOY, str(out)])
+    assert read_run(out)[1].equals(alone)
+
+
+@pytest.mark.slow
+def test_what_a_worker_stores_after_its_job_is_gone_mixes_nothing_in(alone, tmp_path):
+    """A stopped worker wakes up when the next job is done, and stores samples that this one has stored too."""
+    out = tmp_path / "run"
+    leader, worker = ranks(out, *SLOWLY)
+    leader.wait_for(lambda: parts(out) >= 2)
+    worker.process.send_signal(signal.SIGSTOP)
+    leader.end(signal.SIGKILL)
+    finish([*TOY, str(out), "--chunk-size", "7"])
+    worker.process.send_signal(signal.SIGCONT)
+    worker.end(signal.SIGCONT, within=15)
+    assert read_run(out)[1].equals(alone)
+
+
+def results(job, out):
+    if job == "train":
+        return {name: array.tobytes() for name, array in load_file(out).items()}
+    return {path.relative_to(out): path.read_bytes() for pattern in RESULTS for path in out.glob(pattern)}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("job", ["evaluate", "evaluate under torchrun", *JOBS])
+def test_killed_at_twenty_moments_the_results_are_those_of_a_run_in_peace(job, alone, tmp_path):
+    draw = np.random.default_rng(int(os.environ["REGFAST_TEST_SEED"]))
+    if job.startswith("evaluate"):
+        out, peace = tmp_path / "run", None
+        command = [*(TORCHRUN if "torchrun" in job else []), *TOY, str(out), "--chunk-size", "2", "--delay", "0.1"]
+        last = [*TOY, str(out)]
+    else:
+        name = "model.safetensors" if job == "train" else ""
+        for folder in ("peace", "run"):
+            (tmp_path / folder).mkdir()
+        peace, out = tmp_path / "peace" / name, tmp_path / "run" / name
+        finish([*JOBS[job], str(peace)], seconds=1200)
+        command = last = [*JOBS[job], str(out)]
+    begun = Path(out if job != "train" else out.parent)
+    for _ in range(20):
+        running = Job(command)
+        running.wait_for(lambda: begun.exists() and list(begun.rglob(".*.lock")) + list(begun.rglob("run.json")))
+        moment = draw.uniform(0, 6)
+        running.wait_for(_after(moment))
+        running.end(signal.SIGKILL, within=20)
+    finish(last, seconds=1200)
+    if peace is None:
+        assert read_run(out)[1].equals(alone)
+    else:
+        assert results(job, out) == results(job, peace)
+    assert not litter(begun)
+
+
+def _after(seconds):
+    import time
+
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
