@@ -48,9 +48,9 @@ class _BatchTransform:
         """A batch with mixed images and labels; the rest of it as it is.
 
         Args:
-            batch: (images, labels, …), as arguments or one sequence, or a mapping. The images are its first tensor
-                (or torchvision's `Image` or `Video`) of two or more dimensions that is not the labels: (B, …) floating
-                for `MixUp`, (B, …, H, W) of any type for `CutMix`.
+            batch: (images, labels, …), as arguments or one sequence, or a mapping. The images are the tensor (or
+                torchvision's `Image` or `Video`) of most dimensions, the first of several, that is not the labels:
+                (B, …) floating for `MixUp`, (B, …, H, W) of any type for `CutMix`.
                 The labels: (B,) int64 or uint8; (B, K) integers, one-hot; or (B, K) floating, probabilities.
 
         Returns:
@@ -66,7 +66,8 @@ class _BatchTransform:
         leaves, structure = pytree.tree_flatten(content)
         tensors = [(place, leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         at = next((place for place, leaf in tensors if leaf is labels), None)
-        images_at = next((place for place, leaf in tensors if place != at and leaf.dim() > 1), None)
+        pictured = [(place, leaf.dim()) for place, leaf in tensors if place != at and leaf.dim() > 1]
+        images_at = max(pictured, key=lambda found: found[1])[0] if pictured else None
         if at is None or images_at is None:
             raise ValueError("expected a batch that holds images and labels as tensors, in a sequence or a mapping")
         others = [type(leaf) for place, leaf in tensors if place not in (at, images_at)]
@@ -107,7 +108,7 @@ class MixUp(_BatchTransform):
         smoothing: label smoothing s on top, in [0, 1].
         generator: where λ is drawn; torch's default generator if None. A DataLoader's worker seeds its copy anew, by
             the copy and the worker's seed: other draws in every worker and epoch, the same for the same generator and
-            DataLoader's generator (or `torch.manual_seed`).
+            DataLoader's generator (or `torch.manual_seed`). Ranks of a distributed run need seeds of their own.
         labels_getter: from the batch to the tensor in it that holds the labels; by default the second of a sequence,
             or the mapping's entry called "labels", else the first with "label" in its name (any case).
 

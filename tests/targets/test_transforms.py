@@ -66,6 +66,10 @@ def test_structures(transform, function):
         "one pair": ([(images, labels)], lambda out: out),
         "list with more": ([[images, labels, ids, extra]], lambda out: out[:2]),
         "mapping": ([{"id": ids, "image": images, "Label": labels}], lambda out: (out["image"], out["Label"])),
+        "boxes before": (
+            [{"boxes": torch.rand(6, 4), "image": images, "label": labels}],
+            lambda out: (out["image"], out["label"]),
+        ),
         "the name itself": ([{"label_of": ids, "x": images, "labels": labels}], lambda out: (out["x"], out["labels"])),
         "mapping in a pair": ([(images, {"labels": labels, "id": ids})], lambda out: (out[0], out[1]["labels"])),
     }
