@@ -170,7 +170,7 @@ def _check_gradient(gradient: Tensor, loss: str) -> Tensor:
 
 def _check_way_up(moving: Tensor, before: Tensor, after: Tensor, loss: str) -> None:
     fell, count = int((moving & (after < before)).sum()), int(moving.sum())
-    if count and fell > count / 2:
+    if fell > count / 4:
         warn(
             ShatteredGradientWarning,
             f"a step of {TRIAL} along the gradient lowers the {loss} loss at {fell} of {count} images: gradients point "

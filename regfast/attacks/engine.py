@@ -33,11 +33,10 @@ from regfast.attacks.checks import warn_if_outside
 from regfast.attacks.found import nothing_found
 from regfast.attacks.graphs import GraphedStep, Recorder, cuda_graph
 from regfast.attacks.lanes import Answer, empty_lanes
-from regfast.attacks.losses import mean_answer, predicted
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.progress import Silent, Watcher
-from regfast.attacks.query import beyond_luck, query
+from regfast.attacks.query import confirmed, query
 from regfast.attacks.requests import Flags, Outcomes, Request, Samples
 from regfast.attacks.rules import Rules
 
@@ -205,11 +204,10 @@ class Engine:
         point, prediction = found.point[rows], found.prediction[rows]
         right = found.hit[rows] & self._inside(point, rows)
         if self.model.confirm is not None:
-            answers = [self.model.confirm(point).float() for _ in range(attack.samples)]
-            prediction = predicted(mean_answer(answers))
-            right &= beyond_luck(answers, prediction, self.lanes, rows)
+            prediction, sure, asked = confirmed(attack, self.model.confirm, point, self.lanes, rows)
+            right &= sure
             for request in requests:
-                request.queries += attack.samples
+                request.queries += asked
         right &= self.lanes.succeeded(prediction, rows)
         found.hit[rows] = False
         if attack.seeks_nearest:

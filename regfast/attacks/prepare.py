@@ -65,7 +65,9 @@ def frozen(model: Model, training: bool = False) -> Iterator[Model]:
 
 
 def training_parts(model: nn.Module) -> list[nn.Module]:
-    """Modules in train mode; of exported and frozen programs, which have no modes, none."""
+    """Modules in train mode; of exported programs, which have no modes (and a `train` that raises), none."""
+    if "train" in vars(model):
+        return []
     return [module for module in model.modules() if getattr(module, "training", False)]
 
 

@@ -13,29 +13,44 @@ from regfast.attacks.losses import Objective, mean_answer, predicted
 from regfast.attacks.rules import Rules
 
 SURE = 4.0  # standard errors
+PATIENCE = 5
 
 
-def beyond_luck(answers: Sequence[Tensor], prediction: Tensor, lanes: Lanes, rows: Tensor) -> Tensor:
-    """(M,) bool: the class `prediction` (M,) of the mean answer leads by more than chance.
+def confirmed(attack: Rules, model: Model, points: Tensor, lanes: Lanes, rows: Tensor) -> tuple[Tensor, Tensor, int]:
+    """What the model as given says of points that may count.
 
-    A run asks at hundreds of points, and among so many means of a few answers some are wrong by luck even where the
-    model is right. So its lead over the label (over the runner-up, where a target must be reached) has to be SURE
-    times its standard error. An only answer is taken at its word.
+    A run asks at hundreds of points, and among so many means of a few random answers some are wrong by luck even where
+    the model is right. So fresh answers decide, and where `attack.samples` > 1 the lead of the class over the label
+    (over the runner-up, where a target must be reached) has to be SURE times its standard error; the model is asked up
+    to PATIENCE times for `attack.samples` answers until it is.
 
     Args:
-        answers: of the model at the points, (M, K) each.
-        prediction: (M,) int64.
+        points: (M, C, H, W).
         lanes, rows: (M,) int64 the lanes that they are about.
+
+    Returns:
+        (M,) int64 the class of the mean answer, (M,) bool whether that is beyond luck, and the answers of each point.
     """
-    if len(answers) == 1:
-        return torch.ones_like(prediction, dtype=torch.bool)
+    answers: list[Tensor] = []
+    while True:
+        answers += [model(points).float() for _ in range(attack.samples)]
+        prediction = predicted(mean_answer(answers))
+        if attack.samples == 1:
+            return prediction, torch.ones_like(prediction, dtype=torch.bool), 1
+        sure = _lead(answers, prediction, lanes, rows)
+        unsure = lanes.succeeded(prediction, rows) & ~sure
+        if len(answers) >= PATIENCE * attack.samples or not bool(unsure.any()):
+            return prediction, sure, len(answers)
+
+
+def _lead(answers: Sequence[Tensor], prediction: Tensor, lanes: Lanes, rows: Tensor) -> Tensor:
+    """(M,) bool: the class `prediction` leads by SURE standard errors in the mean of `answers`, (M, K) each."""
     each, chosen = torch.stack(tuple(answers)), prediction.clamp(min=0).unsqueeze(1)
     other = lanes.label[rows].unsqueeze(1)
     if lanes.must_reach:
         other = each.mean(0).scatter(1, chosen, -torch.inf).argmax(1, keepdim=True)
     lead = each.gather(2, chosen.expand(len(each), -1, 1)) - each.gather(2, other.expand(len(each), -1, 1))
-    error = lead.std(0) / len(each) ** 0.5
-    return (lead.mean(0) > SURE * error).squeeze(1)
+    return (lead.mean(0) > SURE * lead.std(0) / len(each) ** 0.5).squeeze(1)
 
 
 def query(
@@ -72,24 +87,27 @@ def _once(
     point = lanes.point.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
         answer = model(point)
-    if gradient and not answer.requires_grad:
-        raise ValueError(
-            f"{attack.name} needs input gradients, but the model's output does not depend on its input in a "
-            "differentiable way; Square asks for none"
-        )
+
+    def pulled(direction: Tensor, keep: bool = False) -> Tensor:
+        slope = None
+        if answer.requires_grad:
+            (slope,) = torch.autograd.grad(answer, point, direction, retain_graph=keep, allow_unused=True)
+        if slope is None:
+            raise ValueError(
+                f"{attack.name} needs input gradients, but the model's output does not depend on its input in a "
+                "differentiable way; Square asks for none"
+            )
+        return slope
+
     logits = answer.detach().float()
     objective = raised(logits)
     if attack.needs == "forward":
         slope = point.new_empty(len(lanes), 0)
     elif attack.needs == "gradient":
-        if gradient:
-            (slope,) = torch.autograd.grad(answer, point, objective.gradient.to(answer.dtype))
-        else:
-            slope = torch.zeros_like(point)
+        slope = pulled(objective.gradient.to(answer.dtype)) if gradient else torch.zeros_like(point)
     elif gradient:
         units = torch.eye(answer.shape[1], dtype=answer.dtype, device=answer.device)
-        each = [unit.expand_as(answer) for unit in units]
-        slope = torch.stack([torch.autograd.grad(answer, point, one, retain_graph=True)[0] for one in each], 1)
+        slope = torch.stack([pulled(unit.expand_as(answer), keep=True) for unit in units], 1)
     else:
         slope = point.new_zeros(len(lanes), answer.shape[1], *point.shape[1:])
     return logits, objective.loss, slope
