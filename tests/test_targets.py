@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -363,6 +364,20 @@ def test_bad_batches():
         (lambda: MixUp(5, alpha="1"), "alpha must be a number, got '1'"),
         (lambda: MixUp(5, smoothing=None), "smoothing must be a number or a floating tensor"),
         (lambda: RandomChoice([MixUp(5)], p=["1"]), "p must hold numbers"),
+        (lambda: mixup(images, labels, "4"), "num_classes must be a whole number, got '4'"),
+        (lambda: smooth([0, 1], 4, 0.1), "labels must be an int64 or uint8 tensor, got list"),
+        (lambda: smooth(labels.to_sparse(), 4, 0.1), r"labels must be a dense tensor, got torch\.sparse_coo"),
+        (lambda: cutmix(images.to_sparse(), labels, 4), r"images must be a dense tensor, got torch\.sparse_coo"),
+        (lambda: SoftTargets(labels, lam=images[:, 0, 0, 0].to_sparse(), num_classes=4), "lam must be a dense tensor"),
+        *(
+            (lambda make=make: make(generator=3), "generator must be a torch.Generator or None, got int")
+            for make in (
+                partial(mixup, images, labels, 4),
+                partial(cutmix, images, labels, 4),
+                partial(MixUp, 4),
+                partial(RandomChoice, [MixUp(4)]),
+            )
+        ),
     ):
         with pytest.raises(TypeError, match=message):
             broken()

@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from regfast.targets.soft_targets import SoftTargets, class_labels, looks_at, shape_of
+from regfast.targets.soft_targets import (
+    SoftTargets,
+    check_dense,
+    check_num_classes,
+    class_labels,
+    looks_at,
+    shape_of,
+)
 
 __all__ = ["cutmix", "mixup"]
 
@@ -108,6 +115,7 @@ def mix_labels(
     first: Tensor, second: Tensor, lam: float | Tensor, smoothing: float | Tensor, num_classes: int
 ) -> SoftTargets:
     """The targets `lam` first + (1 - lam) second; a class without a share gives way, so that it is ignored nowhere."""
+    check_num_classes(num_classes)
     first, second = class_labels("labels", first), class_labels("labels", second)
     if first.dim() != 1:
         raise ValueError(f"labels must have shape (B,), got {shape_of(first)}")
@@ -127,6 +135,8 @@ def beta(alpha: float, generator: torch.Generator | None) -> Any:
     A ratio of gammas taken in logs, so that a tiny alpha does not give 0/0.
     """
     check_alpha(alpha)
+    check_generator(generator)
+    alpha = float(alpha)
     device = "cpu" if generator is None else generator.device
     shape = torch.full((2,), alpha + 1.0, dtype=torch.float64, device=device)
     gammas = torch._standard_gamma(shape, generator=generator)
@@ -159,11 +169,18 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
 
 
+def check_generator(generator: torch.Generator | None) -> None:
+    """TypeError unless it is a `torch.Generator` or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+
+
 def check_images(images: Tensor, labels: Tensor, least_dims: int, *, floating: bool = False) -> None:
     """Error unless `images` is a (floating) tensor, and `labels` one of as many rows."""
     for name, tensor in (("images", images), ("labels", labels)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        check_dense(name, tensor)
     if floating and not images.is_floating_point():
         raise TypeError(f"images must be a floating tensor, got {images.dtype}")
     if images.dim() < least_dims:

@@ -237,7 +237,7 @@ def smooth(labels: Tensor, num_classes: int, smoothing: float | Tensor) -> SoftT
     >>> smooth(torch.tensor([1]), 4, 0.2).dense()
     tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
     """
-    return SoftTargets(labels, smoothing=smoothing, num_classes=num_classes)
+    return SoftTargets(class_labels("labels", labels), smoothing=smoothing, num_classes=num_classes)
 
 
 def class_labels(name: str, labels: Tensor) -> Tensor:
@@ -245,6 +245,7 @@ def class_labels(name: str, labels: Tensor) -> Tensor:
     if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.uint8):
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"{name} must be an int64 or uint8 tensor, got {got}")
+    check_dense(name, labels)
     return labels if labels.dtype == torch.int64 else labels.long()
 
 
@@ -254,6 +255,8 @@ def check_num_classes(num_classes: int) -> None:
         raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if num_classes >= 2**63:
+        raise ValueError(f"num_classes must be below 2**63, got {num_classes}")
 
 
 def check_share(name: str, share: float | Tensor, labels: Tensor | None = None) -> None:
@@ -266,6 +269,7 @@ def check_share(name: str, share: float | Tensor, labels: Tensor | None = None) 
         return
     if not share.is_floating_point():
         raise TypeError(f"{name} must be a number or a floating tensor, got {share.dtype}")
+    check_dense(name, share)
     shapes = [torch.Size(())] if labels is None else [torch.Size(()), labels.shape[:1], labels.shape]
     if share.shape not in shapes:
         wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
@@ -274,6 +278,12 @@ def check_share(name: str, share: float | Tensor, labels: Tensor | None = None) 
         low, high = (float(bound) for bound in share.aminmax())
         if not (low >= 0 and high <= 1):  # also false for NaN
             raise ValueError(f"{name} must lie in [0, 1], got {high if low >= 0 else low}")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """TypeError for a sparse tensor and its like."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
 
 
 def looks_at(tensor: Tensor) -> bool:

@@ -35,6 +35,7 @@ class _BatchTransform:
         if num_classes is not None:
             check_num_classes(num_classes)
         mixing.check_alpha(alpha)
+        mixing.check_generator(generator)
         check_share("smoothing", smoothing)
         if labels_getter != "default" and not callable(labels_getter):
             raise ValueError(f"labels_getter must be 'default' or callable, got {labels_getter!r}")
@@ -163,6 +164,7 @@ class RandomChoice:
             raise TypeError(f"p must hold numbers, got {p}")
         if min(p) < 0 or not 0 < sum(p) < math.inf:
             raise ValueError(f"p must be at least 0 with a positive sum, got {p}")
+        mixing.check_generator(generator)
         self.transforms, self.p, self.generator = list(transforms), p, generator
 
     def __call__(self, *batch: Any) -> Any:
