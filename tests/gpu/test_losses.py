@@ -182,10 +182,45 @@ def test_a_stored_gradient_is_rescaled_on_the_device(gpu_backend, classes):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     close(leaf.grad, exact(z, arguments)[1] * 3, 1e-5)
-    again = soft_cross_entropy(z.clone().requires_grad_(), **arguments)
-    again.backward(retain_graph=True)
-    with pytest.raises(RuntimeError):
-        again.backward()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("classes", [10, 1000, 21841])
+def test_backward_again_and_again(gpu_backend, classes, inplace):
+    z, arguments = logits(33, classes).cuda(), target("mixed", 33, classes)
+    leaf = z.clone().requires_grad_()
+    loss, right = soft_cross_entropy(leaf * 1.0, **arguments, inplace=inplace), exact(z, arguments)[1]
+    for incoming in (1.0, 0.5, 1.0):
+        (grad,) = torch.autograd.grad(loss, leaf, torch.tensor(incoming, device="cuda"), retain_graph=True)
+        close(grad, incoming * right, 1e-5)
+        grad.mul_(100)
+    scales = torch.tensor([1.0, -2.0], device="cuda")
+    (batched,) = torch.autograd.grad(loss, leaf, scales, is_grads_batched=True, retain_graph=True)
+    for found, scale in zip(batched, (1.0, -2.0), strict=True):
+        close(found, scale * right, 1e-5)
+    loss.backward()
+    close(leaf.grad, right, 1e-5)
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 32000])
+def test_a_loss_scale_reaches_a_float16_gradient_before_it_is_rounded(gpu_backend, classes):
+    z, first = logits(64, classes).half().cuda().requires_grad_(), labels(64, classes).cuda()
+    (grad,) = torch.autograd.grad(soft_cross_entropy(z, first) * 2.0**16, z)
+    right = exact(z, {"first": first}, torch.tensor(2.0**16, device="cuda"))[1]
+    assert oracle.within_an_ulp(grad.cpu(), right.cpu()) > 0.999
+
+
+def test_reduce_overhead_keeps_its_counter_out_of_the_graphs_pool(gpu_backend):
+    z, first = logits(64, 1000).cuda().requires_grad_(), labels(64, 1000).cuda()
+    torch._dynamo.reset()
+    step = torch.compile(lambda z: soft_cross_entropy(z * 2, first), mode="reduce-overhead", fullgraph=True)
+    for _ in range(4):  # warm-up, capture, replays
+        torch.compiler.cudagraph_mark_step_begin()
+        loss = step(z)
+        (grad,) = torch.autograd.grad(loss, z)
+        right, right_grad = exact(2 * z, {"first": first})
+        close(loss.detach(), right, 1e-6)
+        close(grad, 2 * right_grad, 1e-5)
 
 
 @pytest.mark.parametrize("classes", [10, 1000, 21841])
