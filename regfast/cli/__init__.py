@@ -54,8 +54,19 @@ _RESUMED = ("study", "paper", "evaluate")  # commands that go on where they stop
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from regfast import __version__
+
+        print(f"regfast {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error was raised, also one that answers your input.")
     ] = False,
@@ -80,10 +91,13 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except _UsageError as error:
-        return _complain(error.format_message(), 2)
+        message = error.format_message()  # empty where the help was printed instead
+        return _complain(message, 2) if message else 2
     except (KeyboardInterrupt, typer.Abort):
         command = next((word for word in given if not word.startswith("-")), "")
         goes_on = "; the same command goes on where it stopped" if command in _RESUMED else "; nothing was kept"
+        if command == "attack":
+            goes_on = "; the attacks that were finished are in the result file"
         return _complain(f"interrupted{goes_on}", _INTERRUPTED)
     except (InputError, RunStopped) as error:
         if "--traceback" in given:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from regfast import __version__
 from regfast.attacks.registry import ATTACKS
 from regfast.cli import run
 from regfast.cli._console import table_text
@@ -45,6 +46,14 @@ def test_help(command, capsys):
     assert run([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert "Usage" in text and len(text) > 200
+
+
+def test_version_and_no_command(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"regfast {__version__}\n"
+    assert run([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out and captured.err == ""
 
 
 def test_help_is_short_of_torch():
