@@ -9,8 +9,9 @@ import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from regfast.cli._console import console
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
 from regfast.cli.evaluate import evaluate
@@ -21,15 +22,15 @@ from regfast.cli.study import study
 from regfast.cli.train import train
 from regfast.runs.errors import InputError, RunStopped
 
-app = typer.Typer(
-    name="regfast",
-    help="Train with soft labels, measure what they do to the representation space, and attack what came out.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+NARROW = 60  # columns; below, panels would cut the names of options
+
+
+class _Group(TyperGroup):
+    """The commands together."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _fit(self)
+        super().format_help(ctx, formatter)
 
 
 class _Command(TyperCommand):
@@ -42,8 +43,24 @@ class _Command(TyperCommand):
                 from regfast.attacks.registry import ATTACKS
 
                 parameter.help = text.replace("{attacks}", ", ".join(ATTACKS.names()))  # type: ignore[attr-defined]
+        _fit(self)
         super().format_help(ctx, formatter)
 
+
+def _fit(command: Any) -> None:
+    """Plain lines in the place of panels where the terminal is narrow."""
+    command.rich_markup_mode = None if console.width < NARROW else "rich"
+
+
+app = typer.Typer(
+    name="regfast",
+    cls=_Group,
+    help="Train with soft labels, measure what they do to the representation space, and attack what came out.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 for _command in (study, paper, train, attack, evaluate, compare, report, show_config):
     app.command(cls=_Command)(_command)
@@ -85,14 +102,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """As `main`, but return the exit status. An error of ours is printed with its traceback, any other in one line."""
     given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        run(["--help"])
+        return 2
     try:
         status = app(args=given, standalone_mode=False)
         if status == _INTERRUPTED:  # Typer's answer to Ctrl-C
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except _UsageError as error:
-        message = error.format_message()  # empty where the help was printed instead
-        return _complain(message, 2) if message else 2
+        return _complain(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
         command = next((word for word in given if not word.startswith("-")), "")
         goes_on = "; the same command goes on where it stopped" if command in _RESUMED else "; nothing was kept"

@@ -48,6 +48,14 @@ def test_help(command, capsys):
     assert "Usage" in text and len(text) > 200
 
 
+def test_help_names_every_option_in_a_narrow_terminal():
+    environment = {**os.environ, "COLUMNS": "20"}
+    command = [sys.executable, "-m", "regfast", "attack", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    for name in ("--interpolation", "--checkpoint", "--attack <list[str]>", "autoattack:version=fast"):
+        assert name in done.stdout, name
+
+
 def test_version_and_no_command(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"regfast {__version__}\n"
