@@ -150,10 +150,9 @@ def evaluate(
             from regfast.evaluation.export import export_png
 
             made = export_png(result, network, data, device=device or "cpu")
-            console.print(
-                f"PNG: {made['broken']} of {made['written']} broken images stay broken inside the ball at 8 bits; "
-                f"{result.folder}/png.parquet says which"
-            )
+            kept = f"{made['broken']} of {made['written']} broken images stay broken inside the ball at 8 bits"
+            where = f"; {result.folder}/png.parquet says which" if made["written"] else ""
+            console.print(f"PNG: {kept}{where}")
         console.print(f"page: {write_report(result.folder)}")
     if not result.summary["usable"]:
         raise ValueError(f"no sample of {dataset} could be used; {result.folder}/summary.md says why")

@@ -13,6 +13,7 @@ from regfast.attacks import PGD
 from regfast.attacks.base import Runnable
 from regfast.attacks.losses import predicted
 from regfast.attacks.prepare import frozen
+from regfast.attacks.prepared import classifier_of
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
 from regfast.evaluation.summary import eps_text
 from regfast.evaluation.worker import Settings, count_classes, group_by_eps
@@ -159,10 +160,12 @@ def cost_bounds(
     batch = torch.full((2, *shape), 0.5, device=device)
     if isinstance(model, nn.Module):
         model.to(device)
+    ask = classifier_of(model, batch[:1])
     with frozen(model):
-        forward = _median_seconds(lambda: _forward(model, batch), device, repeats=1) / 2
-        gradient = _median_seconds(lambda: _gradient(model, batch), device, repeats=1) / 2
-        classes = model(batch[:1]).shape[1]
+        forward = _median_seconds(lambda: _forward(ask, batch), device, repeats=1) / 2
+        gradient = _median_seconds(lambda: _gradient(ask, batch), device, repeats=1) / 2
+        with torch.no_grad():
+            classes = ask(batch[:1]).shape[1]
     seconds = []
     for standing in (0.0, float(samples)):
         costs = [_cost(attack, samples, standing, classes) for attack in attacks]

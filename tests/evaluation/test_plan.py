@@ -54,3 +54,11 @@ def test_a_large_model_is_probed_on_few_images(monkeypatch):
     monkeypatch.setattr("regfast.evaluation.plan._PROBE_SECONDS", 0.0)
     plan = plan_evaluation(RowwiseLinear().eval(), Toy(), [PGD("linf", 0.02, steps=5)], probe=40)
     assert plan.probed == 8
+
+
+def test_bounds_of_a_model_with_named_outputs():
+    model = RowwiseLinear().eval()
+    low, high = cost_bounds(
+        lambda images: {"logits": model(images)}, (3, 4, 4), [PGD("linf", 0.1, steps=9)], samples=10
+    )
+    assert 0 < low < high
