@@ -66,7 +66,8 @@ def open_inputs(
     if own and checkpoint is None and weights is None:
         network = _made(model)
     else:
-        channels = None if data is None else len(data[0][0])
+        shape = None if data is None else image_shape(data, range(len(data)))
+        channels = None if shape is None else shape[0]
         network = load_model(model, checkpoint, weights=weights, seed=seed, in_channels=channels)
     notes = [f"model {model}: {_inside(network)}"]
     name = model

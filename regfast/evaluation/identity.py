@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regfast.evaluation.samples import Dataset, read_pixels
+from regfast.evaluation.samples import Dataset, read_pixels, spread
 from regfast.runs.errors import InputError
 from regfast.runs.files import read_json
 from regfast.runs.folder import check_same
 
-__all__ = ["check_identity", "data_fingerprint", "fingerprint", "model_fingerprint", "read_identity", "spread"]
+__all__ = ["check_identity", "data_fingerprint", "fingerprint", "model_fingerprint", "read_identity"]
 
 _PROBED = 64  # samples whose pixels are hashed at the start
 
@@ -73,12 +73,6 @@ def data_fingerprint(dataset: Dataset, picked: Sequence[int] | None = None) -> s
     for pixels in read_pixels(dataset, spread(picked, _PROBED)).values():
         digest.update(pixels.encode())
     return digest.hexdigest()[:16]
-
-
-def spread(samples: Sequence[int], count: int) -> list[int]:
-    """At most `count` of `samples`, spread over all of them, the first and the last among them."""
-    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
-    return [int(samples[place]) for place in places]
 
 
 def _hash_array(digest: Any, array: Any) -> None:

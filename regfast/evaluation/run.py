@@ -27,12 +27,11 @@ from regfast.evaluation.identity import (
     fingerprint,
     model_fingerprint,
     read_identity,
-    spread,
 )
 from regfast.evaluation.leaderboard import write_leaderboard
 from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
-from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels
+from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels, spread
 from regfast.evaluation.store import ResultStore
 from regfast.evaluation.summary import eps_text, summarise, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -13,9 +14,20 @@ from torch import Tensor
 
 from regfast.attacks.classifier import ROUNDING
 
-__all__ = ["OK", "Dataset", "LoadedChunk", "image_shape", "load_chunk", "pick_samples", "pixel_hash", "read_pixels"]
+__all__ = [
+    "OK",
+    "Dataset",
+    "LoadedChunk",
+    "image_shape",
+    "load_chunk",
+    "pick_samples",
+    "pixel_hash",
+    "read_pixels",
+    "spread",
+]
 
 OK = "ok"
+_LOOKED_AT = 9  # samples that decide which shape images have
 
 
 class Dataset(Protocol):
@@ -86,12 +98,27 @@ def pixel_hash(image: Tensor, label: int) -> str:
     return digest.hexdigest()
 
 
+def spread(samples: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `samples`, spread over all of them, the first and the last among them."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return [int(samples[place]) for place in places]
+
+
 def image_shape(dataset: Dataset, samples: Sequence[int]) -> tuple[int, ...] | None:
-    """Shape (C, H, W) of the first of `samples` that can be read, None if none can: what all others are held to."""
-    for sample in samples:
-        image, _, reason = _load(dataset, sample, None)
-        if image is not None and reason == OK:
-            return tuple(image.shape)
+    """The shape (C, H, W) that all images are held to, None if none of `samples` can be read.
+
+    It is what most of a few of them have, spread over all; where those cannot be read, the first that can.
+    """
+    for some in (spread(samples, _LOOKED_AT), samples):
+        shapes: Counter[tuple[int, ...]] = Counter()
+        for sample in some:
+            image, _, reason = _load(dataset, sample, None)
+            if image is not None and reason == OK:
+                shapes[tuple(image.shape)] += 1
+                if some is samples:
+                    break
+        if shapes:
+            return shapes.most_common(1)[0][0]
     return None
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from regfast.evaluation.samples import OK
 from regfast.runs.files import write_json, write_text
+from regfast.runs.text import markdown
 from regfast.statistics import wilson_interval
 
 __all__ = ["eps_text", "results_table", "share", "summarise", "write_summary"]
@@ -96,7 +97,7 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
     found = []
     lost = summary["samples"] - summary["usable"]
     if lost:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in summary["unusable"].items())
+        reasons = markdown("; ".join(f"{count} × {reason}" for reason, count in summary["unusable"].items()))
         found.append(f"{lost} of {summary['samples']} samples are left out and part of no figure: {reasons}.")
     classes, clean = summary.get("classes", 0), summary["clean"]
     if clean["of"] >= 20 and classes and clean["low"] <= 1 / classes:
@@ -131,7 +132,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         images = max(row["robust_accuracy"]["of"], 1)
         cells = (
-            row["attack"],
+            markdown(row["attack"]),
             row["norm"],
             "any" if row["eps"] is None else eps_text(row["eps"]),
             *_percent(row["robust_accuracy"]),
@@ -146,7 +147,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _markdown(summary: Mapping[str, Any]) -> str:
     clean, interval = _percent(summary["clean"])
     lines = [
-        f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}",
+        markdown(f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}"),
         "",
         *(f"**Warning:** {warning}\n" for warning in summary["warnings"]),
         f"{summary['usable']} of {summary['samples']} samples; clean accuracy {clean} % [{interval}]. "
@@ -176,7 +177,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
     lines += ["", *(f"- `{text}`" for text in options)]
     lines += ["", f"Worker time {summary.get('worker_seconds', 0):.1f} s, {summary.get('hardware', '')}."]
     if "command" in summary:
-        lines += ["", f"Made by `{summary['command']}`."]
+        lines += ["", f"Made by `{' '.join(summary['command'].replace('`', ' ').split())}`."]
     return "\n".join(lines) + "\n"
 
 

@@ -306,3 +306,9 @@ def test_data_that_changed_where_the_fingerprint_did_not_look_is_noticed(finishe
 def test_an_attack_without_eps_or_given_twice_is_refused(tmp_path):
     with pytest.raises(ValueError, match="given twice"):
         run(tmp_path / "run", attacks=[PGD("linf", 0.1), PGD("linf", 0.1)])
+
+
+def test_names_in_the_summary_make_no_tags_or_columns(tmp_path):
+    result = run(tmp_path / "run", model_name="<img src=x>|`a`", attacks=[FGSM("linf", 0.01)], command="regfast `x`")
+    text = (result.folder / "summary.md").read_text()
+    assert text.startswith("# &lt;img src=x>\\|\\`a\\` on Toy\n") and "Made by `regfast x`." in text
