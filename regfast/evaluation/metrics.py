@@ -78,6 +78,7 @@ class _Sums(Metric):
 
     def _known(self, labels: Tensor, classes: int) -> Tensor:
         """Which samples count."""
+        _check_tensor("labels", labels)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         known = labels != self.ignore_index
@@ -164,6 +165,7 @@ class FeatureRMS(_Sums):
 
     def update(self, features: Tensor) -> None:
         """Add a batch of features (B, d), floating point."""
+        _check_tensor("features", features, floating=True)
         if features.ndim != 2:
             raise ValueError(f"features must have shape (B, d), got {tuple(features.shape)}")
         self.rms += features.detach().double().square().mean(1).sqrt().sum()
@@ -189,12 +191,19 @@ class CenterCosine(_Sums):
 
     def __init__(self, centers: Tensor, **options: Any) -> None:
         super().__init__(**options)
+        _check_tensor("centers", centers, floating=True)
         self.register_buffer("centers", centers.detach().clone())
         self._add("cosine", "compared")
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features (B, d), labels (B,) integers; errors as `RobustAccuracy`."""
         known = self._known(labels, len(self.centers))
+        _check_tensor("features", features, floating=True)
+        if features.shape != (*labels.shape, self.centers.shape[1]):
+            raise ValueError(
+                f"expected features (B, {self.centers.shape[1]}) and labels (B,), got {tuple(features.shape)} and "
+                f"{tuple(labels.shape)}"
+            )
         features = features.detach()
         centers = self.centers.to(features)
         cosine = feature_stats(features, centers, labels.long(), ignore_index=self.ignore_index).cosine
@@ -254,7 +263,16 @@ class CalibrationError(_Sums):
         return (self.confidence - self.correct).abs().sum() / self.count.sum()
 
 
+def _check_tensor(name: str, tensor: Tensor, *, floating: bool = False) -> None:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {getattr(tensor, 'layout', type(tensor).__name__)}")
+    if floating and not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+
+
 def _check_logits(logits: Tensor, labels: Tensor) -> None:
+    _check_tensor("logits", logits, floating=True)
+    _check_tensor("labels", labels)
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"expected logits (B, K) of K >= 2 classes and labels (B,), got {tuple(logits.shape)} and "

@@ -46,6 +46,8 @@ class TrainerLoss:
             num_items_in_batch: what the sum is divided by: the labels of all batches of the step. None: the mean.
         """
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"outputs must give logits, a tensor, got {type(logits).__name__}")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             if self.shift:
                 labels = pad(labels, (0, 1), value=-100)[..., 1:]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Raises FileNotFoundError, or ValueError when the file is damaged or holds something other than dense tensors.
     """
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"checkpoint must be a path, got {path!r}")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,13 +49,18 @@ def load_model(
     ever is.
     `in_channels`: 1 for small-cnn and 3 for the others by default. `seed`: of the initial weights.
 
-    Raises ValueError for an unknown name and for a checkpoint that does not fit, naming what differs, and
-    FileNotFoundError for a checkpoint that is not there.
+    Raises TypeError for arguments of the wrong type, ValueError for an unknown name and for a checkpoint that does not
+    fit, naming what differs, and FileNotFoundError for a checkpoint that is not there.
     """
     if checkpoint is not None and weights is not None:
         raise ValueError(f"give checkpoint or weights, not both (got {str(checkpoint)!r} and {weights!r})")
-    if num_classes is not None and num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if not isinstance(name, str):
+        raise TypeError(f"name must be text, got {name!r}")
+    for argument, count, least in (("num_classes", num_classes, 2), ("in_channels", in_channels, 1), ("seed", seed, 0)):
+        if count is not None and not isinstance(count, Integral):
+            raise TypeError(f"{argument} must be a whole number, got {count!r}")
+        if count is not None and not least <= count < 2**63:
+            raise ValueError(f"{argument} must be at least {least} and below 2**63, got {count}")
     if checkpoint is None:
         return _build(name, num_classes, weights, in_channels, seed)
     state = read_checkpoint(checkpoint)

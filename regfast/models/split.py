@@ -1,6 +1,7 @@
 """Any classifier as features and head: `SplitClassifier`, and `split_classifier` that finds the last linear layer."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MethodType
@@ -21,8 +22,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
         self.identity = mean is None and std is None
-        mean = (0.0,) if mean is None else tuple(mean)
-        std = (1.0,) if std is None else tuple(std)
+        mean = (0.0,) if mean is None else _channels("mean", mean)
+        std = (1.0,) if std is None else _channels("std", std)
         if not all(value > 0 for value in std):
             raise ValueError(f"std must be positive in every channel, got {std}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -31,6 +32,16 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to the values the network was trained on."""
         return images if self.identity else (images - self.mean) / self.std
+
+
+def _channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must hold a number for each channel, got {values!r}") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} must be finite, got {numbers}")
+    return numbers
 
 
 class SplitClassifier(nn.Module):
@@ -102,6 +113,10 @@ def split_classifier(
     """
     if isinstance(model, SplitClassifier):
         return model
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if example is not None and not (isinstance(example, Tensor) and example.dim() > 1):
+        raise TypeError(f"example must be a batch, a tensor (B, …), got {type(example).__name__}")
     _check_plain(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -101,6 +101,20 @@ def test_wrong_shapes_and_bins_are_refused():
         (lambda: CalibrationError(bins=2.5), TypeError, "bins must be a whole number, got 2.5"),
         (lambda: CalibrationError(ignore_index=None), TypeError, "ignore_index must be an int, got None"),
         (lambda: FeatureRMS().update(torch.zeros(3)), ValueError, "features"),
+        (lambda: FeatureRMS().update([[1.0]]), TypeError, "features must be a dense tensor, got list"),
+        (lambda: RobustAccuracy().update(None, labels), TypeError, "logits must be a dense tensor, got NoneType"),
+        (lambda: CalibrationError().update(torch.ones(3, 2).bool(), labels), TypeError, "logits must be floating"),
+        (
+            lambda: CalibrationError().update(torch.zeros(3, 2), [0]),
+            TypeError,
+            "labels must be a dense tensor, got list",
+        ),
+        (lambda: CenterCosine([[1.0]]), TypeError, "centers must be a dense tensor, got list"),
+        (
+            lambda: CenterCosine(torch.eye(2)).update(torch.ones(3, 4), labels),
+            ValueError,
+            r"expected features \(B, 2\)",
+        ),
     ):
         with pytest.raises(error, match=message):
             update()

@@ -74,6 +74,16 @@ def test_unknown_names():
         load_model("resnet21")
     with pytest.raises(ValueError, match="num_classes"):
         load_model("resnet20", num_classes=1)
+    for wrong, error, message in (
+        ({"name": None}, TypeError, "name must be text, got None"),
+        ({"num_classes": "5"}, TypeError, "num_classes must be a whole number, got '5'"),
+        ({"in_channels": 0}, ValueError, "in_channels must be at least 1 and below"),
+        ({"seed": 2**70}, ValueError, "seed must be at least 0 and below"),
+        ({"seed": 0.5}, TypeError, "seed must be a whole number, got 0.5"),
+        ({"checkpoint": 3}, TypeError, "checkpoint must be a path, got 3"),
+    ):
+        with pytest.raises(error, match=message):
+            load_model(**{"name": "small-cnn", **wrong})
     with pytest.raises(ValueError, match="published weights"):
         load_model("resnet20", weights="DEFAULT")
 

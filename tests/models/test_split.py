@@ -185,6 +185,16 @@ def test_example_for_models_of_one_size():
     assert model.features(torch.rand(4, 3, 5, 7)).shape == (4, 11)
 
 
+def test_arguments_of_the_wrong_type_are_named():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
+        split_classifier(lambda x: x)
+    for name in ("mean", "std"):
+        with pytest.raises(TypeError, match=f"{name} must hold a number for each channel, got 0.5"):
+            split_classifier(Trunk(), **{name: 0.5})
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            split_classifier(Trunk(), **{name: [float("inf")] * 3})
+
+
 def test_std_must_be_positive():
     with pytest.raises(ValueError, match="std"):
         split_classifier(Trunk(), mean=[0.5] * 3, std=[0.5, 0.0, 0.5])
