@@ -15,12 +15,12 @@ NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 def write_leaderboard(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
     """`leaderboard-NORM-EPS.json` for every `standard` AutoAttack of the run; what only its author knows is null.
 
-    Nothing is written of other attacks: leaderboards quote that version alone.
+    Nothing is written of other attacks, nor of targeted ones: leaderboards quote that version alone.
     """
     written = []
     for row in summary["attacks"]:
         robust, clean = row["robust_accuracy"]["value"], summary["clean"]["value"]
-        if row["attack"] != "autoattack" or robust is None:
+        if row["attack"] != "autoattack" or robust is None or "target" in summary:
             continue
         norm, eps = NORMS[row["norm"]], eps_text(row["eps"])
         entry = {

@@ -308,6 +308,7 @@ def _close(
         "seed": identity["seed"],
         "precision": identity["precision"],
         "attack_options": identity["attacks"],
+        **({"target": identity["target"]} if "target" in identity else {}),
         "worker_seconds": round(sum(float(value or 0) for value in store.facts("seconds")), 3),
         "last_call": {"workers": workers.size, "wall_seconds": round(seconds, 3)},
         "hardware": f"{workers.size} x {hardware}, {torch.get_num_threads()} threads each",

@@ -146,6 +146,9 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _markdown(summary: Mapping[str, Any]) -> str:
     clean, interval = _percent(summary["clean"])
+    targeted = []
+    if "target" in summary:
+        targeted = [f"Targeted ({summary['target']}): an attack succeeds where it reaches its class.", ""]
     lines = [
         markdown(f"# {summary.get('model', 'model')} on {summary.get('dataset', 'data')}"),
         "",
@@ -153,6 +156,7 @@ def _markdown(summary: Mapping[str, Any]) -> str:
         f"{summary['usable']} of {summary['samples']} samples; clean accuracy {clean} % [{interval}]. "
         "Intervals are 95 % Wilson intervals over samples.",
         "",
+        *targeted,
         results_table(summary["attacks"]),
     ]
     if len({row["attack"] for row in summary["attacks"]}) > 1:

@@ -26,6 +26,7 @@ def evaluation_page(folder: Path) -> Page:
         facts=[
             ("Samples", f"{summary['usable']} of {summary['samples']}"),
             ("Clean accuracy", _share(summary["clean"])),
+            *([("Target", str(summary["target"]))] if "target" in summary else []),
             *[
                 (
                     f"Robust at {eps_text(row['eps'])} ({NORMS.get(row['norm'], row['norm'])})",

@@ -99,6 +99,9 @@ def test_targets_are_classes_to_reach(tmp_path):
     assert of_target and all(row["status"] == "its label is the target" for row in of_target)
     assert all(row["prediction"] == 2 for row in rows if row["success"]) and any(row["success"] for row in rows)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["identity"]["target"] == 2
+    assert "Targeted (2)" in (tmp_path / "two" / "summary.md").read_text()
+    run(tmp_path / "auto", Toy(4), [AutoAttack("linf", 0.1)], target="next")
+    assert not list((tmp_path / "auto").glob("leaderboard*")), "leaderboards don't quote targeted attacks"
     with pytest.raises(InputError, match="target must be below 4"):
         run(tmp_path / "none", target=4)
     with pytest.raises(InputError, match="one of random, next, least-likely"):
