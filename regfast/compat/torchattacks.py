@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from regfast import attacks
 from regfast.attacks.base import Attack, Runnable
-from regfast.attacks.prepare import Model, frozen
+from regfast.attacks.classifier import Model
+from regfast.attacks.prepare import frozen
 
 __all__ = ["APGD", "APGDT", "BIM", "FFGSM", "FGSM", "MIFGSM", "PGD", "PGDL2", "AutoAttack"]
 
