@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -288,6 +289,73 @@ def test_backward_twice(backend, mode):
     torch.testing.assert_close(2 * again, once)
 
 
+@pytest.mark.parametrize("mode", ["auto", "store", "recompute"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_as_many_backward_passes_as_the_graph_is_kept_for(backend, mode, dtype, inplace):
+    leaf, labels = make(8, 5, dtype), torch.arange(8) % 5
+    labels[2] = -100
+    logits = leaf * 1.0
+    loss = soft_cross_entropy(logits, labels, backward=mode, inplace=inplace)
+    expected = torch.autograd.grad(functional.cross_entropy(leaf.float(), labels), leaf)[0]
+    close = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 2e-3, "atol": 1e-4}
+    for factor in (0.5, 2.0, 1.0):
+        (grad,) = torch.autograd.grad(loss, logits, torch.tensor(factor), retain_graph=True)
+        torch.testing.assert_close(grad, factor * expected, **close)
+        grad.mul_(100)  # what is handed out is the caller's
+    (3 * loss + loss).backward()
+    torch.testing.assert_close(leaf.grad, 4 * expected, **close)
+
+
+def test_gradients_of_several_tasks(backend):
+    # GradNorm, PCGrad: each task's gradient on what they share, then all of them together.
+    shared = torch.randn(6, 4, requires_grad=True)
+    heads = [torch.randn(4, 5, requires_grad=True) for _ in range(3)]
+    labels = torch.randint(5, (3, 6))
+    results = []
+    for one in (soft_cross_entropy, functional.cross_entropy):
+        losses = [one(shared @ head, row) for head, row in zip(heads, labels, strict=True)]
+        norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses])
+        total = sum(loss * norm for loss, norm in zip(losses, norms / norms.sum(), strict=True))
+        results.append((norms, torch.autograd.grad(total, [shared, *heads])))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(backend, reentrant):
+    x, head, labels = torch.randn(6, 4, requires_grad=True), torch.randn(4, 5, requires_grad=True), torch.arange(6) % 5
+
+    def step(v, w):
+        return soft_cross_entropy(v @ w, labels, smoothing=0.1)
+
+    found = torch.utils.checkpoint.checkpoint(step, x, head, use_reentrant=reentrant)
+    (found * 3).backward()
+    expected = torch.autograd.grad(3 * step(x, head), (x, head))
+    torch.testing.assert_close((x.grad, head.grad), expected)
+
+
+@pytest.mark.parametrize("classes", [1000, 32000])
+@pytest.mark.parametrize("mode", ["auto", "recompute"])
+def test_float16_under_a_loss_scale(backend, classes, mode):
+    # GradScaler's first scale, against torch's loss: the error at classes that are not the label's.
+    rows = 64
+    z = make(rows, classes, torch.float16, scale=1.0)
+    labels = torch.arange(rows) * 7 % classes
+    gradients = []
+    for loss in (
+        soft_cross_entropy(z, labels, backward=mode),
+        functional.cross_entropy(z.float(), labels),
+    ):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        gradients.append(torch.autograd.grad(scaler.scale(loss), z)[0].double())
+    ours, torchs = gradients
+    p = z.detach().double().softmax(1) * (2.0**16 / rows)
+    others = torch.ones_like(p, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    error, least = (((g - p)[others].abs() / p[others]).max() for g in (ours, torchs))
+    assert error <= 2 * least
+    assert not ((ours == 0) & (torchs != 0)).any()
+
+
 def test_inplace(backend):
     logits, labels = make(16, 9, torch.float32), torch.arange(16) % 9
     before = logits.detach().clone()
@@ -296,6 +364,28 @@ def test_inplace(backend):
     hidden = logits * 1.0  # a leaf's memory is not ours to take
     got = torch.autograd.grad(soft_cross_entropy(hidden, labels, inplace=True), logits)[0]
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("form", ["leaf", "view of a leaf", "view", "gaps", "expanded", "overlapping", "transposed"])
+def test_inplace_of_memory_that_others_use(backend, form):
+    leaf, labels = make(8, 8, torch.float32), torch.arange(8) % 8
+    hidden = leaf * 1.0
+    z = {
+        "leaf": leaf, "view of a leaf": leaf[2:], "view": hidden[:, :], "gaps": hidden[:, :5],
+        "expanded": hidden[:1].expand(8, 8), "overlapping": hidden.as_strided((8, 8), (4, 1)), "transposed": hidden.t(),
+    }[form]  # fmt: skip
+    labels = labels[: len(z)] % z.shape[1]
+    labels[1] = -100
+    rest = hidden.detach()[:, 5:].clone()
+    plain = z.detach().clone().requires_grad_()
+    expected = torch.autograd.grad(0.5 * functional.cross_entropy(plain, labels), plain)[0]
+    values = leaf.detach().clone()
+    loss = 0.5 * soft_cross_entropy(z, labels, inplace=True)
+    (got,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(leaf, values)
+    if form in ("gaps", "expanded", "overlapping"):
+        assert torch.equal(hidden.detach()[:, 5:], rest)
 
 
 def test_without_grad(backend):

@@ -539,3 +539,26 @@ def test_shapes_cover_every_row():
         shape = launch.row_shape(classes)
         assert shape["BLOCK"] >= classes and shape["ROWS"] >= 1
     assert launch.row_shape(launch.ONE_SHOT_LIMIT + 1)["BLOCK"] <= launch.ONE_SHOT_LIMIT
+
+
+def test_the_counter_of_a_compiled_call_is_its_own(monkeypatch):
+    # What lies in a CUDA graph's memory pool is taken back by its next run: it must not stay in a global.
+    zeros, made = torch.zeros, []
+
+    def on_cpu(*shape, device, **options):
+        made.append(zeros(*shape, **options))
+        return made[-1]
+
+    monkeypatch.setattr(torch, "zeros", on_cpu)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 1})())
+    monkeypatch.setattr(launch, "_counters", {})
+    device = torch.device("cuda", 0)
+    assert launch.counter(device, True) is not launch.counter(device, True)
+    assert not launch._counters
+    assert launch.counter(device) is launch.counter(device) and len(made) == 3
+
+
+def test_scalars_on_the_cpu_are_numbers_to_other_devices():
+    # Copying one to the device would make the host wait for it.
+    assert soft_cross_entropy.number(torch.tensor(0.25), torch.device("meta")) == (None, 0.25)

@@ -16,7 +16,7 @@ from regfast.ops.backward import batched, check_first, keeps_graph
 from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.ops.target import Target
 from regfast.ops.triton.feature_stats import features_backward
-from regfast.ops.triton.launch import check_dtype, counter, feature_block, launch, row_shape, rows_of
+from regfast.ops.triton.launch import ONE_SHOT_LIMIT, check_dtype, counter, feature_block, launch, row_shape, rows_of
 from regfast.ops.triton.rows import DENSE, INDEX, STRUCTURED
 from regfast.ops.triton.soft_cross_entropy_kernels import (
     denominator_kernel,
@@ -266,6 +266,8 @@ def rows_eager(
             total.zero_()
         return losses, total, count, grad, stats, classes
     shape = row_shape(columns)
+    if stat_grads is not None and dense is not None and columns > ONE_SHOT_LIMIT // 2:
+        shape = row_shape(ONE_SHOT_LIMIT + 1)  # a dense row, logits and the statistics' gradients: one shot spills
     programs = triton.cdiv(batch, shape["ROWS"])
     kind = DENSE if dense is not None else INDEX if second is None else STRUCTURED
     grad_stride = 0

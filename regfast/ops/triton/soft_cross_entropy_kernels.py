@@ -169,8 +169,7 @@ def one_shot_kernel(
         if TARGET == DENSE:
             true = first_at(mask & (t == tl.max(tl.where(mask, t, float("-inf")), 1)[:, None]), cols, K)
         at_true = cols[None, :] == true[:, None]
-        others = tl.where(at_true, float("-inf"), shifted)
-        rest = tl.max(others, 1)
+        rest = tl.max(tl.where(at_true, float("-inf"), shifted), 1)
         margin = tl.sum(tl.where(at_true, shifted, 0.0), 1) - rest
         entropy = log_e - tl.sum(product(e, shifted), 1) / total_e
     if stats is not None:
@@ -181,7 +180,7 @@ def one_shot_kernel(
         )  # fmt: skip
     if grad is not None:
         if stat_grads is not None:
-            rival = first_at(mask & (others == rest[:, None]), cols, K)
+            rival = first_at(mask & (shifted == rest[:, None]) & (cols[None, :] != true[:, None]), cols, K)
             factor, along, across, at_predicted, at_rival, asked = stat_coefficients(
                 stat_grads, factor, sample, log_e, 1.0 / total_e, entropy, margin,
                 valid & (true < K) & ~ignored, rows, ok, batch,
