@@ -21,6 +21,7 @@ __all__ = ["WorkerGroup", "join"]
 
 _PULSE = 1.0  # seconds between two signs of life of a worker
 _PATIENCE = 60.0  # seconds without one after which it counts as lost
+_CONNECT = timedelta(seconds=10)  # torchrun's store is there before its workers are
 _TIMEOUT = timedelta(days=30)  # of one answer: a worker waits for the slowest chunk of the others while these live
 
 
@@ -36,6 +37,7 @@ class WorkerGroup:
     store: dist.Store
     device: torch.device
     connect: Callable[[], dist.Store]
+    agent: int | None = None  # torchrun's process, which started this one
     _over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -65,10 +67,9 @@ class WorkerGroup:
             self._over.set()
 
     def _watch(self) -> None:
-        agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         store = self.connect()  # of its own: a call that waits holds the other
         while not self._over.wait(_PULSE):
-            if agent not in (None, os.getppid()):
+            if self.agent not in (None, os.getppid()):
                 leave_now(f"worker {self.rank} ends: torchrun is gone")
             try:
                 store.add(f"pulse-{self.rank}", 1)
@@ -108,7 +109,9 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
 
     Raises:
         ValueError: if `device` names a GPU that is not there.
+        RunStopped: if torchrun is gone.
     """
+    agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
@@ -122,7 +125,7 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
         store: dist.Store = dist.HashStore()
         return WorkerGroup(0, 1, store, device, lambda: store)
     if not dist.is_initialized():
-        shared, rank, size = next(dist.rendezvous("env://"))
+        shared, rank, size = _rendezvous()
         # torchrun keeps its store over an elastic restart: without a name for each attempt, workers find the addresses
         # of the dead ones there
         attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
@@ -138,4 +141,16 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
     def connect() -> dist.Store:
         return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
 
-    return WorkerGroup(rank, size, hosted or connect(), device, connect)
+    return WorkerGroup(rank, size, hosted or connect(), device, connect, agent)
+
+
+def _rendezvous() -> tuple[dist.Store, int, int]:
+    """The store through which the workers find each other, this worker's rank, and how many there are."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return next(dist.rendezvous("env://"))
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=_CONNECT))
+    except dist.DistError as error:
+        raise RunStopped("torchrun, which started this worker, is gone") from error
+    store.set_timeout(dist.default_pg_timeout)
+    return store, rank, size

@@ -25,6 +25,7 @@ JOBS = {
     + ["--out"],
     "train": ["regfast", "train", "--dataset", "digits", "--epochs", "3", "--device", "cpu", "--out"],
 }
+MOMENTS = int(os.environ.get("REGFAST_TEST_KILLS", "20"))
 RESULTS = ("*.parquet", "metrics.json", "studies/*/*.parquet", "studies/*/metrics.json")
 
 
@@ -75,6 +76,14 @@ def test_workers_end_with_torchrun(alone, tmp_path, number):
     job.end(number, within=40)
     finish([*TOY, str(out)])
     assert read_run(out)[1].equals(alone) and not litter(out)
+
+
+@pytest.mark.slow
+def test_workers_that_torchrun_has_left_before_they_joined_end(tmp_path):
+    job = Job([*TORCHRUN, *TOY, str(tmp_path / "run"), *SLOWLY])
+    job.wait_for(lambda: len(job.alive()) >= 3)
+    job.end(signal.SIGKILL, within=60)
+    assert not (tmp_path / "run").exists()
 
 
 def ranks(out, *options):
@@ -135,7 +144,7 @@ def results(job, out):
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("job", ["evaluate", "evaluate under torchrun", *JOBS])
-def test_killed_at_twenty_moments_the_results_are_those_of_a_run_in_peace(job, alone, tmp_path):
+def test_killed_at_many_moments_the_results_are_those_of_a_run_in_peace(job, alone, tmp_path):
     draw = np.random.default_rng(int(os.environ["REGFAST_TEST_SEED"]))
     if job.startswith("evaluate"):
         out, peace = tmp_path / "run", None
@@ -149,12 +158,12 @@ def test_killed_at_twenty_moments_the_results_are_those_of_a_run_in_peace(job, a
         finish([*JOBS[job], str(peace)], seconds=1200)
         command = last = [*JOBS[job], str(out)]
     begun = Path(out if job != "train" else out.parent)
-    for _ in range(20):
+    for _ in range(MOMENTS):
         running = Job(command)
         running.wait_for(lambda: begun.exists() and list(begun.rglob(".*.lock")) + list(begun.rglob("run.json")))
         moment = draw.uniform(0, 6)
         running.wait_for(_after(moment))
-        running.end(signal.SIGKILL, within=20)
+        running.end(signal.SIGKILL, within=60)
     finish(last, seconds=1200)
     if peace is None:
         assert read_run(out)[1].equals(alone)
