@@ -163,10 +163,10 @@ class L2(_Fused):
 
 
 class L1(_Fused):
-    """Sum of absolute entries. Its ascent is spread over the largest 5 % of the entries (SLIDE, arXiv 1904.13000)."""
+    """Sum of absolute entries. Its ascent is spread over the largest 1 % of the entries (SLIDE, arXiv 1904.13000)."""
 
     name: Literal["linf", "l2", "l1"] = "l1"
-    share = 0.05
+    share = 0.01
 
     def distance(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(1)
