@@ -275,3 +275,16 @@ def test_help_names_every_attack(capsys):
 def test_numbers():
     assert number("8/255", "--eps") == 8 / 255
     assert numbers("1, 2/4,3e-2", "--eps") == [1, 0.5, 0.03]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_plain_terminal_of_twenty_columns_and_paths_with_brackets(tmp_path, encoding):
+    out = tmp_path / "[bold]run" / "a.json"
+    command = [sys.executable, "-m", "regfast", "attack", "--model", "small-cnn", "--dataset", "digits", "--limit", "4"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "20", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--steps", "1", "--eps", "0.01", "--out", str(out)], cwd=ROOT, env=environment, capture_output=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(out).encode() in done.stdout.replace(b"\n", b"") and out.is_file()
