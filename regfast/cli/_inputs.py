@@ -58,7 +58,7 @@ def open_inputs(
     if dataset != "imagefolder" and (given or class_map):
         first = next(iter(given), "class-map")
         raise ValueError(f"--{first} is for --dataset imagefolder: the images of {dataset} are taken as they are")
-    Preprocess(**given)  # its own checks, before anything is loaded
+    Preprocess(resize or 2**31, crop or 1, interpolation or "bilinear")  # its own checks, before anything is loaded
     files = dataset == "imagefolder"
     data = None if files else load_images(dataset, data_root, download=download)
     own = ":" in model and model.partition(":")[0] not in _LIBRARIES

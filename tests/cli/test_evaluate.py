@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from regfast.cli import run
 
@@ -87,3 +88,45 @@ def test_what_is_wrong_is_said_in_one_line(images, tmp_path, capsys, options, sa
 def test_out_is_needed(images, capsys):
     assert run(["evaluate", "--model", "small-cnn", "--dataset", "npz", "--data-root", str(images)]) == 2
     assert "--out is needed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """Two class folders, and a model of three classes that has its own way of preparing images."""
+    for place, folder in enumerate(("cat", "dog")):
+        (tmp_path / "photographs" / folder).mkdir(parents=True)
+        pixels = np.random.default_rng(place).integers(0, 256, (24, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photographs" / folder / "one.png")
+    (tmp_path / "prepared_model.py").write_text(
+        "import torch\nfrom regfast.models import Preprocess\n\n"
+        "def make():\n    torch.manual_seed(0)\n"
+        "    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3)).eval()\n"
+        "    model.preprocess = Preprocess(20, 16, 'bicubic')\n    return model\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return ["--model", "prepared_model:make", "--dataset", "imagefolder", "--data-root", "photographs"]
+
+
+def test_folders_that_are_some_of_the_models_classes_need_a_map(photographs, tmp_path, capsys):
+    options = ["evaluate", *photographs, "--attack", "fgsm", "--eps", "0.1", "--out", "run"]
+    assert run(options) == 2
+    assert "2 class folders (cat, dog …) and the model has 3 classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "map.txt").write_text("dog 0\ncat 2\n")
+    assert run([*options, "--class-map", "map.txt"]) == 0
+    said = capsys.readouterr().out
+    assert "shorter side to 20 pixels (bicubic), central 16×16; classes by map.txt" in said
+    assert (tmp_path / "run" / "classes.csv").read_text().splitlines()[1:][0].startswith("0,dog,1,")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["identity"]["dataset"]["preprocess"] == "shorter side to 20 pixels (bicubic), central 16×16"
+    assert stored["created"] and stored["limit"] is None
+
+
+def test_the_user_decides_how_images_are_prepared(photographs, capsys):
+    options = ["evaluate", *photographs, "--class-map", "folders", "--attack", "fgsm", "--out", "run"]
+    assert run([*options, "--resize", "16", "--interpolation", "nearest"]) == 0
+    assert "shorter side to 16 pixels (nearest), central 16×16; classes numbered by folder" in capsys.readouterr().out
+    assert run([*options, "--crop", "18"]) == 2
+    assert "takes no image of shape (3, 18, 18)" in capsys.readouterr().err
+    assert run([*options, "--crop", "300"]) == 2
+    assert "crop must be between 1 and resize" in capsys.readouterr().err
