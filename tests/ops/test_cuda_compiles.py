@@ -1,4 +1,7 @@
-"""Every .cu file compiles for every GPU we name; registers and spills are printed. Needs nvcc, but no GPU."""
+"""Every .cu file compiles for every GPU we name; registers and spills are printed. Needs nvcc, but no GPU.
+
+By default for the H100's generation alone: the others differ in what the compiler makes of the same lines.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ import torch
 from torch.utils import cpp_extension
 
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-ARCHS = (80, 90, 100)
+ARCHS = (90, *(pytest.param(arch, marks=pytest.mark.exhaustive) for arch in (80, 100)))
 SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").glob("*.cu"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(NVCC is None, reason="no nvcc here")
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_compiles(source, tmp_path):
+def test_compiles(source, arch, tmp_path):
     includes = [*cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     if torch.version.cuda is None:  # torch for CPUs leaves out one generated header
         header = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
@@ -29,7 +33,7 @@ def test_compiles(source, tmp_path):
         header.write_text("#pragma once\n#define C10_CUDA_BUILD_SHARED_LIBS\n")
         includes.insert(0, str(tmp_path))
     command = [NVCC, "-c", str(source), "-o", str(tmp_path / "kernels.o"), "-std=c++20", "-O3", "-Xptxas", "-v"]
-    command += ["--expt-relaxed-constexpr", *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS)]
+    command += ["--expt-relaxed-constexpr", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
     command += ["-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"]
     found = subprocess.run([*command, *(f"-I{path}" for path in includes)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
@@ -39,7 +43,7 @@ def test_compiles(source, tmp_path):
         int(a) + int(b) for a, b in re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", found.stderr)
     ]
     assert len(names) == len(registers) == len(spills) > 0
-    assert {arch for _, arch in names} == {f"sm_{arch}" for arch in ARCHS}
-    for (name, arch), count, spilled in zip(names, registers, spills, strict=True):
-        print(f"{arch} {source.stem} {name}: {count} registers, {spilled} bytes spilled")
+    assert {compiled for _, compiled in names} == {f"sm_{arch}"}
+    for (name, _), count, spilled in zip(names, registers, spills, strict=True):
+        print(f"sm_{arch} {source.stem} {name}: {count} registers, {spilled} bytes spilled")
     assert not any(spills), [name for name, spilled in zip(names, spills, strict=True) if spilled]
