@@ -10,7 +10,6 @@ import os
 import shutil
 import site
 import sys
-import warnings
 from pathlib import Path
 
 from setuptools import setup
@@ -79,8 +78,7 @@ def extension(cuda: list[str]) -> object:
 
 
 def say(message: str) -> None:
-    warnings.warn(message)
-    print(message, file=sys.stderr)
+    print(message, file=sys.stderr)  # pip shows it with -v
 
 
 class Build(cpp_extension.BuildExtension if cpp_extension else build_ext):
