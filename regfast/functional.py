@@ -180,8 +180,12 @@ def linear_soft_cross_entropy(
     """
     _check_matrix("features", features)
     _check_matrix("weight", weight)
+    _check_device("weight", weight, features)
+    if bias is not None:
+        _check_floating("bias", bias)
+        _check_device("bias", bias, features)
     device = features.device.type
-    if torch.is_autocast_enabled(device) and features.dtype != torch.float64:
+    if not features.is_meta and torch.is_autocast_enabled(device) and features.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         features, weight = features.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -189,12 +193,9 @@ def linear_soft_cross_entropy(
         raise ValueError(
             f"weight must be (K, {features.shape[1]}) {features.dtype}, got {_shape(weight)} {weight.dtype}"
         )
-    _check_device("weight", weight, features)
     classes = weight.shape[0]
-    if bias is not None:
-        if bias.shape != (classes,) or bias.dtype != features.dtype:
-            raise ValueError(f"bias must be ({classes},) {features.dtype}, got {_shape(bias)} {bias.dtype}")
-        _check_device("bias", bias, features)
+    if bias is not None and (bias.shape != (classes,) or bias.dtype != features.dtype):
+        raise ValueError(f"bias must be ({classes},) {features.dtype}, got {_shape(bias)} {bias.dtype}")
     _, checked = _checked(
         features, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, z_loss, classes
     )
@@ -225,6 +226,7 @@ def feature_stats(
     labels = _labels(labels, features, features, "labels")
     if predictions is not None:
         predictions = _labels(predictions, features, features, "predictions")
+    ignore_index = _integer("ignore_index", ignore_index)
     return _feature_stats.feature_stats(features, centers, labels, predictions, ignore_index=ignore_index)
 
 
@@ -243,7 +245,7 @@ def _checked(
 
     Small losses wait for this code, hence few calls: each attribute of a tensor takes 50 ns, each call 60.
     """
-    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim == 0:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim == 0 or logits.is_sparse:
         _check_floating("logits", logits)
     rows = logits if logits.ndim == 2 else _rows(logits)
     if classes is None:
@@ -255,7 +257,7 @@ def _checked(
     smoothing = label_smoothing
     if type(smoothing) is not float or not 0 <= smoothing <= 1:
         smoothing = _share("label_smoothing", smoothing, rows)
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or not -(2**63) <= ignore_index < 2**63:
         ignore_index = _integer("ignore_index", ignore_index)
     if z_loss != 0.0 or type(z_loss) is not float:
         z_loss = _number("z_loss", z_loss)
@@ -285,6 +287,8 @@ def _checked(
         raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
     elif target.is_floating_point():
         shape = (rows.size(0), classes) if rows is logits else logits.shape
+        if target.is_sparse:
+            _check_floating("target", target)
         if target.shape != shape:
             raise ValueError(f"a probability target must have shape {tuple(shape)}, got {_shape(target)}")
         _check_device("target", target, rows)
@@ -323,6 +327,8 @@ def _labels(labels: Tensor, logits: Tensor, rows: Tensor, name: str = "target") 
     """(N,) int64 of the classes of the positions of `logits`."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be int64 classes, got {type(labels).__name__}")
+    if labels.is_sparse:
+        raise TypeError(f"{name} must be a dense tensor, got {labels.layout}")
     if labels.dtype != torch.int64:
         if labels.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32):
             raise TypeError(f"{name} must be int64 classes (or smaller integers), got {labels.dtype}")
@@ -385,16 +391,21 @@ def _number(name: str, value: Any) -> float:
 
 def _integer(name: str, value: Any) -> int:
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
         got = value if isinstance(value, float) else type(value).__name__
         raise TypeError(f"{name} must be an integer, got {got}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, got {number}")
+    return number
 
 
 def _check_floating(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} must be a floating tensor, got {got}")
+    if tensor.is_sparse:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
     if tensor.ndim < 1:
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
 
@@ -418,9 +429,8 @@ def _check_centers(centers: Tensor, features: Tensor, classes: int | None = None
 
 
 def _check_weights(name: str, weights: Tensor, rows: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{name} must be a floating tensor, got {got}")
+    if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.is_sparse:
+        _check_floating(name, weights)
     if weights.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {_shape(weights)}")
     _check_device(name, weights, rows)

@@ -35,7 +35,7 @@ class AutoAttack(Runnable):
     def __init__(self, norm: str | Norm = "linf", eps: Eps = 8 / 255, version: str = "standard"):
         self.norm = norm_of(norm)
         self.eps = checked_eps(eps)
-        if version not in VERSIONS:
+        if not isinstance(version, str) or version not in VERSIONS:
             raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
         self.version = version
         self.name = "autoattack" if version == "standard" else f"autoattack-{version}"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.calibration._arrays import confidence_and_correct, probabilities_and_labels
+from regfast.checks import array, checked, number, whole
 from regfast.statistics import Interval, Statistic, bootstrap_interval
 
 Array = NDArray[Any]
@@ -23,6 +24,7 @@ class ReliabilityBins(NamedTuple):
     counts: Array  # int64
 
 
+@checked(confidence=array("n"), correct=array("n"), bins=whole(1))
 def reliability_bins(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> ReliabilityBins:
     """Mean confidence, accuracy and count per equal-width bin of [0, 1] (Niculescu-Mizil & Caruana 2005).
 
@@ -44,6 +46,7 @@ def reliability_bins(confidence: Tensor | Array, correct: Tensor | Array, bins: 
     return ReliabilityBins(edges, mean_confidence, accuracy, count)
 
 
+@checked(confidence=array("n"), correct=array("n"), bins=whole(1))
 def expected_calibration_error(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> float:
     """ECE (Guo et al. 2017, eq. 3): Σ_bins count/n · |accuracy - mean confidence|, over bins of equal width.
 
@@ -53,6 +56,7 @@ def expected_calibration_error(confidence: Tensor | Array, correct: Tensor | Arr
     return float(ece_statistic(bins)(_rows(confidence, correct)[None])[0])
 
 
+@checked(confidence=array("n"), correct=array("n"), bins=whole(1))
 def adaptive_calibration_error(confidence: Tensor | Array, correct: Tensor | Array, bins: int = 15) -> float:
     """Adaptive ECE (Nguyen & O'Connor 2015; Nixon et al. 2019): as ECE, with bins of (nearly) equal count.
 
@@ -63,6 +67,7 @@ def adaptive_calibration_error(confidence: Tensor | Array, correct: Tensor | Arr
     return float(adaptive_ece_statistic(bins)(_rows(confidence, correct)[None])[0])
 
 
+@checked(probabilities=array("n", "K"), labels=array("n"), bins=whole(1), ignore_index=whole(-(2**63)))
 def classwise_calibration_error(
     probabilities: Tensor | Array, labels: Tensor | Array, bins: int = 15, *, ignore_index: int = -100
 ) -> float:
@@ -131,6 +136,7 @@ def classwise_ece_statistic(bins: int = 15) -> Statistic:
     return statistic
 
 
+@checked(confidence=array("n"), correct=array("n"), bins=whole(1), level=number(0, 1), resamples=whole(1), seed=whole())
 def ece_interval(
     confidence: Tensor | Array,
     correct: Tensor | Array,

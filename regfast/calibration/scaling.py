@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.calibration._arrays import as_array, matrix_and_labels
+from regfast.checks import array, checked, floats, number, optional, whole
 
 Array = NDArray[Any]
 
@@ -22,6 +23,7 @@ _FEW = 2048  # samples that say about where to begin
 _BLOCK = 1 << 15  # float64 entries that a thread's cache holds a few times
 
 
+@checked(logits=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def fit_temperature(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Temperature T that minimises the negative log-likelihood of softmax(logits / T) (Guo et al. 2017, §4.2).
 
@@ -45,6 +47,13 @@ def fit_temperature(logits: Tensor | Array, labels: Tensor | Array, *, ignore_in
     return 1 / _fit_scale(table, np.zeros(table.shape[1]), classes, "temperature 1/s")
 
 
+@checked(
+    weight=array("K", "d", finite=True),
+    bias=optional(array("K", finite=True)),
+    features=array("n", "d"),
+    labels=array("n"),
+    ignore_index=whole(-(2**63)),
+)
 def fit_feature_scale(
     features: Tensor | Array,
     weight: Tensor | Array,
@@ -63,26 +72,28 @@ def fit_feature_scale(
     head, offset = _head(weight, bias)
     logits = as_array(features).astype(np.float64) @ head.T
     table, classes = matrix_and_labels(logits, labels, "features @ weight.T", ignore_index)
-    return _fit_scale(table, offset, classes, "feature scale s")
+    return _fit_scale(table, offset, classes, "feature scale s", "features")
 
 
+@checked(logits=floats(any_shape=True), temperature=number(0, above=True))
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits divided by a temperature, any shape. ValueError unless 0 < temperature < ∞."""
-    _check_positive(temperature, "temperature")
     return logits / temperature
 
 
+@checked(weight=floats("K", "d"), bias=optional(floats("K")), features=floats("n", "d"), scale=number(0, above=True))
 def scale_features(features: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Logits (n, K) of features scaled by s > 0: s·(W v) + b. Equal to temperature 1/s up to (1 - s)·b."""
-    _check_positive(scale, "scale")
+    if weight.dtype != features.dtype or (bias is not None and bias.dtype != features.dtype):
+        raise ValueError(f"weight and bias must be {features.dtype} as features are, got {weight.dtype}")
     logits = scale * (features @ weight.T)
     return logits if bias is None else logits + bias
 
 
-def _fit_scale(slope: Array, offset: Array, labels: Array, name: str) -> float:
+def _fit_scale(slope: Array, offset: Array, labels: Array, name: str, source: str = "logits") -> float:
     """Minimiser over s > 0 of the mean of lse(s·slope + offset) - (s·slope + offset)_label, which is convex."""
     if not np.isfinite(slope).all():
-        raise ValueError("logits must be finite: a temperature fitted to NaN or infinity means nothing")
+        raise ValueError(f"{source} must be finite: a temperature fitted to NaN or infinity means nothing")
     rows, true = torch.from_numpy(slope), torch.from_numpy(slope[np.arange(len(labels)), labels])
     bias = torch.from_numpy(offset)
     bound = _no_minimum(rows, bias, true)
@@ -142,8 +153,3 @@ def _head(weight: Tensor | Array, bias: Tensor | Array | None) -> tuple[Array, A
     if head.ndim != 2 or offset.shape != head.shape[:1]:
         raise ValueError(f"weight must be (K, d) and bias (K,), got {head.shape} and {offset.shape}")
     return head, offset
-
-
-def _check_positive(value: float, name: str) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from regfast.calibration.bins import expected_calibration_error
 from regfast.calibration.scaling import scale_features
 from regfast.calibration.scores import negative_log_likelihood
+from regfast.checks import checked, classes, floats, number, optional, several, whole
 
 Array = NDArray[Any]
 
@@ -33,6 +34,15 @@ class ScalingCurves(NamedTuple):
     feature: ScalingCurve  # W(s·v) + b: differs from it by (1 - s)·b
 
 
+@checked(
+    weight=floats("K", "d", finite=True),
+    bias=optional(floats("K", finite=True)),
+    features=floats("n", "d"),
+    labels=classes("n"),
+    scales=several(number(0, above=True)),
+    bins=whole(1),
+    ignore_index=whole(-(2**63)),
+)
 def scaling_curves(
     features: Tensor,
     weight: Tensor,
@@ -55,10 +65,10 @@ def scaling_curves(
     """
     if not len(scales):
         raise ValueError("scales is empty: at least one scale")
-    if labels.shape != features.shape[:1]:
-        raise ValueError(f"features must be (n, d) and labels (n,), got {tuple(features.shape)}, {tuple(labels.shape)}")
     known = labels != ignore_index
     features, labels = features[known], labels[known]
+    if not bool(features.isfinite().all()):
+        raise ValueError("features must be finite, got NaN or infinity among those that are not ignored")
     v, head = features.detach().double(), weight.detach().double()
     offset = None if bias is None else bias.detach().double()
     plain = scale_features(v, head, offset, 1.0)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.calibration._arrays import matrix_and_labels, probabilities_and_labels
+from regfast.checks import array, checked, whole
 
 Array = NDArray[Any]
 
 
+@checked(probabilities=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def brier_scores(probabilities: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> Array:
     """Multiclass Brier score (Brier 1950) per sample, (n,) float64: Σ_k (p_k - [k = label])², in [0, 2].
 
@@ -31,11 +33,13 @@ def brier_scores(probabilities: Tensor | Array, labels: Tensor | Array, *, ignor
     return (table * table).sum(axis=1)
 
 
+@checked(probabilities=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def brier_score(probabilities: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Mean of `brier_scores`."""
     return float(brier_scores(probabilities, labels, ignore_index=ignore_index).mean())
 
 
+@checked(logits=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> Array:
     """Negative log-likelihood per sample, (n,) float64, in nats, of the labels under softmax(logits).
 
@@ -49,6 +53,7 @@ def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array, *, 
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(classes)), classes]
 
 
+@checked(logits=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def negative_log_likelihood(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
     """Mean of `negative_log_likelihoods`."""
     return float(negative_log_likelihoods(logits, labels, ignore_index=ignore_index).mean())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regfast.calibration._arrays import confidence_and_correct
 from regfast.calibration.bins import at_least_zero
+from regfast.checks import array, checked, number, whole
 from regfast.statistics import Interval, bootstrap_interval
 
 Array = NDArray[Any]
@@ -30,6 +31,7 @@ class SmoothReliability(NamedTuple):
     bandwidth: float
 
 
+@checked(confidence=array("n"), correct=array("n"))
 def smooth_calibration_error(confidence: Tensor | Array, correct: Tensor | Array) -> float:
     """smECE in [0, 1]: consistent and without bins, a number near the distance to the nearest calibrated predictor.
 
@@ -46,6 +48,7 @@ def smooth_calibration_error(confidence: Tensor | Array, correct: Tensor | Array
     return float(_smooth_error(rows[None])[0][0])
 
 
+@checked(confidence=array("n"), correct=array("n"), level=number(0, 1), resamples=whole(1), seed=whole())
 def smooth_ece_interval(
     confidence: Tensor | Array, correct: Tensor | Array, *, level: float = 0.95, resamples: int = 500, seed: int = 0
 ) -> Interval:
@@ -62,6 +65,7 @@ def smooth_ece_interval(
     return at_least_zero(found)
 
 
+@checked(confidence=array("n"), correct=array("n"), level=number(0, 1), resamples=whole(1), seed=whole())
 def smooth_reliability(
     confidence: Tensor | Array, correct: Tensor | Array, *, level: float = 0.95, resamples: int = 200, seed: int = 0
 ) -> SmoothReliability:

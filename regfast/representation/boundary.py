@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.span import check_weight
+from regfast.checks import checked
+from regfast.representation.span import CLASSIFIED, check_weight
 
 
 class BoundaryDistance(NamedTuple):
@@ -20,6 +21,7 @@ class BoundaryDistance(NamedTuple):
     cosine: Tensor  # between the gradient and the shortest way out: distance / gradient_distance where the rivals agree
 
 
+@checked(**CLASSIFIED)
 def boundary_distance(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> BoundaryDistance:
     """Distance of each feature to where the head stops predicting its label.
 
@@ -68,10 +70,5 @@ def checked_head(
     check_weight(weight, bias)
     if len(weight) < 2:
         raise ValueError("weight has one row: a single class has no boundary")
-    if features.ndim != 2 or features.shape[1] != weight.shape[1] or labels.shape != features.shape[:1]:
-        shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"features must be (B, {weight.shape[1]}) and labels (B,), got {shapes}")
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(weight)):
-        raise IndexError(f"labels must lie in 0 … {len(weight) - 1}, got {int(labels.min())} … {int(labels.max())}")
     v = features.detach().double()
     return v, weight.detach().to(v), v.new_zeros(len(weight)) if bias is None else bias.detach().to(v)

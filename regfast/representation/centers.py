@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from regfast.representation.span import centred, check_weight
+from regfast.checks import Kind, Sizes, checked, number, whole
+from regfast.representation.span import LINEAR_HEAD, centred, check_weight
 
 
 class ClassCenters(NamedTuple):
@@ -25,6 +26,22 @@ class ClassCenters(NamedTuple):
     objective: Tensor  # (K,) float64: F at the point; the cross-entropy is softplus(F)
 
 
+def of_centers(kind: Kind) -> Kind:
+    """`ClassCenters` as they are, or their points, which are of `kind`."""
+
+    def check(name: str, value: Any, sizes: Sizes) -> Any:
+        kind(name, value.points if isinstance(value, ClassCenters) else value, sizes)
+        return value
+
+    return check
+
+
+@checked(
+    **LINEAR_HEAD,
+    radius=number(0, above=True),
+    tolerance=number(0, above=True),
+    max_iterations=whole(1),
+)
 def class_centers(
     weight: Tensor,
     bias: Tensor | None = None,
@@ -54,11 +71,6 @@ def class_centers(
     check_weight(weight, bias)
     if len(weight) < 2:
         raise ValueError("weight has one row: with a single class every feature has loss 0 and there is no center")
-    for name, value in (("radius", radius), ("tolerance", tolerance)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    if not isinstance(max_iterations, int) or max_iterations < 1:
-        raise ValueError(f"max_iterations must be an integer ≥ 1, got {max_iterations!r}")
     rows = centred(weight)
     basis = None
     if rows.shape[1] > rows.shape[0]:

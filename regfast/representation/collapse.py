@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.representation.span import check_finite, check_weight, pseudoinverse, row_space
+from regfast.checks import checked, classes, floats, whole
+from regfast.representation.span import CLASSIFIED, check_finite, check_weight, pseudoinverse, row_space
 
 
 class Collapse(NamedTuple):
@@ -21,6 +22,7 @@ class Collapse(NamedTuple):
     within_in_span: float  # share of the within-class variance that lies in the head's row space: what the softmax sees
 
 
+@checked(features=floats("B", "d"), labels=classes("B"), num_classes=whole(1))
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean feature of every class, (K, d) float64; NaN rows for classes without a sample.
 
@@ -40,6 +42,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums / torch.bincount(labels, minlength=num_classes)[:, None]
 
 
+@checked(**CLASSIFIED)
 def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Collapse:
     """NC1 to NC4 of features under their head, in float64.
 
@@ -64,11 +67,11 @@ def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, label
     means = class_means(features, labels, num_classes)
     empty = means.isnan().any(dim=1)
     if bool(empty.any()):
-        raise ValueError(f"every class needs a sample, got none of {empty.nonzero()[:, 0].tolist()[:10]}")
+        raise ValueError(f"labels must have a sample of every class, got none of {empty.nonzero()[:, 0].tolist()[:10]}")
     v, head = features.detach().double(), weight.detach().double()
     spokes = means - means.mean(dim=0)
     if float(spokes.abs().max()) == 0:
-        raise ValueError("all class means are equal: the measures divide by the spread between them")
+        raise ValueError("features must differ between classes: all class means are equal, nothing is spread")
     residual = v - means[labels]
     # With S the spokes Σ_B = SᵀS/K, so Σ_B⁺ = K S⁺S⁺ᵀ and tr(Σ_W Σ_B⁺)/K is the mean over samples of ‖S⁺ᵀ(v - μ_y)‖².
     nc1 = float((residual @ pseudoinverse(means)[0]).pow(2).sum() / len(v))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from regfast.calibration import expected_calibration_error
+from regfast.checks import checked, classes, floats, number, whole
 from regfast.representation.boundary import boundary_distance
 from regfast.representation.feature_attack import feature_attack
+from regfast.representation.span import LINEAR_HEAD
 
 
 class Counterfactual(NamedTuple):
@@ -23,6 +25,7 @@ class Counterfactual(NamedTuple):
     asr_exact: float  # the same for the strongest attack there is: distance <= eps
 
 
+@checked(directions=floats("B", "d"), norms=floats("B", "e"))
 def swap_norms(directions: Tensor, norms: Tensor) -> Tensor:
     """Features with the directions of one set and the norms of another, sample by sample.
 
@@ -36,14 +39,20 @@ def swap_norms(directions: Tensor, norms: Tensor) -> Tensor:
     Raises:
         ValueError: different numbers of samples.
     """
-    if directions.ndim != 2 or norms.ndim != 2 or len(directions) != len(norms):
-        shapes = f"{tuple(directions.shape)} and {tuple(norms.shape)}"
-        raise ValueError(f"directions and norms must be features (B, d) of the same samples, got {shapes}")
     v, other = directions.detach().double(), norms.detach().double()
     length, wanted = v.norm(dim=1), other.norm(dim=1) * (v.shape[1] / other.shape[1]) ** 0.5
     return v * (wanted / torch.where(length == 0, 1, length))[:, None]
 
 
+@checked(
+    **LINEAR_HEAD,
+    directions=floats("B", "d", finite=True),
+    norms=floats("B", "e", finite=True),
+    labels=classes("B", "K"),
+    eps=number(0),
+    steps=whole(1),
+    bins=whole(1),
+)
 def counterfactual(
     directions: Tensor,
     norms: Tensor,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, floats
+
 
 class Displacement(NamedTuple):
     """Displacement of each feature, all (B,), in the features' dtype (at least float32)."""
@@ -17,6 +19,7 @@ class Displacement(NamedTuple):
     toward_origin: Tensor  # cosine between the displacement and the direction to the origin; NaN for no displacement
 
 
+@checked(clean=floats("B", "d"), attacked=floats("B", "d"))
 def feature_displacement(clean: Tensor, attacked: Tensor) -> Displacement:
     """Radial and tangential part of ``attacked - clean``, both (B, d) floating.
 
@@ -26,10 +29,6 @@ def feature_displacement(clean: Tensor, attacked: Tensor) -> Displacement:
     Raises:
         ValueError: shapes that differ or are not (B, d).
     """
-    if clean.ndim != 2 or clean.shape != attacked.shape:
-        raise ValueError(
-            f"clean and attacked must both be (B, d), got {tuple(clean.shape)} and {tuple(attacked.shape)}"
-        )
     dtype = torch.float64 if clean.dtype == torch.float64 else torch.float32
     clean = clean.detach().to(dtype)
     moved = attacked.detach().to(dtype) - clean

@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, one_of, optional, per_sample, whole
 from regfast.ops import feature_attack as fused
 from regfast.representation.boundary import checked_head
+from regfast.representation.span import CLASSIFIED
 
 
 class FeatureAttack(NamedTuple):
@@ -20,6 +22,14 @@ class FeatureAttack(NamedTuple):
     robust: Tensor  # (B,) bool: still right
 
 
+@checked(
+    **CLASSIFIED,
+    eps=per_sample("B"),
+    steps=whole(1),
+    step_size=optional(per_sample("B")),
+    norm=one_of("l2", "linf"),
+    objective=one_of("cross-entropy", "margin"),
+)
 def feature_attack(
     features: Tensor,
     weight: Tensor,
@@ -52,10 +62,6 @@ def feature_attack(
             of range.
     """
     v, head, offset = checked_head(features, weight, bias, labels)
-    if norm not in ("l2", "linf") or objective not in ("cross-entropy", "margin"):
-        raise ValueError(f"norm must be l2 or linf and objective cross-entropy or margin, got {norm!r}, {objective!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     radius = _per_sample(eps, v, "eps")
     size = 2.5 * radius / steps if step_size is None else _per_sample(step_size, v, "step_size")
     rows = head - head.mean(dim=0)
@@ -81,8 +87,6 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _per_sample(value: float | Tensor, v: Tensor, name: str) -> Tensor:
     tensor = torch.as_tensor(value, dtype=v.dtype, device=v.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(v)):
-        raise ValueError(f"{name} must be a number or ({len(v)},), got shape {tuple(tensor.shape)}")
     if not bool((tensor >= 0).all()) or not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
     return tensor.expand(len(v))

@@ -7,10 +7,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, number, one_of, whole
 from regfast.representation.boundary import boundary_distance
 from regfast.representation.feature_attack import feature_attack
+from regfast.representation.span import CLASSIFIED
 
 
+@checked(
+    **CLASSIFIED,
+    steps=whole(1),
+    objective=one_of("cross-entropy", "margin"),
+    largest=number(1, above=True),
+    halvings=whole(1),
+)
 def fooling_radius(
     features: Tensor,
     weight: Tensor,

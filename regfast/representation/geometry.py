@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, classes, flags, floats, optional
 from regfast.functional import feature_stats
-from regfast.representation.centers import ClassCenters
-from regfast.representation.span import check_weight, row_space
+from regfast.representation.centers import ClassCenters, of_centers
+from regfast.representation.span import CLASSIFIED, check_weight, row_space
 
 
 class Geometry(NamedTuple):
@@ -24,6 +25,11 @@ class Geometry(NamedTuple):
     share_in_span: Tensor  # ‖Pv‖ / ‖v‖, so that cosine = cosine_in_span · share_in_span
 
 
+@checked(
+    **CLASSIFIED,
+    centers=of_centers(floats("K", "d")),
+    predictions=optional(classes("B", "K")),
+)
 def feature_geometry(
     features: Tensor,
     weight: Tensor,
@@ -52,22 +58,11 @@ def feature_geometry(
     """
     points = centers.points if isinstance(centers, ClassCenters) else centers
     check_weight(weight, bias)
-    if features.ndim != 2 or features.shape[1] != weight.shape[1] or points.shape != weight.shape:
-        raise ValueError(
-            f"features must be (B, {weight.shape[1]}) and centers {tuple(weight.shape)} as weight is, "
-            f"got {tuple(features.shape)} and {tuple(points.shape)}"
-        )
     v = features.detach().double()
     points = points.to(v)
     if predictions is None:
         logits = v @ weight.detach().to(v).T
         predictions = (logits if bias is None else logits + bias.detach().to(v)).argmax(dim=1)
-    for name, classes in (("labels", labels), ("predictions", predictions)):
-        if classes.shape != v.shape[:1]:
-            raise ValueError(f"{name} must be ({len(v)},), got {tuple(classes.shape)}")
-        least, largest = (int(classes.min()), int(classes.max())) if len(classes) else (0, 0)
-        if least < 0 or largest >= len(weight):
-            raise IndexError(f"{name} must lie in 0 … {len(weight) - 1}, got {least} … {largest}")
     basis = row_space(weight).to(v).T
     inside, points_inside = v @ basis, points @ basis
     length, length_inside = v.norm(dim=1), inside.norm(dim=1)
@@ -88,6 +83,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     return ((first * second).sum(dim=1) / torch.where(norms == 0, 1, norms)).clamp(-1, 1)
 
 
+@checked(features=floats("B", "d"), correct=flags("B"))
 def default_radius(features: Tensor, correct: Tensor) -> float:
     """Radius of the class centers of a model: the median norm of its correctly classified features, or of all.
 
@@ -99,13 +95,8 @@ def default_radius(features: Tensor, correct: Tensor) -> float:
     Raises:
         ValueError: no feature at all, or shapes that do not fit.
     """
-    if features.ndim != 2 or correct.shape != features.shape[:1]:
-        raise ValueError(
-            f"features must be (B, d) and correct (B,), got {tuple(features.shape)}, {tuple(correct.shape)}"
-        )
     if not len(features):
         raise ValueError("features is empty: the default radius is their median norm")
-    correct = correct.bool()
     norms = features.detach()[correct if bool(correct.any()) else ~correct].double().norm(dim=1)
     # NumPy's median: torch's is the lower of the middle two for an even count, and torch.quantile stops at 2²⁴ values.
     return float(np.median(norms.cpu().numpy()))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, floats, optional, whole
 from regfast.representation.span import check_weight
 
 
@@ -26,6 +27,7 @@ class GradientField(NamedTuple):
     margin: Tensor  # (ny, nx) z_label minus the largest other logit: 0 on the class's decision boundary
 
 
+@checked(weight=floats("K", 2), bias=optional(floats("K")), x=floats("X"), y=floats("Y"))
 def confidence_contours(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tensor) -> Contours:
     """Confidence, prediction and margin of a head on two-dimensional features, on the grid x × y in one batch.
 
@@ -41,6 +43,7 @@ def confidence_contours(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tenso
     return Contours(confidence, index[..., 0], top[..., 0] - top[..., 1])
 
 
+@checked(weight=floats("K", 2), bias=optional(floats("K")), label=whole(), x=floats("X"), y=floats("Y"))
 def gradient_field(weight: Tensor, bias: Tensor | None, label: int, x: Tensor, y: Tensor) -> GradientField:
     """Cross-entropy of class ``label``, its gradient Wᵀ(p - e_label) and the class's margin on the grid x × y.
 
@@ -60,10 +63,8 @@ def gradient_field(weight: Tensor, bias: Tensor | None, label: int, x: Tensor, y
 
 def _grid_logits(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
     check_weight(weight, bias)
-    if weight.shape[1] != 2 or len(weight) < 2:
-        raise ValueError(f"weight must be (K, 2) with K >= 2: a plane is two-dimensional, got {tuple(weight.shape)}")
-    if x.ndim != 1 or y.ndim != 1:
-        raise ValueError(f"x and y must be 1-d coordinates, got shapes {tuple(x.shape)} and {tuple(y.shape)}")
+    if len(weight) < 2:
+        raise ValueError(f"weight must be (K, 2) with K >= 2, got {tuple(weight.shape)}")
     head = weight.detach().double()
     points = torch.stack(torch.meshgrid(x.to(head), y.to(head), indexing="xy"), dim=2)
     logits = points @ head.T

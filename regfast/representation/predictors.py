@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regfast.checks import checked, floats
 from regfast.representation.boundary import checked_head
 from regfast.representation.centers import ClassCenters
 from regfast.representation.geometry import cosine
-from regfast.representation.span import row_space
+from regfast.representation.span import CLASSIFIED, row_space
 from regfast.statistics import Interval, bootstrap_interval
 
 Array = NDArray[Any]
@@ -36,6 +37,10 @@ class PredictorPower(NamedTuple):
     over_v_opt: Interval
 
 
+@checked(
+    **CLASSIFIED,
+    means=floats("K", "d"),
+)
 def predictor_scores(
     features: Tensor,
     weight: Tensor,

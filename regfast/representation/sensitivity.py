@@ -10,8 +10,9 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from regfast.checks import checked, floats, number, several
 from regfast.representation.centers import class_centers
-from regfast.representation.span import centred, check_weight
+from regfast.representation.span import LINEAR_HEAD, centred, check_weight
 
 
 class RadiusSensitivity(NamedTuple):
@@ -23,6 +24,7 @@ class RadiusSensitivity(NamedTuple):
     points: Tensor  # (R, K, d) the centers themselves
 
 
+@checked(**LINEAR_HEAD, radii=several(number(0, above=True)))
 def radius_sensitivity(weight: Tensor, bias: Tensor | None, radii: Sequence[float]) -> RadiusSensitivity:
     """Angle of v_opt(c, r) to its r → 0 direction for every radius and class, with the r → ∞ limit.
 
@@ -44,6 +46,7 @@ def radius_sensitivity(weight: Tensor, bias: Tensor | None, radii: Sequence[floa
     )
 
 
+@checked(**LINEAR_HEAD)
 def small_radius_direction(weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Unit direction of v_opt as r → 0, (K, d) float64: w_c - Σ softmax(b)_k w_k; NaN where that is 0."""
     check_weight(weight, bias)
@@ -52,6 +55,7 @@ def small_radius_direction(weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _unit(head - share @ head)
 
 
+@checked(weight=floats("K", "d"))
 def max_margin_direction(weight: Tensor) -> Tensor:
     """Unit direction of v_opt as r → ∞, whatever the bias, (K, d) float64: the shortest point of the hull of w_c - w_j.
 

@@ -6,12 +6,18 @@ import math
 
 from torch import Tensor
 
+from regfast.checks import checked, number, optional
 from regfast.representation.boundary import boundary_distance
 from regfast.representation.centers import class_centers
 from regfast.representation.collapse import neural_collapse
 from regfast.representation.geometry import default_radius, feature_geometry
+from regfast.representation.span import CLASSIFIED
 
 
+@checked(
+    **CLASSIFIED,
+    radius=optional(number(0, above=True)),
+)
 def snapshot(
     features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, radius: float | None = None
 ) -> dict[str, float]:

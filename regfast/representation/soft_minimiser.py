@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import torch
 from torch import Tensor
 
-from regfast.representation.span import centred, check_weight, pseudoinverse, row_space
+from regfast.checks import checked, classes, number, optional, whole
+from regfast.representation.span import LINEAR_HEAD, centred, check_weight, pseudoinverse, row_space
 
 # Hessian entries held at once: bounds a chunk of rows to some 128 MB.
 _CHUNK = 1 << 24
 
 
+@checked(num_classes=whole(1), smoothing=number(0, 1), labels=optional(classes("n")))
 def smoothed_targets(num_classes: int, smoothing: float, labels: Tensor | None = None) -> Tensor:
     """Rows (n, K) float64 of (1 - α) e_c + α/K for ``labels`` (n,), default every class once; α in [0, 1]."""
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing must lie in [0, 1], got {smoothing!r}")
+    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise IndexError(f"labels must lie in 0 … {num_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
     rows = torch.eye(num_classes, dtype=torch.float64)
     rows = rows if labels is None else rows[labels]
     return (1 - smoothing) * rows + smoothing / num_classes
 
 
+@checked(**LINEAR_HEAD)
 def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
     """Minimiser C⁺ centre(log q - b) of the cross-entropy to q, with C the centred weights; there the softmax equals q.
 
@@ -53,6 +55,7 @@ def full_rank_inverse(weight: Tensor) -> Tensor:
     return inverse
 
 
+@checked(**LINEAR_HEAD, ridge=number(0), max_iterations=whole(1))
 def soft_minimiser(
     weight: Tensor, bias: Tensor | None, target: Tensor, *, ridge: float = 0.0, max_iterations: int = 200
 ) -> Tensor:
@@ -71,14 +74,12 @@ def soft_minimiser(
         ValueError: shapes that do not fit, rows that are no probabilities, ridge < 0, or 0 with a probability of 0.
     """
     _check_target(weight, bias, target)
-    if not (ridge >= 0 and math.isfinite(ridge)):
-        raise ValueError(f"ridge must be at least 0 and finite, got {ridge!r}")
-    if not isinstance(max_iterations, int) or max_iterations < 1:
-        raise ValueError(f"max_iterations must be an integer ≥ 1, got {max_iterations!r}")
     q = target.to(weight.device, torch.float64)
     if ridge == 0 and not bool((q > 0).all()):
         raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimiser")
     basis = row_space(weight)
+    if not len(basis):
+        raise ValueError("weight must have rows that differ: all classes have the same one")
     rows = centred(weight) @ basis.T
     offset = torch.zeros(len(rows)).to(rows) if bias is None else bias.detach().to(rows)
     step = max(1, _CHUNK // max(1, basis.shape[0] * len(rows)))

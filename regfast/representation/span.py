@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from regfast.checks import Kind, checked, classes, floats, optional
+
+# What a linear head's arguments are, and with the features that it classified.
+LINEAR_HEAD: dict[str, Kind] = {"weight": floats("K", "d"), "bias": optional(floats("K"))}
+CLASSIFIED: dict[str, Kind] = {**LINEAR_HEAD, "features": floats("B", "d"), "labels": classes("B", "K")}
+
 
 def centred(weight: Tensor) -> Tensor:
     """Head weights (K, d) in float64 minus their mean over the classes: the softmax cannot see that mean."""
@@ -12,6 +18,7 @@ def centred(weight: Tensor) -> Tensor:
     return weight - weight.mean(dim=0)
 
 
+@checked(weight=floats("K", "d"))
 def row_space(weight: Tensor) -> Tensor:
     """Orthonormal basis (rank, d), float64, of the row space of the centred head weights (K, d).
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regfast.checks import checked, number, optional, several, whole
 from regfast.representation.soft_minimiser import full_rank_inverse, smoothed_targets, soft_minimiser
-from regfast.representation.span import centred, check_weight
+from regfast.representation.span import LINEAR_HEAD, centred, check_weight
 
 
 class Theorem1(NamedTuple):
@@ -35,6 +36,7 @@ class Theorem1(NamedTuple):
         return _rises(self.projection, tolerance)
 
 
+@checked(**LINEAR_HEAD, smoothing=several(number(0, 1)), ridge=number(0))
 def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *, ridge: float) -> Theorem1:
     """Norm and projection of the minimiser of smoothed cross-entropy + ridge/2·‖v‖², for every class and smoothing.
 
@@ -57,6 +59,7 @@ def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *,
     )
 
 
+@checked(num_classes=whole(2), dim=optional(whole(1)), weight_norm=number(0, above=True))
 def simplex_etf(num_classes: int, dim: int | None = None, *, weight_norm: float = 1.0) -> Tensor:
     """Rows of a simplex equiangular tight frame, (K, d) float64: equal norms, pairwise cosines -1/(K-1), sum 0.
 
@@ -85,6 +88,7 @@ def simplex_etf(num_classes: int, dim: int | None = None, *, weight_norm: float 
     return weight_norm * rows
 
 
+@checked(num_classes=whole(2), weight_norm=number(0, above=True), smoothing=number(0, 1), ridge=number(0))
 def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, ridge: float = 0.0) -> float:
     """Closed form of ‖v*‖ for a simplex ETF of weight norm ω with b = 0.
 
@@ -111,6 +115,7 @@ def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, r
     return high
 
 
+@checked(**LINEAR_HEAD)
 def turning_smoothing(weight: Tensor, bias: Tensor | None) -> Tensor:
     """Smoothing beyond which the free minimiser's norm rises again, (K,) float64 in (0, 1]; 1 where it never does.
 

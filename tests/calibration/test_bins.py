@@ -176,7 +176,7 @@ def test_bad_input_is_named():
             expected_calibration_error(torch.tensor(values), torch.tensor([True]))
     with pytest.raises(ValueError, match="no samples"):
         expected_calibration_error(torch.zeros(0), torch.zeros(0))
-    with pytest.raises(ValueError, match=r"both be \(n,\)"):
+    with pytest.raises(ValueError, match="correct must have shape"):
         reliability_bins(torch.zeros(3), torch.zeros(2))
     with pytest.raises(ValueError, match="bools"):
         reliability_bins(torch.zeros(1), torch.tensor([2]))

@@ -35,5 +35,5 @@ def test_what_did_not_move_has_no_direction():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="clean and attacked"):
+    with pytest.raises(ValueError, match="attacked must have shape"):
         feature_displacement(torch.zeros(2, 3), torch.zeros(3, 3))
