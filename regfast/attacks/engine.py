@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -87,6 +88,11 @@ class Engine:
     def run(self, items: Iterable[int]) -> None:
         """Attack the samples `items` (rows)."""
         self.queue.extend(items)
+        # Events and graphs belong to the current device: it has to be the model's.
+        with torch.cuda.device(self.model.device) if self.on_gpu else nullcontext():
+            self._serve()
+
+    def _serve(self) -> None:
         while self.queue:
             try:
                 self._drive(min(self.width, len(self.queue)))
@@ -202,7 +208,8 @@ class Engine:
             return
         attack, found, rows = self.attack, self.found, self._rows(requests)
         point, prediction = found.point[rows], found.prediction[rows]
-        right = found.hit[rows] & self._inside(point, rows)
+        inside = self._inside(point, rows)
+        right = found.hit[rows] & inside
         if self.model.confirm is not None:
             prediction, sure, asked = confirmed(attack, self.model.confirm, point, self.lanes, rows)
             right &= sure
@@ -211,10 +218,16 @@ class Engine:
         right &= self.lanes.succeeded(prediction, rows)
         found.hit[rows] = False
         if attack.seeks_nearest:
-            found.keep_nearest(rows[right], prediction[right])
+            found.keep_nearest(rows, right, prediction)
             return
-        leaving = [request for request, leaves in zip(requests, right.tolist(), strict=True) if leaves]
-        self._record(leaving, True, point[right], found.loss[rows][right], prediction[right])
+        leave, stay_inside = torch.stack((right, inside)).tolist()  # the one wait, where something is decided
+        if not all(stay_inside):
+            warn_if_outside(attack.name, stay_inside.count(False))
+        places = [place for place, leaves in enumerate(leave) if leaves]
+        which = self._index(places)
+        self._record(
+            [requests[place] for place in places], True, point[which], found.loss[rows][which], prediction[which]
+        )
 
     def _inside(self, point: Tensor, rows: Tensor) -> Tensor:
         """(M,) bool: in the ball and the box, up to rounding. No attack of ours leaves them; a user's may."""
@@ -222,8 +235,6 @@ class Engine:
         if self.lanes.eps is not None:
             eps = self.lanes.radius(rows)
             inside &= self.attack.norm.within(point - self.lanes.image[rows], eps * (1 + 2e-5), slack=1e-6)
-        if not inside.all():
-            warn_if_outside(self.attack.name, int((~inside).sum()))
         return inside
 
     def _finish(self, requests: list[Request]) -> None:
@@ -232,9 +243,9 @@ class Engine:
             return
         found, attack, rows = self.found, self.attack, self._rows(requests)
         if attack.seeks_nearest:
-            have = found.nearest_distance[rows].isfinite()
-            broken = [request for request, yes in zip(requests, have.tolist(), strict=True) if yes]
-            rows = rows[have]
+            have = found.nearest_distance[rows].isfinite().tolist()
+            broken = [request for request, yes in zip(requests, have, strict=True) if yes]
+            rows = self._rows(broken)
             self._record(broken, True, found.nearest[rows], found.nearest_loss[rows], found.nearest_prediction[rows])
             requests = [request for request in requests if not request.done]
         elif not self.keep_clean and not attack.minimal_norm:
@@ -247,7 +258,7 @@ class Engine:
         if not requests:
             return
         outcomes, images = self.outcomes, self.samples.images
-        items = torch.tensor([request.item for request in requests], device=images.device)
+        items = self._index([request.item for request in requests], images.device)
         points = points.to(images.device, images.dtype)
         outcomes.distance[items] = self.attack.norm.distance(points - images[items]).to(outcomes.distance.dtype)
         outcomes.images[items] = points
@@ -306,7 +317,7 @@ class Engine:
         if not fresh:
             return
         lanes, samples, rows = self.lanes, self.samples, self._rows(fresh)
-        items = torch.tensor([request.item for request in fresh], device=samples.images.device)
+        items = self._index([request.item for request in fresh], samples.images.device)
         lanes.image[rows] = self._fetch(samples.images, items).to(lanes.image.dtype)
         lanes.label[rows] = self._fetch(samples.labels, items)
         lanes.sample[rows] = self._fetch(samples.ids, items)
@@ -324,19 +335,20 @@ class Engine:
         lanes.run[rows] = self._index([request.run for request in requests])
         lanes.step[rows] = 0
         if targets is not None:
-            items = torch.tensor([request.item for request in requests], device=targets.device)
-            places = torch.tensor([request.run // self.attack.runs for request in requests], device=targets.device)
-            lanes.target[rows] = targets[items, places].to(lanes.target.device, non_blocking=True)
+            items = self._index([request.item for request in requests], targets.device)
+            places = self._index([request.run // self.attack.runs for request in requests], targets.device)
+            lanes.target[rows] = self._fetch(targets, (items, places))
         self.attack.start(lanes, self.state, rows)
 
     def _rows(self, requests: list[Request]) -> Tensor:
         return self._index([request.lane for request in requests])
 
-    def _index(self, values: list[int]) -> Tensor:
-        index = torch.tensor(values, dtype=torch.int64)
-        return index.pin_memory().to(self.model.device, non_blocking=True) if self.on_gpu else index
+    def _index(self, values: list[int], device: torch.device | None = None) -> Tensor:
+        """`values` as int64 on `device`, the model's by default; a GPU is not waited for."""
+        index, device = torch.tensor(values, dtype=torch.int64), device or self.model.device
+        return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index
 
-    def _fetch(self, source: Tensor, items: Tensor) -> Tensor:
+    def _fetch(self, source: Tensor, items: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Rows of a tensor on the images' device, on their way to the model's."""
         rows = source[items]
         if rows.device == self.model.device:

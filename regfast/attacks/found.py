@@ -59,12 +59,15 @@ class Found(Rows):
         self.hit[rows] = False
         self.nearest_distance[rows] = torch.inf
 
-    def keep_nearest(self, rows: Tensor, prediction: Tensor) -> None:
-        """The points in the lanes `rows` (M,) int64 are confirmed, as of the class `prediction` (M,)."""
-        self.nearest[rows] = self.point[rows]
-        self.nearest_distance[rows] = self.distance[rows]
-        self.nearest_loss[rows] = self.loss[rows]
-        self.nearest_prediction[rows] = prediction
+    def keep_nearest(self, rows: Tensor, right: Tensor, prediction: Tensor) -> None:
+        """Points in the lanes `rows` (M,) int64 are confirmed where `right` (M,) bool, as of the class `prediction`."""
+        for kept, new in (
+            (self.nearest, self.point[rows]),
+            (self.nearest_distance, self.distance[rows]),
+            (self.nearest_loss, self.loss[rows]),
+            (self.nearest_prediction, prediction),
+        ):
+            kept[rows] = torch.where(per_lane(right, new), new, kept[rows])
 
 
 def nothing_found(lanes: Lanes, *, late: bool, seeks_nearest: bool) -> Found:

@@ -2,13 +2,15 @@
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from regfast.attacks import APGD, DDN, FAB, FMN, PGD, CarliniWagner, PreparedModel, Square, engine
-from regfast.attacks.lanes import Rows
+from regfast.attacks.lanes import Rows, per_lane
 from tests.attacks.problems import Linear, curved, linear
 
 ATTACK = PGD(eps=0.02, steps=6, restarts=3)
@@ -416,3 +418,68 @@ def test_attacks_know_their_options():
     assert (other.eps, other.steps, other.norm.name) == (0.25, 7, "l2")
     assert other.step_size == pytest.approx(2.5 * 0.25 / 7)
     assert repr(attack) == repr(PGD(**attack.options))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device, in operations that a CPU runs too: values read, sizes found."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.waits = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        self.steps += name.startswith("aten::addmm")  # the model's one product
+        by_mask = name.startswith("aten::index") and any(
+            index is not None and index.dtype == torch.bool
+            for indices in args[1:2]
+            if isinstance(indices, list)
+            for index in indices
+        )
+        self.waits += by_mask or name.split(".")[0] in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attack", [PGD(eps=1e-6, steps=8, restarts=3), APGD("l2", 1e-6, 8), DDN(steps=8)], ids=str)
+def test_no_step_waits_for_the_device(attack, monkeypatch):
+    # Where nothing is decided; on a GPU the host is one step behind.
+    problem, images, labels = linear(4, count=6, spread=0.1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 4)).eval()
+    model[1].load_state_dict({"weight": problem.weight.detach(), "bias": problem.bias.detach()})
+    prepared = PreparedModel(model, images)
+    prepared.check(images, labels, gradients=True, losses={attack.loss})
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    monkeypatch.setattr("regfast.attacks.lanes.choose.__code__", without_looking.__code__)
+    counts = []
+    for times in (1, 3):
+        longer = type(attack)(**{**attack.options, "steps": times * attack.steps})
+        with Waits() as counted:
+            longer.run(prepared, images, labels, lanes=6)
+        counts.append(counted.waits)
+        assert counted.steps > times * attack.steps
+    assert counts[0] == counts[1]  # those before and after the loop
+
+
+def without_looking(mask, new, old):
+    return torch.where(per_lane(mask, new), new, old)
+
+
+def test_the_engine_works_on_the_models_device(monkeypatch):
+    entered = []
+
+    class Device:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            entered.append(self.device)
+
+        def __exit__(self, *error):
+            entered.append(None)
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(engine.Engine, "_serve", lambda self: entered.append("serving"))
+    model = SimpleNamespace(device=torch.device("cuda:1"), cuda_graphs=False)
+    _, images, labels = linear(4)
+    engine.Engine(ATTACK, model, engine.Samples(images, labels, labels), None).run([0, 1])
+    assert entered == [torch.device("cuda:1"), "serving", None]
