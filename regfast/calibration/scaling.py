@@ -25,14 +25,14 @@ _BLOCK = 1 << 15  # float64 entries that a thread's cache holds a few times
 
 @checked(logits=array("n", "K"), labels=array("n"), ignore_index=whole(-(2**63)))
 def fit_temperature(logits: Tensor | Array, labels: Tensor | Array, *, ignore_index: int = -100) -> float:
-    """Temperature T that minimises the negative log-likelihood of softmax(logits / T) (Guo et al. 2017, §4.2).
+    """Temperature T that minimizes the negative log-likelihood of softmax(logits / T) (Guo et al. 2017, §4.2).
 
     Args:
         logits: (n, K) of a held-out split, finite.
         labels: (n,) int, in 0 … K-1.
         ignore_index: samples with this label are left out.
 
-    The likelihood is convex in 1/T; a safeguarded Newton iteration in float64 finds the minimiser to a relative 1e-10,
+    The likelihood is convex in 1/T; a safeguarded Newton iteration in float64 finds the minimizer to a relative 1e-10,
     whatever the scale of the logits. Where there is none, because every sample is right (T → 0) or the true logits are
     on average no larger than the mean ones (T → ∞), 0.01 or 100 is returned, with a RuntimeWarning.
 
@@ -62,7 +62,7 @@ def fit_feature_scale(
     *,
     ignore_index: int = -100,
 ) -> float:
-    """Scale s that minimises the negative log-likelihood of softmax(W(s·v) + b); s = 1/T when b is constant.
+    """Scale s that minimizes the negative log-likelihood of softmax(W(s·v) + b); s = 1/T when b is constant.
 
     Args:
         features: (n, d). weight: (K, d). bias: (K,) or None. labels: (n,) int.
@@ -91,7 +91,7 @@ def scale_features(features: Tensor, weight: Tensor, bias: Tensor | None, scale:
 
 
 def _fit_scale(slope: Array, offset: Array, labels: Array, name: str, source: str = "logits") -> float:
-    """Minimiser over s > 0 of the mean of lse(s·slope + offset) - (s·slope + offset)_label, which is convex."""
+    """Minimizer over s > 0 of the mean of lse(s·slope + offset) - (s·slope + offset)_label, which is convex."""
     if not np.isfinite(slope).all():
         raise ValueError(f"{source} must be finite: a temperature fitted to NaN or infinity means nothing")
     rows, true = torch.from_numpy(slope), torch.from_numpy(slope[np.arange(len(labels)), labels])

@@ -112,7 +112,7 @@ def sections(paper: Paper, drawn: Mapping[str, Sequence[Drawing]]) -> list[Secti
             "Theorem 1",
             "For no bias and equal weight norms the optimal feature under soft labels is shorter than under hard "
             "ones. With biases that can fail; one part of it cannot.",
-            formulas=("minimiser", "etf", "projection"),
+            formulas=("minimizer", "etf", "projection"),
         ),
         Section(
             "scaling-section",

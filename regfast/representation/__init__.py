@@ -17,9 +17,9 @@ from regfast.representation.sensitivity import (
     small_radius_direction,
 )
 from regfast.representation.snapshot import snapshot
-from regfast.representation.soft_minimiser import free_minimiser, smoothed_targets, soft_minimiser
+from regfast.representation.soft_minimizer import free_minimizer, smoothed_targets, soft_minimizer
 from regfast.representation.span import row_space
-from regfast.representation.theorem1 import Theorem1, etf_minimiser_norm, simplex_etf, theorem1, turning_smoothing
+from regfast.representation.theorem1 import Theorem1, etf_minimizer_norm, simplex_etf, theorem1, turning_smoothing
 
 __all__ = [
     "BoundaryDistance",
@@ -41,12 +41,12 @@ __all__ = [
     "confidence_contours",
     "counterfactual",
     "default_radius",
-    "etf_minimiser_norm",
+    "etf_minimizer_norm",
     "feature_attack",
     "feature_displacement",
     "feature_geometry",
     "fooling_radius",
-    "free_minimiser",
+    "free_minimizer",
     "gradient_field",
     "max_margin_direction",
     "neural_collapse",
@@ -58,7 +58,7 @@ __all__ = [
     "small_radius_direction",
     "smoothed_targets",
     "snapshot",
-    "soft_minimiser",
+    "soft_minimizer",
     "swap_norms",
     "theorem1",
     "turning_smoothing",

@@ -1,6 +1,6 @@
 """Class centers v_opt(c, r): the feature of norm at most r with the least cross-entropy for class c.
 
-Minimised is F(v) = lse_{j≠c} z_j - z_c in place of the cross-entropy softplus(F): the same minimiser, but the
+Minimized is F(v) = lse_{j≠c} z_j - z_c in place of the cross-entropy softplus(F): the same minimizer, but the
 cross-entropy and its gradient underflow to 0 while F stays informative. See docs/mathematics.md for the derivations.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regfast.checks import Kind, Sizes, checked, number, whole
-from regfast.representation.span import LINEAR_HEAD, centred, check_weight
+from regfast.representation.span import LINEAR_HEAD, centered, check_weight
 
 
 class ClassCenters(NamedTuple):
@@ -62,7 +62,7 @@ def class_centers(
         max_iterations: a RuntimeWarning says when the certificate was not reached; ``gap`` is right in any case.
 
     Returns:
-        `ClassCenters` on the weight's device. Points lie in the row space of the centred weights; where a minimiser is
+        `ClassCenters` on the weight's device. Points lie in the row space of the centered weights; where a minimizer is
         not unique (equal weights), the one found has the component outside it equal to 0.
 
     Raises:
@@ -71,14 +71,14 @@ def class_centers(
     check_weight(weight, bias)
     if len(weight) < 2:
         raise ValueError("weight has one row: with a single class every feature has loss 0 and there is no center")
-    rows = centred(weight)
+    rows = centered(weight)
     basis = None
     if rows.shape[1] > rows.shape[0]:
         # F sees a feature only through its component in the row space: solve there, exactly, in K dimensions for d.
         basis, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T.contiguous()
     offset = torch.zeros(len(rows)).to(rows) if bias is None else bias.detach().to(rows)
-    points, gap, objective = _minimise(rows, offset, float(radius), tolerance, max_iterations)
+    points, gap, objective = _minimize(rows, offset, float(radius), tolerance, max_iterations)
     return ClassCenters(points if basis is None else points @ basis.T, float(radius), gap, objective)
 
 
@@ -86,8 +86,8 @@ def class_centers(
 _CHUNK = 1 << 24
 
 
-def _minimise(rows: Tensor, bias: Tensor, radius: float, tolerance: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (K, d), gap (K,) and objective (K,) for centred rows (K, d)."""
+def _minimize(rows: Tensor, bias: Tensor, radius: float, tolerance: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (K, d), gap (K,) and objective (K,) for centered rows (K, d)."""
     spread = float(rows.norm(dim=1).max())
     scale = radius * spread + float(bias.abs().max())
     rounding = 64 * torch.finfo(torch.float64).eps * scale

@@ -17,7 +17,7 @@ class Collapse(NamedTuple):
     nc1: float  # tr(Σ_W Σ_B⁺)/K: spread within classes over spread between them
     nc2_norm: float  # std over mean of ‖μ_c - μ‖, over classes: equal lengths
     nc2_angle: float  # mean over pairs of |cos(μ_c - μ, μ_k - μ) + 1/(K-1)|: the simplex's angles
-    nc3: float  # ‖Wᵀ/‖W‖_F - M/‖M‖_F‖_F: the head's rows are the class means (self-duality), W centred over classes
+    nc3: float  # ‖Wᵀ/‖W‖_F - M/‖M‖_F‖_F: the head's rows are the class means (self-duality), W centered over classes
     nc4: float  # share of samples where head and nearest class mean disagree
     within_in_span: float  # share of the within-class variance that lies in the head's row space: what the softmax sees
 

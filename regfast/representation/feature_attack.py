@@ -45,7 +45,7 @@ def feature_attack(
     """Multi-step PGD (Madry et al. 2018) on features under a linear head, in float64.
 
     The gradient is a product with the head, so nothing is differentiated. Under l2 every step stays in the row space
-    of the centred head: the loop then runs in at most K dimensions however many the features have. Nothing waits for
+    of the centered head: the loop then runs in at most K dimensions however many the features have. Nothing waits for
     the host inside the loop.
 
     Args:

@@ -15,7 +15,7 @@ from regfast.representation.span import CLASSIFIED, check_weight, row_space
 
 
 class Geometry(NamedTuple):
-    """Per-sample geometry, all (B,) float64. In-span: after projection on the row space of the centred head weights."""
+    """Per-sample geometry, all (B,) float64. In-span: after projection on the row space of the centered head."""
 
     rms: Tensor  # ‖v‖ / sqrt(d)
     rms_in_span: Tensor  # ‖Pv‖ / sqrt(d): the same divisor, so that the two compare
@@ -39,7 +39,7 @@ def feature_geometry(
     *,
     bias: Tensor | None = None,
 ) -> Geometry:
-    """RMS and cosines of features, raw and in the span of the centred head.
+    """RMS and cosines of features, raw and in the span of the centered head.
 
     Only the part in that span moves the softmax; the rest dilutes the raw cosine.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regfast.checks import checked, floats, number, several
 from regfast.representation.centers import class_centers
-from regfast.representation.span import LINEAR_HEAD, centred, check_weight
+from regfast.representation.span import LINEAR_HEAD, centered, check_weight
 
 
 class RadiusSensitivity(NamedTuple):
@@ -50,7 +50,7 @@ def radius_sensitivity(weight: Tensor, bias: Tensor | None, radii: Sequence[floa
 def small_radius_direction(weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Unit direction of v_opt as r → 0, (K, d) float64: w_c - Σ softmax(b)_k w_k; NaN where that is 0."""
     check_weight(weight, bias)
-    head = centred(weight)
+    head = centered(weight)
     share = torch.softmax(torch.zeros(len(head)).to(head) if bias is None else bias.detach().to(head), 0)
     return _unit(head - share @ head)
 
@@ -59,15 +59,15 @@ def small_radius_direction(weight: Tensor, bias: Tensor | None = None) -> Tensor
 def max_margin_direction(weight: Tensor) -> Tensor:
     """Unit direction of v_opt as r → ∞, whatever the bias, (K, d) float64: the shortest point of the hull of w_c - w_j.
 
-    NaN where the hull holds the origin (w_c inside the hull of the others): such a class keeps a finite minimiser.
-    Exact, by an active-set solver: with E the rows w_c - w_j, the u >= 0 that minimises ‖Eᵀu‖² + (Σu - 1)² is a
+    NaN where the hull holds the origin (w_c inside the hull of the others): such a class keeps a finite minimizer.
+    Exact, by an active-set solver: with E the rows w_c - w_j, the u >= 0 that minimizes ‖Eᵀu‖² + (Σu - 1)² is a
     multiple of the shortest point's weights (Lawson & Hanson 1974, ch. 23). One non-negative least squares a class:
     seconds for 100 classes.
     """
     check_weight(weight)
     if len(weight) < 2:
         raise ValueError("weight has one row: with a single class there is no margin")
-    head = centred(weight)
+    head = centered(weight)
     basis = None
     if head.shape[1] > len(head):
         basis, triangle = torch.linalg.qr(head.T)

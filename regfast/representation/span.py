@@ -1,4 +1,4 @@
-"""The row space of a centred head: the only part of a feature that moves the softmax."""
+"""The row space of a centered head: the only part of a feature that moves the softmax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINEAR_HEAD: dict[str, Kind] = {"weight": floats("K", "d"), "bias": optional(flo
 CLASSIFIED: dict[str, Kind] = {**LINEAR_HEAD, "features": floats("B", "d"), "labels": classes("B", "K")}
 
 
-def centred(weight: Tensor) -> Tensor:
+def centered(weight: Tensor) -> Tensor:
     """Head weights (K, d) in float64 minus their mean over the classes: the softmax cannot see that mean."""
     weight = weight.detach().double()
     return weight - weight.mean(dim=0)
@@ -20,13 +20,13 @@ def centred(weight: Tensor) -> Tensor:
 
 @checked(weight=floats("K", "d"))
 def row_space(weight: Tensor) -> Tensor:
-    """Orthonormal basis (rank, d), float64, of the row space of the centred head weights (K, d).
+    """Orthonormal basis (rank, d), float64, of the row space of the centered head weights (K, d).
 
     The rank is at most min(K - 1, d); singular values below max(K, d)·2⁻⁵²·(the largest) count as zero.
     Raises ValueError unless ``weight`` is a finite (K, d) matrix.
     """
     check_weight(weight)
-    rows = centred(weight)
+    rows = centered(weight)
     factors = _full_rank(rows)
     if factors is not None:
         return factors[0].T
@@ -35,9 +35,9 @@ def row_space(weight: Tensor) -> Tensor:
 
 
 def pseudoinverse(weight: Tensor) -> tuple[Tensor, int]:
-    """C⁺ (d, K), float64, of the centred head weights C, and C's rank. Errors as `row_space`."""
+    """C⁺ (d, K), float64, of the centered head weights C, and C's rank. Errors as `row_space`."""
     check_weight(weight)
-    rows = centred(weight)
+    rows = centered(weight)
     factors = _full_rank(rows)
     if factors is None:
         # Cut where row_space cuts: the rounding left in the direction common to all classes must not be inverted.
@@ -55,7 +55,7 @@ def pseudoinverse(weight: Tensor) -> tuple[Tensor, int]:
 def _full_rank(rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """Basis (d, rank) and triangle if the rank is as large as can be, else None: a QR takes a tenth of an SVD's time.
 
-    Centred rows sum to 0, so that the last one is left out.
+    Centered rows sum to 0, so that the last one is left out.
     """
     independent = rows[:-1]
     wide = independent.shape[0] <= independent.shape[1]

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from regfast.checks import checked, number, optional, several, whole
-from regfast.representation.soft_minimiser import full_rank_inverse, smoothed_targets, soft_minimiser
-from regfast.representation.span import LINEAR_HEAD, centred, check_weight
+from regfast.representation.soft_minimizer import full_rank_inverse, smoothed_targets, soft_minimizer
+from regfast.representation.span import LINEAR_HEAD, centered, check_weight
 
 
 class Theorem1(NamedTuple):
-    """Minimisers over smoothing: row s for smoothing[s], column c for class c."""
+    """Minimizers over smoothing: row s for smoothing[s], column c for class c."""
 
     smoothing: Tensor  # (S,) float64, rising
     norm: Tensor  # (S, K) ‖v*‖
@@ -38,24 +38,24 @@ class Theorem1(NamedTuple):
 
 @checked(**LINEAR_HEAD, smoothing=several(number(0, 1)), ridge=number(0))
 def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *, ridge: float) -> Theorem1:
-    """Norm and projection of the minimiser of smoothed cross-entropy + ridge/2·‖v‖², for every class and smoothing.
+    """Norm and projection of the minimizer of smoothed cross-entropy + ridge/2·‖v‖², for every class and smoothing.
 
     Args:
         weight: (K, d), bias: (K,) or None.
         smoothing: rising values in [0, 1].
-        ridge: > 0 where smoothing holds 0; makes the hard label's minimiser finite. 1e-3 or less changes little.
+        ridge: > 0 where smoothing holds 0; makes the hard label's minimizer finite. 1e-3 or less changes little.
 
     Raises:
-        ValueError: smoothing that is empty or does not rise, and what `soft_minimiser` rejects.
+        ValueError: smoothing that is empty or does not rise, and what `soft_minimizer` rejects.
     """
     levels = [float(level) for level in smoothing]
     if not levels or any(after <= before for before, after in pairwise(levels)):
         raise ValueError(f"smoothing must hold rising values, got {levels}")
     num_classes = len(weight)
     targets = torch.cat([smoothed_targets(num_classes, level) for level in levels])
-    points = soft_minimiser(weight, bias, targets, ridge=ridge).view(len(levels), num_classes, -1)
+    points = soft_minimizer(weight, bias, targets, ridge=ridge).view(len(levels), num_classes, -1)
     return Theorem1(
-        torch.tensor(levels, dtype=torch.float64), points.norm(dim=2), (points * centred(weight)).sum(dim=2)
+        torch.tensor(levels, dtype=torch.float64), points.norm(dim=2), (points * centered(weight)).sum(dim=2)
     )
 
 
@@ -89,7 +89,7 @@ def simplex_etf(num_classes: int, dim: int | None = None, *, weight_norm: float 
 
 
 @checked(num_classes=whole(2), weight_norm=number(0, above=True), smoothing=number(0, 1), ridge=number(0))
-def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, ridge: float = 0.0) -> float:
+def etf_minimizer_norm(num_classes: int, weight_norm: float, smoothing: float, ridge: float = 0.0) -> float:
     """Closed form of ‖v*‖ for a simplex ETF of weight norm ω with b = 0.
 
     Without ridge (K-1)/(Kω)·log(1 + K(1-α)/α), infinite at α = 0; with ridge λ the root s of ωK/(K-1)·(q_c - p_c(s)) =
@@ -117,14 +117,14 @@ def etf_minimiser_norm(num_classes: int, weight_norm: float, smoothing: float, r
 
 @checked(**LINEAR_HEAD)
 def turning_smoothing(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Smoothing beyond which the free minimiser's norm rises again, (K,) float64 in (0, 1]; 1 where it never does.
+    """Smoothing beyond which the free minimizer's norm rises again, (K,) float64 in (0, 1]; 1 where it never does.
 
-    With rank K - 1 the free minimiser is v*(α) = g·C⁺e_c - C⁺b with g = log(1 + K(1-α)/α), so its length falls with α
+    With rank K - 1 the free minimizer is v*(α) = g·C⁺e_c - C⁺b with g = log(1 + K(1-α)/α), so its length falls with α
     as long as g > ⟨C⁺e_c, C⁺b⟩/‖C⁺e_c‖². Without bias that is always so, whatever the weights: there theorem 1 holds
     for every α > 0.
 
     Args:
-        weight: (K, d) with centred rank K - 1. bias: (K,) or None.
+        weight: (K, d) with centered rank K - 1. bias: (K,) or None.
 
     Raises:
         ValueError: a lower rank, shapes that do not fit.

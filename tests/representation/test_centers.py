@@ -121,8 +121,8 @@ def test_points_do_not_change_with_what_the_softmax_cannot_see():
     moved = class_centers(weight + torch.randn(30, generator=torch.Generator().manual_seed(0)), bias + 3, radius=2.0)
     torch.testing.assert_close(moved.points, base.points, atol=1e-4, rtol=0)
     # More dimensions than classes: solved in the row space, and the points stay there.
-    centred = weight - weight.mean(0)
-    outside = base.points - base.points @ torch.linalg.pinv(centred) @ centred
+    centered = weight - weight.mean(0)
+    outside = base.points - base.points @ torch.linalg.pinv(centered) @ centered
     assert float(outside.abs().max()) < 1e-12
 
 

@@ -64,9 +64,9 @@ def test_row_space_has_the_rank_of_the_head():
 @pytest.mark.parametrize(("num_classes", "dim"), [(8, 30), (8, 7), (8, 3), (2, 1), (1, 4)])
 def test_pseudoinverse_and_rank(num_classes, dim):
     weight, _ = random_head(num_classes, dim)
-    centred = weight - weight.mean(0)
+    centered = weight - weight.mean(0)
     inverse, rank = pseudoinverse(weight)
-    torch.testing.assert_close(inverse, torch.linalg.pinv(centred, rtol=1e-12))
+    torch.testing.assert_close(inverse, torch.linalg.pinv(centered, rtol=1e-12))
     assert rank == len(row_space(weight)) == min(num_classes - 1, dim)
     # Two classes that share their weights: one dimension less, and nothing is inverted that is not there.
     if num_classes == 8:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from regfast.representation import (
-    etf_minimiser_norm,
-    free_minimiser,
+    etf_minimizer_norm,
+    free_minimizer,
     simplex_etf,
     smoothed_targets,
     theorem1,
@@ -21,7 +21,7 @@ LEVELS = [0.0, 0.01, 0.05, 0.1, 0.3, 0.6, 1.0]
 def test_simplex_etf_matches_its_closed_form(num_classes, omega, ridge):
     result = theorem1(simplex(num_classes, num_classes + 3, omega), None, LEVELS, ridge=ridge)
     expected = torch.tensor(
-        [etf_minimiser_norm(num_classes, omega, level, ridge) for level in LEVELS], dtype=torch.float64
+        [etf_minimizer_norm(num_classes, omega, level, ridge) for level in LEVELS], dtype=torch.float64
     )
     torch.testing.assert_close(result.norm, expected[:, None].expand(-1, num_classes), atol=1e-11, rtol=1e-11)
     torch.testing.assert_close(result.projection, omega * result.norm)
@@ -42,13 +42,13 @@ def test_simplex_etf_has_its_gram_matrix(num_classes, dim):
 
 
 def test_closed_form_without_ridge():
-    free = etf_minimiser_norm(10, 1.7, 0.1)
+    free = etf_minimizer_norm(10, 1.7, 0.1)
     assert free == pytest.approx(9 / 17 * math.log(91), rel=1e-12)
-    assert etf_minimiser_norm(10, 1.7, 0.1, 1e-12) == pytest.approx(free, rel=1e-6)
-    assert etf_minimiser_norm(10, 1.7, 0.0) == math.inf
-    assert etf_minimiser_norm(10, 1.7, 1.0) == 0
+    assert etf_minimizer_norm(10, 1.7, 0.1, 1e-12) == pytest.approx(free, rel=1e-6)
+    assert etf_minimizer_norm(10, 1.7, 0.0) == math.inf
+    assert etf_minimizer_norm(10, 1.7, 1.0) == 0
     with pytest.raises(ValueError, match="num_classes"):
-        etf_minimiser_norm(1, 1.0, 0.1)
+        etf_minimizer_norm(1, 1.0, 0.1)
 
 
 def test_the_projection_never_grows_and_the_norm_sometimes_does():
@@ -65,7 +65,7 @@ def test_the_projection_never_grows_and_the_norm_sometimes_does():
 
 
 def free_norms(weight, bias, levels):
-    return torch.stack([free_minimiser(weight, bias, smoothed_targets(len(weight), x)).norm(dim=1) for x in levels])
+    return torch.stack([free_minimizer(weight, bias, smoothed_targets(len(weight), x)).norm(dim=1) for x in levels])
 
 
 def test_without_bias_the_free_norm_always_falls():

@@ -15,14 +15,14 @@ from regfast.paper.results import Paper, where
 from regfast.report import style
 from regfast.report.drawing import Drawing
 from regfast.report.figures import theorem1 as figure
-from regfast.representation import etf_minimiser_norm, theorem1
+from regfast.representation import etf_minimizer_norm, theorem1
 
 
 class Theorem1(Part):
-    """Norm and projection of the feature that minimises the smoothed loss, over smoothing."""
+    """Norm and projection of the feature that minimizes the smoothed loss, over smoothing."""
 
     name = "theorem1"
-    row = "a minimiser"
+    row = "a minimizer"
     columns = {
         "head": "`etf-10`, `random`, `<regularizer>-seed<k>`", "label": "", "smoothing": "", "ridge": "", "norm": "",
         "projection": "⟨v*, w_c - mean w⟩", "closed_form": "norm, for the ETF",
@@ -60,7 +60,7 @@ def known_heads(num_classes: int, smoothing: Sequence[float], ridge: float, dime
     etf = etf / etf.norm(dim=1, keepdim=True)
     weight = torch.randn(num_classes, dimensions, generator=generator, dtype=torch.float64) / dimensions**0.5
     bias = torch.randn(num_classes, generator=generator, dtype=torch.float64)
-    closed = [etf_minimiser_norm(num_classes, 1.0, level, ridge) for level in smoothing]
+    closed = [etf_minimizer_norm(num_classes, 1.0, level, ridge) for level in smoothing]
     return [
         *head_rows(f"etf-{num_classes}", etf, None, smoothing, ridge, closed),
         *head_rows("random, no bias", weight, None, smoothing, ridge),
@@ -95,7 +95,7 @@ def head_rows(
 
 
 def draw(paper: Paper) -> list[Drawing]:
-    """Theorem 1: the minimiser's norm and projection over smoothing, for the ETF, random and trained heads."""
+    """Theorem 1: the minimizer's norm and projection over smoothing, for the ETF, random and trained heads."""
     table = paper.tables["theorem1"]
     heads, rises = {}, []
     order = list(dict.fromkeys(table["head"].astype(str).tolist()))
@@ -108,7 +108,7 @@ def draw(paper: Paper) -> list[Drawing]:
         if len(sort) != shape[0] * shape[1]:
             raise ValueError(f"theorem1.parquet: {name} lacks a row for some class and smoothing")
         norm, projection, closed = (rows[k][sort].reshape(shape) for k in ("norm", "projection", "closed_form"))
-        heads[head_title(name)] = figure.Minimisers(norm, projection, closed[0] if np.isfinite(closed).all() else None)
+        heads[head_title(name)] = figure.Minimizers(norm, projection, closed[0] if np.isfinite(closed).all() else None)
         up, _ = figure.rising(heads[head_title(name)])
         rises.append(f"{head_title(name)}: {up} of {len(labels)}")
     down = sum(figure.rising(h)[1] for h in heads.values())
@@ -127,13 +127,13 @@ def draw(paper: Paper) -> list[Drawing]:
             "theorem1",
             "Theorem 1: is the optimal feature shorter under soft labels?",
             figure.draw(smoothing, shown),
-            "Top: norm of the feature that minimises the smoothed loss, relative to its value at the least "
+            "Top: norm of the feature that minimizes the smoothed loss, relative to its value at the least "
             "smoothing, a line per class. The theorem, for no bias and equal weight norms, says that it falls; "
             "orange lines rise somewhere. Bottom: its component along the class's own weight, which by convexity can "
             "never rise.",
             text,
-            {"minimisers": behind(table)},
-            settings=f"Ridge λ = {ridge}, ours: without it a hard label has no finite minimiser. "
+            {"minimizers": behind(table)},
+            settings=f"Ridge λ = {ridge}, ours: without it a hard label has no finite minimizer. "
             f"{ours(paper, 'theorem1')} "
             "Random heads: normal weights of variance 1/d, biases N(0, 1).",
         )

@@ -17,8 +17,8 @@ COLUMNS = 4  # heads side by side
 
 
 @dataclass(frozen=True)
-class Minimisers:
-    """``norm`` and ``projection`` (classes, len(smoothing)) of one head's minimisers.
+class Minimizers:
+    """``norm`` and ``projection`` (classes, len(smoothing)) of one head's minimizers.
 
     ``closed_form`` (len(smoothing),) or None.
     """
@@ -29,8 +29,8 @@ class Minimisers:
 
 
 @style.styled
-def draw(smoothing: Array, heads: Mapping[str, Minimisers]) -> Figure:
-    """Per head two panels: norm of the minimiser over smoothing, and under it its component along w_c - mean(w).
+def draw(smoothing: Array, heads: Mapping[str, Minimizers]) -> Figure:
+    """Per head two panels: norm of the minimizer over smoothing, and under it its component along w_c - mean(w).
 
     Each line is a class, relative to its value at the least smoothing; a norm that rises is drawn in vermilion. The
     ETF's closed form is dashed. The lower row can never rise (convexity); the upper one can, when biases are large.
@@ -72,7 +72,7 @@ def draw(smoothing: Array, heads: Mapping[str, Minimisers]) -> Figure:
     return figure
 
 
-def rising(head: Minimisers, tolerance: float = 1e-6) -> tuple[int, int]:
+def rising(head: Minimizers, tolerance: float = 1e-6) -> tuple[int, int]:
     """How many classes' norms, and projections, rise anywhere (relative to their size)."""
 
     def count(values: Array) -> int:

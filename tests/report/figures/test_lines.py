@@ -15,9 +15,9 @@ def test_smallest_eps_is_interpolated():
 def test_rising_norms_and_projections_are_counted():
     falling = np.linspace(3, 1, 5)
     norm = np.stack([falling, falling[::-1], falling])
-    head = theorem1.Minimisers(norm, np.stack([falling] * 3))
+    head = theorem1.Minimizers(norm, np.stack([falling] * 3))
     assert theorem1.rising(head) == (1, 0)
-    assert theorem1.rising(theorem1.Minimisers(norm[:1], norm[:2])) == (0, 1)
+    assert theorem1.rising(theorem1.Minimizers(norm[:1], norm[:2])) == (0, 1)
 
 
 def test_every_line_has_its_regularizers_colour():

@@ -1,4 +1,4 @@
-"""Where a soft label's cross-entropy is least: the free minimiser in closed form, and with ridge by Newton's method."""
+"""Where a soft label's cross-entropy is least: the free minimizer in closed form, and with ridge by Newton's method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.checks import checked, classes, number, optional, whole
-from regfast.representation.span import LINEAR_HEAD, centred, check_weight, pseudoinverse, row_space
+from regfast.representation.span import LINEAR_HEAD, centered, check_weight, pseudoinverse, row_space
 
 # Hessian entries held at once: bounds a chunk of rows to some 128 MB.
 _CHUNK = 1 << 24
@@ -25,41 +25,41 @@ def smoothed_targets(num_classes: int, smoothing: float, labels: Tensor | None =
 
 
 @checked(**LINEAR_HEAD)
-def free_minimiser(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
-    """Minimiser C⁺ centre(log q - b) of the cross-entropy to q, with C the centred weights; there the softmax equals q.
+def free_minimizer(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
+    """Minimizer C⁺ center(log q - b) of the cross-entropy to q, C the centered weights; there the softmax equals q.
 
     Args:
-        weight: (K, d) with centred rank K - 1 (so d >= K - 1); bias: (K,) or None.
-        target: (n, K) probabilities, all > 0: a hard label has no finite minimiser.
+        weight: (K, d) with centered rank K - 1 (so d >= K - 1); bias: (K,) or None.
+        target: (n, K) probabilities, all > 0: a hard label has no finite minimizer.
 
     Returns:
-        (n, d) float64, in the row space of C: the shortest of the minimisers.
+        (n, d) float64, in the row space of C: the shortest of the minimizers.
 
     Raises:
-        ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimiser` then), a probability of 0.
+        ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimizer` then), a probability of 0.
     """
     _check_target(weight, bias, target)
     inverse = full_rank_inverse(weight)
     q = target.to(inverse)
     if not bool((q > 0).all()):
-        raise ValueError("target must be positive everywhere: a probability of 0 puts the minimiser at infinity")
+        raise ValueError("target must be positive everywhere: a probability of 0 puts the minimizer at infinity")
     shifted = q.log() if bias is None else q.log() - bias.detach().to(q)
     return shifted @ inverse.T
 
 
 def full_rank_inverse(weight: Tensor) -> Tensor:
-    """C⁺ (d, K) float64 of the centred weights C; ValueError where C's rank is below K - 1."""
+    """C⁺ (d, K) float64 of the centered weights C; ValueError where C's rank is below K - 1."""
     inverse, rank = pseudoinverse(weight)
     if rank < len(weight) - 1:
-        raise ValueError(f"the centred weight has rank {rank}, below K - 1 = {len(weight) - 1}: use soft_minimiser")
+        raise ValueError(f"the centered weight has rank {rank}, below K - 1 = {len(weight) - 1}: use soft_minimizer")
     return inverse
 
 
 @checked(**LINEAR_HEAD, ridge=number(0), max_iterations=whole(1))
-def soft_minimiser(
+def soft_minimizer(
     weight: Tensor, bias: Tensor | None, target: Tensor, *, ridge: float = 0.0, max_iterations: int = 200
 ) -> Tensor:
-    """Minimiser of lse(Wv + b) - qᵀ(Wv + b) + ridge/2·‖v‖² for every row q, by damped Newton in the row space.
+    """Minimizer of lse(Wv + b) - qᵀ(Wv + b) + ridge/2·‖v‖² for every row q, by damped Newton in the row space.
 
     Args:
         weight: (K, d), bias: (K,) or None.
@@ -68,7 +68,7 @@ def soft_minimiser(
         max_iterations: a RuntimeWarning says when the gradient did not reach 1e-9 of max(1, the largest weight norm).
 
     Returns:
-        (n, d) float64, the shortest minimiser of each row.
+        (n, d) float64, the shortest minimizer of each row.
 
     Raises:
         ValueError: shapes that do not fit, rows that are no probabilities, ridge < 0, or 0 with a probability of 0.
@@ -76,11 +76,11 @@ def soft_minimiser(
     _check_target(weight, bias, target)
     q = target.to(weight.device, torch.float64)
     if ridge == 0 and not bool((q > 0).all()):
-        raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimiser")
+        raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimizer")
     basis = row_space(weight)
     if not len(basis):
         raise ValueError("weight must have rows that differ: all classes have the same one")
-    rows = centred(weight) @ basis.T
+    rows = centered(weight) @ basis.T
     offset = torch.zeros(len(rows)).to(rows) if bias is None else bias.detach().to(rows)
     step = max(1, _CHUNK // max(1, basis.shape[0] * len(rows)))
     return torch.cat([_newton(rows, offset, part, ridge, max_iterations) for part in q.split(step)]) @ basis
@@ -122,7 +122,7 @@ def _newton(rows: Tensor, bias: Tensor, q: Tensor, ridge: float, limit: int) -> 
     worst = float(((torch.softmax(v @ rows.T + bias, 1) - q) @ rows + ridge * v).norm(dim=1).max())
     if worst > 1e-9 * scale:
         warnings.warn(
-            f"soft minimiser: gradient {worst:.3g} left after {limit} Newton steps", RuntimeWarning, stacklevel=3
+            f"soft minimizer: gradient {worst:.3g} left after {limit} Newton steps", RuntimeWarning, stacklevel=3
         )
     return v
 
