@@ -39,7 +39,7 @@ $(TORCH): constraints.txt
 	@touch $@
 
 $(NATIVE): $(TORCH) setup.py $(CSRC)
-	$(BIN)/python setup.py -q build_ext --inplace
+	MAKEFLAGS= $(BIN)/python setup.py -q build_ext --inplace  # ninja would look for the job server of make
 	@touch $@
 
 $(STUDY): $(TORCH) pyproject.toml
@@ -62,7 +62,7 @@ test: lint $(NATIVE)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 test-all: lint
-	REGFAST_ISA= $(BIN)/python setup.py -q build_ext --inplace
+	MAKEFLAGS= REGFAST_ISA= $(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m ''
 
 check: lint $(NATIVE)
