@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from regfast.attacks.registry import ATTACKS
 from regfast.data import DATASETS
@@ -64,9 +65,35 @@ def paper_parts() -> str:
     return table(["file", "one row is", "columns"], rows)
 
 
+def commands() -> str:
+    """Every command of the command line with its options."""
+    import typer
+
+    from regfast.cli import app
+
+    group: Any = typer.main.get_command(app)
+    parts = []
+    for name, command in group.commands.items():
+        usage = " ".join(
+            ["regfast", name, *(p.name.upper() for p in command.params if p.param_type_name == "argument")]
+        )
+        rows = []
+        for option in command.params:
+            if option.param_type_name != "option" or option.name == "help":
+                continue
+            said = (option.help or "").replace("{attacks}", ", ".join(ATTACKS.names())).replace("|", "\\|")
+            default = "" if option.default in (None, False, ()) or callable(option.default) else f"`{option.default}`"
+            names = ", ".join(f"`{text}`" for text in (*option.opts, *option.secondary_opts))
+            rows.append([names, default, said])
+        text = (command.help or "").replace("\n\n", "\n").replace("\n", " ")
+        parts.append(f"## `{usage}`\n\n{text}\n\n{table(['option', 'default', 'meaning'], rows) if rows else ''}")
+    return "\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "attacks": lambda: registered(ATTACKS),  # type: ignore[arg-type]
     "backends": backends,
+    "commands": commands,
     "datasets": lambda: registered(DATASETS),  # type: ignore[arg-type]
     "paper-parts": paper_parts,
     "regularizers": lambda: registered(REGULARIZERS),  # type: ignore[arg-type]
