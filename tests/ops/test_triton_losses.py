@@ -479,6 +479,18 @@ def test_statistics_carry_gradients_to_features_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("kind", TARGETS)
+def test_linear_of_transposed_features(kind):
+    arguments = target(kind, 17, 10)
+    features, weight = torch.randn(32, 17).t().requires_grad_(), torch.randn(10, 32, requires_grad=True)
+    exact = [leaf.detach().double().requires_grad_() for leaf in (features, weight)]
+    found = torch.autograd.grad(triton.linear_soft_cross_entropy(features, weight, None, **arguments) * 2.7, features)
+    expected = reference.linear_soft_cross_entropy(*exact, None, **wide(arguments)) * 2.7
+    torch.testing.assert_close(
+        found[0].double(), torch.autograd.grad(expected, exact[0])[0], rtol=1e-5, atol=1e-6, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_linear(monkeypatch, kind, reduction, weighted):

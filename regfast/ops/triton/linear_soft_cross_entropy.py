@@ -116,7 +116,8 @@ def _chunks(
         if reduction == "none"
         else features.new_zeros((), dtype=torch.float32)
     )
-    grad_features = torch.empty_like(features) if want_features else features.new_empty(0)
+    # Contiguous whatever the features are: the row kernels and the traced shapes count on it.
+    grad_features = features.new_empty(features.shape if want_features else 0)
     # Summed over chunks in float32, whatever the dtype of the weight.
     grad_weight = torch.zeros(linear_weight.shape if want_weight else 0, dtype=torch.float32, device=features.device)
     grad_bias = torch.zeros(classes if want_bias else 0, dtype=torch.float32, device=features.device)
