@@ -97,6 +97,16 @@ def test_empty_out_of_range_and_ignored(backend):
     assert all_ignored.item() == 0
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+def test_the_mean_over_no_rows_is_nan(backend, rows):
+    features, weight, offset = inputs(rows, 3, 4, torch.float32)
+    first = torch.full((rows,), -100)
+    loss = linear_soft_cross_entropy(features, weight, offset, first=first, index_target=True, reduction="mean")
+    assert loss.isnan()
+    for grad in torch.autograd.grad(loss, (features, weight, offset)):
+        assert not grad.any()
+
+
 def test_dense_target_that_requires_grad(backend):
     features, weight, bias = inputs(6, 5, 11)
     dense = torch.rand(6, 11, dtype=torch.float64, requires_grad=True)

@@ -52,7 +52,9 @@ def linear_soft_cross_entropy(
         features, linear_weight, linear_bias, factor, ignored, mass, spread, dense, scale, target.z_loss, store,
         *indices,
     )  # fmt: skip
-    return losses if per_row or store else losses.sum()
+    loss = losses if per_row or store else losses.sum()
+    # Over no rows, or ignored ones only, there is no loss that the division could make NaN.
+    return torch.where(total == 0, torch.nan, loss) if target.reduction == "mean" else loss
 
 
 class _Chunks(torch.autograd.Function):
