@@ -287,8 +287,10 @@ def check_dense(name: str, tensor: Tensor) -> None:
 
 
 def looks_at(tensor: Tensor) -> bool:
-    """May its values be checked: on the CPU, outside a compiled graph? Elsewhere a look would make the host wait."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """May its values be checked: on the CPU, outside a compiled graph and torch.func? Elsewhere it costs or raises."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:

@@ -76,6 +76,23 @@ def test_vmap_over_samples(inputs, kind, weighted):
     torch.testing.assert_close(found, torch.func.vmap(torch.func.grad_and_value(torchs))(logits, dense))
 
 
+def test_vmap_makes_targets_inside(inputs):
+    logits, labels, _ = inputs
+    lam = torch.linspace(0, 1, 6, dtype=torch.float64)
+
+    def dense(first, second, share):
+        return SoftTargets(first[None], second[None], share[None], 0.1, num_classes=5).dense(torch.float64)
+
+    def loss(z, first, second, share):
+        return soft_cross_entropy(z[None], SoftTargets(first[None], second[None], share[None], 0.1, num_classes=5))
+
+    parts = labels, labels.flip(0), lam
+    whole = SoftTargets(*parts, 0.1, num_classes=5)
+    torch.testing.assert_close(torch.func.vmap(dense)(*parts).squeeze(1), whole.dense(torch.float64))
+    expected = soft_cross_entropy(logits, whole, reduction="none")
+    torch.testing.assert_close(torch.func.vmap(loss)(logits, *parts), expected)
+
+
 def test_vmap_over_statistics(inputs):
     logits, labels, _ = inputs
     features, centers = torch.randn(6, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
