@@ -103,6 +103,8 @@ def run_all(work: Callable[[Piece, Progress], None], pieces: Sequence[Piece], wo
                 left -= 1
             else:
                 getattr(progress, kind)(content)
+        for process in processes:  # nothing is left to do: they end by themselves
+            process.join(_PATIENCE)
     finally:
         for process in processes:
             process.terminate()

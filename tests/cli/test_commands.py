@@ -140,7 +140,8 @@ def test_study_and_its_second_run(tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(["study", *TINY, "--out", str(folder)]) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"finished: result files in {folder}\n" and "regfast" not in captured.err
+    assert captured.out.endswith(f"finished: result files in {folder}\n") and "regfast: " not in captured.err
+    assert [line.split()[0] for line in captured.out.splitlines()[:3]] == ["regularizer", "hard", "mixup"]
     config = json.loads((folder / "config.json").read_text())
     assert list(config["regularizers"]) == ["hard", "mixup"] and config["recipe"]["epochs"] == 1
     before = (folder / "metrics.json").stat().st_mtime_ns
