@@ -78,6 +78,8 @@ class Adversary(Configured):
             raise ValueError("loss 'kl' needs an attack with a random start: it has no gradient at the clean image")
         if getattr(attack, "targets", 0):
             raise ValueError(f"targets are given at the call, the attack must have none, got {attack!r}")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
         self.attack, self.keep, self.loss, self.seed = attack, keep, loss, seed
@@ -96,7 +98,8 @@ class Adversary(Configured):
         """Perturbed images (B, …): detached, inside ball and box.
 
         Args:
-            model: any callable from images in [0, 1] to logits (B, K). A `PreparedModel` is asked in its search form.
+            model: any callable from images in [0, 1] to logits (B, K), or to a dict or object with `logits`. A
+                `PreparedModel` is asked in its search form.
             images: (B, …) float32 or float64 in [0, 1], on the model's device; left as they are. Under autocast the
                 model computes in its precision.
             labels: classes (B,) int64, or soft labels: `SoftTargets` or (B, K) floating. A loss of your own takes what
@@ -176,21 +179,28 @@ class Adversary(Configured):
         return Objective(loss.detach().float(), logits.detach().argmax(1), slope)
 
     def _check(self, images: Tensor, labels: Any, targets: Tensor | None) -> None:
-        if images.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"images must be float32 or float64 (the model may run under autocast), got {images.dtype}")
+        if not isinstance(images, Tensor) or images.dtype not in (torch.float32, torch.float64):
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"images must be a float32 or float64 tensor (the model may run under autocast), got {kind}"
+            )
         if len(images) and (images.is_cpu or self.drawn == 0):  # on a GPU looking means waiting: only once
             low, high = images.aminmax()
-            if low < 0 or high > 1:
+            if not (low >= 0 and high <= 1):  # NaN is neither
                 raise ValueError(
                     f"images must lie in [0, 1], got [{float(low):.3g}, {float(high):.3g}]: put the normalisation into "
                     "the model"
                 )
+        if targets is not None and not isinstance(targets, Tensor):
+            raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
         if targets is not None and (targets.dtype != torch.int64 or targets.shape != images.shape[:1]):
             raise ValueError(f"targets must be ({len(images)},) int64, got {tuple(targets.shape)} {targets.dtype}")
         if self.loss is not None or targets is not None:
             return
         if labels is None:
             raise ValueError("labels must be given: only loss='kl' does without")
+        if _are_classes(labels) and (labels.is_floating_point() or labels.dtype == torch.bool):
+            raise TypeError(f"labels must be integer classes (B,), or soft labels (B, K), got {labels.dtype} (B,)")
         if len(labels) != len(images):
             raise ValueError(f"labels must be {len(images)}, one for each image, got {len(labels)}")
         if not _are_classes(labels) and self.attack.loss != "ce":

@@ -40,6 +40,9 @@ def evaluate(
 ) -> AttackResult:
     """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""
     given, labels, sample_ids, targets = _checked(images, labels, sample_ids, targets, lanes)
+    for name, value, kind in (("seed", seed, int), ("clean_logits", clean_logits, Tensor | None)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {'an integer' if kind is int else 'a tensor'}, got {value!r}")
     for attack in stages:
         attack.check_images(tuple(given.shape))
     radii = [radius(attack, given) for attack in stages]
@@ -194,7 +197,7 @@ def _checked(
     if targets is not None:
         targets = _classes("targets", targets, len(images)).to(images.device)
         targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
-        if targets.ndim != 2:
+        if targets.ndim != 2 or not targets.shape[1]:
             raise ValueError(f"targets must be ({len(images)},) or ({len(images)}, T), got {tuple(targets.shape)}")
         same = (targets == labels.unsqueeze(1)).any(1)
         if bool(same.any()):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regfast.attacks.classifier import Model
+from regfast.attacks.classifier import Model, logits_of
 from regfast.attacks.prepare import foldable, folded_weights, frozen
 
 __all__ = ["LiveModel", "Mode"]
@@ -63,10 +63,10 @@ class LiveModel:
             model = model.module
         with _drawing(seed, images.device):
             if not isinstance(model, nn.Module):
-                yield model
+                yield _asked(model, False)
                 return
             plan = self._planned(model, images)
-            ask = _last(model) if plan.channels_last else model
+            ask = _asked(model, plan.channels_last)
             if self.mode == "eval":
                 with frozen(model), _folded(plan.pairs):
                     yield ask
@@ -86,13 +86,13 @@ def _plan(model: nn.Module, modules: list[nn.Module], example: Tensor, channels_
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules):
         return _Plan(modules, [], False)  # a compiled module would be compiled again for every set of weights
     with frozen(model), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
-        expected = model(example)
+        expected = logits_of(model(example))
         found = [(layer, norm) for layer, norm, *_ in foldable(model)]
         for pairs in (found, []) if found else ([],):
             for last in (True, False) if channels_last and example.ndim == 4 else (False,):
                 try:
                     with _folded(pairs):
-                        logits = (_last(model) if last else model)(example)
+                        logits = _asked(model, last)(example)
                 except RuntimeError:  # views its features in one layout only
                     continue
                 tolerance = 1e-4 * float(expected.abs().amax())
@@ -101,8 +101,11 @@ def _plan(model: nn.Module, modules: list[nn.Module], example: Tensor, channels_
     return _Plan(modules, [], False)
 
 
-def _last(model: nn.Module) -> Model:
-    return lambda images: model(images.contiguous(memory_format=torch.channels_last))
+def _asked(model: Model, last: bool) -> Model:
+    """From images to logits, whatever holds them; channels last where `last`."""
+    if last:
+        return lambda images: logits_of(model(images.contiguous(memory_format=torch.channels_last)))
+    return lambda images: logits_of(model(images))
 
 
 @contextmanager

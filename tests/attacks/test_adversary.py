@@ -331,6 +331,7 @@ def test_it_pickles_without_the_model():
         (lambda: Adversary(FGSM(), loss="kl"), "random start"),
         (lambda: Adversary(APGD(targets=3)), "targets"),
         (lambda: Adversary(pgd(), seed=-1), "seed"),
+        (lambda: Adversary(pgd(), seed=1.5), "seed must be an integer"),
     ],
 )
 def test_unfit_settings_are_named(build, says):
@@ -345,6 +346,14 @@ def test_unfit_input_is_named():
         adversary(model, images * 4 - 2, labels)
     with pytest.raises(TypeError, match="float32"):
         adversary(model, images.half(), labels)
+    with pytest.raises(TypeError, match=r"images must be .* got list"):
+        adversary(model, images.tolist(), labels)
+    with pytest.raises(ValueError, match="images must lie"):
+        adversary(model, images * torch.nan, labels)
+    with pytest.raises(TypeError, match="labels must be integer classes"):
+        adversary(model, images, labels.float())
+    with pytest.raises(TypeError, match="targets must be a tensor"):
+        adversary(model, images, targets=labels.tolist())
     with pytest.raises(ValueError, match="labels"):
         adversary(model, images)
     with pytest.raises(ValueError, match="labels must be 12"):
@@ -359,3 +368,23 @@ def test_unfit_input_is_named():
         adversary(model, images, labels + 4)
     with pytest.raises(ValueError, match="differentiable"):
         adversary(lambda points: points.flatten(1)[:, :5].round().detach(), images, labels)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_logits_in_a_dict(mode):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, images):
+            return {"logits": self.network(images)}
+
+    images, labels = batch()
+    named = Named().eval()
+    for keep in ("last", "strongest"):
+        expected = Adversary(pgd(), mode=mode, keep=keep)(named.network, images, labels)
+        for model in (named, lambda points: {"logits": named.network(points)}):
+            if mode == "train" and model is not named:
+                continue  # a function has no modes
+            assert torch.allclose(Adversary(pgd(), mode=mode, keep=keep)(model, images, labels), expected, atol=1e-6)

@@ -395,6 +395,13 @@ def test_bad_input_is_named():
         ATTACK.run(model, images, labels - 3)
     with pytest.raises(ValueError, match="lanes"):
         ATTACK.run(model, images, labels, lanes=0)
+    for seed in (1.5, None):
+        with pytest.raises(TypeError, match="seed must be an integer"):
+            ATTACK.run(model, images, labels, seed=seed)
+    with pytest.raises(TypeError, match="clean_logits must be a tensor"):
+        ATTACK.run(model, images, labels, clean_logits=[0.0])
+    with pytest.raises(ValueError, match="targets must be"):
+        ATTACK.run(model, images, labels, targets=labels[:, None][:, :0])
     with pytest.raises(ValueError, match="gradient"):
         ATTACK.run(lambda x: model(x).detach(), images, labels)
 
