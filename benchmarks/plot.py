@@ -13,7 +13,7 @@ from matplotlib import pyplot
 
 from benchmarks.table import cases, key
 
-COLOURS = {"regfast": "#1b6ca8", "eager": "#c0504d", "timm": "#d79b00", "compile": "#6a994e", "liger": "#7b5ea7",
+COLORS = {"regfast": "#1b6ca8", "eager": "#c0504d", "timm": "#d79b00", "compile": "#6a994e", "liger": "#7b5ea7",
            "quack": "#555555", "cce": "#9c6644"}  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def draw(path: Path) -> list[Path]:
             same = sum(other.split(",")[0] == name.split(",")[0] for other in names[:i])
             axis.bar(
                 [x + (i - (len(names) - 1) / 2) * width for x, _ in drawn], median, width, label=name, yerr=spread,
-                color=COLOURS.get(name.split(",")[0], "#999999"), alpha=1 - 0.4 * same, error_kw={"linewidth": 0.8},
+                color=COLORS.get(name.split(",")[0], "#999999"), alpha=1 - 0.4 * same, error_kw={"linewidth": 0.8},
             )  # fmt: skip
         labels = [f"{r}×{k}" + (f"\nd={d}" if d else "") for _, r, k, d in (key(case[0]) for case in panel)]
         axis.set_xticks(range(len(panel)), labels)

@@ -152,7 +152,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
         raise ValueError(f"first and second must hold the same samples, got shapes {one.shape} and {other.shape}")
     only_first, only_second = int((one & ~other).sum()), int((~one & other).sum())
     total, fewer = only_first + only_second, min(only_first, only_second)
-    # P(X <= fewer) of Binomial(total, 1/2) as a regularised incomplete beta function.
+    # P(X <= fewer) of Binomial(total, 1/2) as a regularized incomplete beta function.
     p_value = 1.0 if only_first == only_second else min(1.0, 2 * float(betainc(total - fewer, fewer + 1, 0.5)))
     return McNemar(only_first, only_second, p_value)
 

@@ -78,8 +78,8 @@ def test_a_users_own(shapes, tmp_path, monkeypatch):
 def test_what_is_refused(shapes):
     with pytest.raises(ValueError, match="no shape is called 'cube'; there are free, solid"):
         shapes.build("cube")
-    with pytest.raises(ValueError, match="solid takes no colour; it takes size, sides"):
-        shapes.build("solid:colour=3")
+    with pytest.raises(ValueError, match="solid takes no color; it takes size, sides"):
+        shapes.build("solid:color=3")
     bare = Registry("thing", Bare)
     bare.register("bare")(Bare)
     with pytest.raises(ValueError, match="takes no size; it takes no options"):

@@ -297,7 +297,7 @@ def test_messages_stay_short():
 
 
 def test_a_partner_without_a_share_ignores_nobody():
-    """λ = 0: the box covers all; λ = 1: nothing. What the loss ignores is a row where either class is unlabelled."""
+    """λ = 0: the box covers all; λ = 1: nothing. What the loss ignores is a row where either class is unlabeled."""
     first, second = torch.tensor([0, -100, 2]), torch.tensor([-100, 1, 3])
     for lam, one in ((0.0, [-100, 1, 3]), (1.0, [0, -100, 2])):
         for share in (lam, torch.tensor(lam), torch.full((3,), lam)):

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLOURS = {"regfast": "#0072b2", "torchattacks": "#d55e00", "foolbox": "#009e73"}
+COLORS = {"regfast": "#0072b2", "torchattacks": "#d55e00", "foolbox": "#009e73"}
 PANELS = {"budgets": "adversarially trained, 4/255", "budgets-ordinary": "ordinary, 1/255"}
 BUDGET_IMAGES = 50
 
@@ -24,10 +24,10 @@ def plot(results: dict[str, Any], stem: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
     for axis, (case, title) in zip(axes[0], panels.items(), strict=True):
         rows = results["cases"][case]["rows"]
-        for who, colour in COLOURS.items():
+        for who, color in COLORS.items():
             line = [(row["units"] / BUDGET_IMAGES, row["robust_accuracy"]) for row in rows if row["who"] == who]
             if line:
-                axis.plot(*zip(*line, strict=True), "o-", color=colour, label=f"{who} PGD", markersize=4)
+                axis.plot(*zip(*line, strict=True), "o-", color=color, label=f"{who} PGD", markersize=4)
         axis.set(xscale="log", xlabel="forward passes and gradients per image", title=f"ResNet-20, {title}")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)

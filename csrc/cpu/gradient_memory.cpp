@@ -112,7 +112,7 @@ class KeptMemory final : public c10::Allocator {
 
 at::Tensor gradient_like(const at::Tensor& tensor) {
   const size_t bytes = size_t(tensor.numel()) * tensor.element_size();
-  // Where torch is asked to fill uninitialised memory, it shall.
+  // Where torch is asked to fill uninitialized memory, it shall.
   if (bytes < kSmallest || at::globalContext().deterministicAlgorithms()) return at::empty(tensor.sizes(), tensor.options());
   return at::detail::empty_generic(tensor.sizes(), &KeptMemory::instance(),
                                    c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.scalar_type(), std::nullopt);

@@ -5,7 +5,7 @@
 
 namespace regfast {
 
-// An uninitialised tensor like `tensor`, without gaps. Large ones get the memory of earlier gradients that were freed, as
+// An uninitialized tensor like `tensor`, without gaps. Large ones get the memory of earlier gradients that were freed, as
 // tensors on a GPU do from torch's caching allocator.
 at::Tensor gradient_like(const at::Tensor& tensor);
 

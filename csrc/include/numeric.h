@@ -1,4 +1,4 @@
-// Number formats and elementary functions as plain arithmetic, so that loops over them vectorise on every instruction set.
+// Number formats and elementary functions as plain arithmetic, so that loops over them vectorize on every instruction set.
 #pragma once
 
 #include <cmath>

@@ -188,7 +188,7 @@ class Adversary(Configured):
             low, high = images.aminmax()
             if not (low >= 0 and high <= 1):  # NaN is neither
                 raise ValueError(
-                    f"images must lie in [0, 1], got [{float(low):.3g}, {float(high):.3g}]: put the normalisation into "
+                    f"images must lie in [0, 1], got [{float(low):.3g}, {float(high):.3g}]: put the normalization into "
                     "the model"
                 )
         if targets is not None and not isinstance(targets, Tensor):

@@ -76,7 +76,7 @@ class Runnable(Configured, ABC):
             channels_last: let the search model compute channels last.
             compile: pass the search model through `torch.compile`.
             bounds: (low, high) of the images, numbers or one per channel, for models that take no images in [0, 1]. eps
-                stays a share of that range: 8/255 is 8 of 255 levels, whatever the normalisation.
+                stays a share of that range: 8/255 is 8 of 255 levels, whatever the normalization.
 
         Raises:
             ValueError, TypeError, IndexError: for images, labels, ids or targets of the wrong shape, type or range, and

@@ -163,7 +163,7 @@ def _check_gradient(gradient: Tensor, loss: str) -> Tensor:
         warn(
             ZeroGradientWarning,
             f"the gradient of the {loss} loss is zero at {dead} of the {count} images looked at: gradient attacks "
-            "can't move there, which is no robustness; look for saturated or quantised layers, and trust Square more",
+            "can't move there, which is no robustness; look for saturated or quantized layers, and trust Square more",
         )
     return moving
 

@@ -10,7 +10,7 @@ from torch import Tensor
 Model = Callable[[Tensor], Tensor]
 Edge = float | Sequence[float] | Tensor
 
-ROUNDING = 1e-6  # images this far outside of their range are clamped: normalising and undoing it leaves so much
+ROUNDING = 1e-6  # images this far outside of their range are clamped: normalizing and undoing it leaves so much
 
 
 class Box:
@@ -51,8 +51,8 @@ class Box:
             if self.given:
                 raise ValueError(f"images leave bounds: they range over [{low:.3g}, {high:.3g}] of the range given")
             raise ValueError(
-                f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: they look like normalised data; put the "
-                "normalisation into the model, or pass their range as bounds=(low, high)"
+                f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: they look like normalized data; put the "
+                "normalization into the model, or pass their range as bounds=(low, high)"
             )
         return images.clamp(0, 1) if low < 0 or high > 1 else images
 

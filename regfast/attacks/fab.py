@@ -19,7 +19,7 @@ START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search wi
 
 @ATTACKS.register("fab")
 class FAB(Attack):
-    """Step to the linearised decision boundary, drawn towards the clean image; step back once across it.
+    """Step to the linearized decision boundary, drawn towards the clean image; step back once across it.
 
     It asks for input gradients only, one a point: a point across the boundary also gives the plane for the move after
     the step back, so that a move costs one evaluation, wherever it ends.

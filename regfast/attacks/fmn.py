@@ -27,7 +27,7 @@ class Ball(Rows):
 class FMN(Attack):
     """Nearest adversarial point in linf, l2 or l1: climb the margin in a ball that shrinks inside and grows outside.
 
-    Until the first success the radius is the distance at which the linearised margin is zero.
+    Until the first success the radius is the distance at which the linearized margin is zero.
 
     Args:
         norm: "linf", "l2" or "l1".

@@ -1,4 +1,4 @@
-"""How Square Attack begins and what it tries next: squares of one colour (linf), bumps of shifting mass (l2, l1).
+"""How Square Attack begins and what it tries next: squares of one color (linf), bumps of shifting mass (l2, l1).
 
 Every lane has its own window, whose side depends on the queries it has spent: windows are masks over the whole image.
 """
@@ -35,8 +35,8 @@ class Squares:
         draws = lanes.uniform(2 + channels)
         rows, columns = _window(draws[:, :2], self.sides[halved], image)
         window = (rows & columns).unsqueeze(1)
-        colour = image + spread(lanes.radius(), image) * _signs(draws[:, 2:]).view(-1, channels, 1, 1)
-        return torch.where(window, colour.clamp_(0, 1), best)
+        color = image + spread(lanes.radius(), image) * _signs(draws[:, 2:]).view(-1, channels, 1, 1)
+        return torch.where(window, color.clamp_(0, 1), best)
 
 
 class Bumps:

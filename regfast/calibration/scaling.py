@@ -103,8 +103,8 @@ def _fit_scale(slope: Array, offset: Array, labels: Array, name: str, source: st
         return bound
     start, every = 1.0, len(rows) // _FEW
     if every > 1:
-        few, labelled = rows[::every].contiguous(), true[::every]
-        start = 1.0 if _no_minimum(few, bias, labelled) else _root(few, bias, labelled, start, 0.03)
+        few, labeled = rows[::every].contiguous(), true[::every]
+        start = 1.0 if _no_minimum(few, bias, labeled) else _root(few, bias, labeled, start, 0.03)
     return _root(rows, bias, true, start, 1e-7)
 
 

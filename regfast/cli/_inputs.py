@@ -104,11 +104,11 @@ def _made(model: str) -> Callable[[Tensor], Tensor]:
 
 
 def _inside(network: Any) -> str:
-    """Normalisation, said first: the commonest mistake is to normalise twice, or not at all."""
+    """Normalization, said first: the commonest mistake is to normalize twice, or not at all."""
     normalize = getattr(network, "normalize", None)
     if normalize is None:
         return "images in [0, 1] as they are"
     if normalize.identity:
-        return "images in [0, 1], no normalisation inside"
+        return "images in [0, 1], no normalization inside"
     mean, std = ([round(float(x), 4) for x in tensor.flatten()] for tensor in (normalize.mean, normalize.std))
-    return f"images in [0, 1], normalised inside with mean {mean}, std {std}"
+    return f"images in [0, 1], normalized inside with mean {mean}, std {std}"

@@ -22,7 +22,7 @@ __all__ = ["APGD", "APGDT", "BIM", "FFGSM", "FGSM", "MIFGSM", "PGD", "PGDL2", "A
 
 
 class _Compat(ABC):
-    """What all of them share: the model, normalised images, and targets."""
+    """What all of them share: the model, normalized images, and targets."""
 
     def __init__(self, model: Model, eps: float, seed: int | None):
         self.model, self.eps, self.seed = model, eps, seed or 0
@@ -37,7 +37,7 @@ class _Compat(ABC):
         self.device = torch.device(device)
 
     def set_normalization_used(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Images come and go normalised, and so the model takes them; the attack works in [0, 1] in between."""
+        """Images come and go normalized, and so the model takes them; the attack works in [0, 1] in between."""
         self._normal = _Normalized(self.model, mean, std)
 
     def get_mode(self) -> str:
@@ -81,7 +81,7 @@ class _Compat(ABC):
         self._aim("targeted(least-likely)", choose, quiet)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adversarial images (N, C, H, W) on the model's device, normalised where images are."""
+        """Adversarial images (N, C, H, W) on the model's device, normalized where images are."""
         images, labels = images.detach().to(self.device), labels.detach().to(self.device)
         if self._normal is None:
             return self.forward(images, labels)
@@ -106,7 +106,7 @@ class _Compat(ABC):
 
 
 class _Normalized(nn.Module):
-    """A model of normalised images as one of images in [0, 1]."""
+    """A model of normalized images as one of images in [0, 1]."""
 
     def __init__(self, model: Model, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -114,11 +114,11 @@ class _Normalized(nn.Module):
         self.mean, self.std = (torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
 
     def there(self, images: Tensor) -> Tensor:
-        """From [0, 1] to normalised."""
+        """From [0, 1] to normalized."""
         return (images - self.mean.to(images)) / self.std.to(images)
 
     def back(self, images: Tensor) -> Tensor:
-        """From normalised to [0, 1]; what rounding carried over the edge is put back."""
+        """From normalized to [0, 1]; what rounding carried over the edge is put back."""
         undone = images * self.std.to(images) + self.mean.to(images)
         inside = undone.clamp(0, 1)
         return torch.where((undone - inside).abs() <= 1e-5, inside, undone)

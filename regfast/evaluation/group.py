@@ -42,7 +42,7 @@ class WorkerGroup:
 
     @property
     def leads(self) -> bool:
-        """True on the one worker that checks, prints and summarises."""
+        """True on the one worker that checks, prints and summarizes."""
         return self.rank == 0
 
     def count(self, key: str, amount: int = 0) -> int:
@@ -100,7 +100,7 @@ class WorkerGroup:
 def join(device: torch.device | str | None = None) -> WorkerGroup:
     """Join the workers that torchrun started, or make a group of one.
 
-    Under torchrun (WORLD_SIZE in the environment) the process group is initialised unless the caller has done so:
+    Under torchrun (WORLD_SIZE in the environment) the process group is initialized unless the caller has done so:
     nccl on GPUs, gloo on CPUs. It serves once, to tell every rank where the store of this run listens; no tensor of
     the evaluation travels through it.
 

@@ -24,7 +24,7 @@ _PROBED = 64  # samples whose pixels are hashed at the start
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Hash of a JSON-serialisable description, 16 hexadecimal digits."""
+    """Hash of a JSON-serializable description, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -33,7 +33,7 @@ from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels, spread
 from regfast.evaluation.store import ResultStore
-from regfast.evaluation.summary import eps_text, summarise, write_summary
+from regfast.evaluation.summary import eps_text, summarize, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps
 from regfast.runs.errors import InputError, OtherRun, RunStopped
 from regfast.runs.files import REMEDY, NotWritten, read_json, write_json
@@ -315,7 +315,7 @@ def _close(
         "versions": {"regfast": regfast.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     rows = store.read()
-    summary = summarise(rows, facts | {name: value for name, value in known.items() if value})
+    summary = summarize(rows, facts | {name: value for name, value in known.items() if value})
     explain(rows)
     write_leaderboard(store.folder, summary)
     write_summary(store.folder, summary)

@@ -171,7 +171,7 @@ def _checked(read: Any, label: Any, num_classes: int | None) -> tuple[Tensor | N
         return None, kept, "pixels are not finite"
     low, high = image.min().item(), image.max().item()
     if low < -ROUNDING or high > 1 + ROUNDING:
-        return None, kept, f"pixels in [{low:.3g}, {high:.3g}], outside [0, 1]: normalised data?"
+        return None, kept, f"pixels in [{low:.3g}, {high:.3g}], outside [0, 1]: normalized data?"
     if kept != label or (num_classes is not None and not 0 <= label < num_classes):
         return None, kept, f"label {label} is outside [0, {'2^63' if num_classes is None else num_classes})"
     return image.float().clamp(0, 1), label, OK

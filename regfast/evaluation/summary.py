@@ -16,12 +16,12 @@ from regfast.runs.files import write_json, write_text
 from regfast.runs.text import markdown
 from regfast.statistics import wilson_interval
 
-__all__ = ["eps_text", "results_table", "share", "summarise", "write_summary"]
+__all__ = ["eps_text", "results_table", "share", "summarize", "write_summary"]
 
 Row = dict[str, Any]
 
 
-def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Clean and robust accuracy of every attack and eps, with 95 % Wilson intervals.
 
     Args:
@@ -29,7 +29,7 @@ def summarise(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
         facts: what the rows do not know: configuration, machine, seconds. Copied into the summary as it is.
 
     Returns:
-        A JSON-serialisable dict: `samples`, `unusable` (reason → count), `clean`, `attacks` (a list of rows),
+        A JSON-serializable dict: `samples`, `unusable` (reason → count), `clean`, `attacks` (a list of rows),
         `worst_case` (per norm and eps, over all attacks of the run), `warnings` and the given facts. Shares are of the
         usable samples; `attack_success_rate` of the correctly classified.
     """
@@ -124,7 +124,7 @@ def _percent(share: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as in `summarise(...)["attacks"]` as a Markdown table in percent, evaluations per usable image."""
+    """Rows as in `summarize(...)["attacks"]` as a Markdown table in percent, evaluations per usable image."""
     lines = [
         "| attack | norm | eps | robust % | 95 % | ASR % | 95 % | grads | passes |",
         "|---|---|---|---|---|---|---|---|---|",

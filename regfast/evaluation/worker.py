@@ -95,7 +95,7 @@ def clean_logits(model: Model, images: Tensor, device: torch.device, batch: int)
 
 
 def count_classes(model: Model, shape: tuple[int, ...], device: torch.device) -> int:
-    """K, from the model's answer to one grey image of `shape` (C, H, W).
+    """K, from the model's answer to one gray image of `shape` (C, H, W).
 
     Raises InputError if it takes no such image, or answers with something other than logits (1, K).
     """

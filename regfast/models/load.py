@@ -120,7 +120,7 @@ def _own_network(name: str, num_classes: int, weights: str | None, in_channels: 
         channels = in_channels or 1
         return _Network(SmallCNN(num_classes, channels), None, None, (channels, 8, 8))
     channels = in_channels or 3
-    # CIFAR's usual normalisation has three channels; other images pass as they are.
+    # CIFAR's usual normalization has three channels; other images pass as they are.
     mean, std = (MEAN, STD) if channels == 3 else (None, None)
     depth = int(name.removeprefix("resnet"))
     return _Network(CifarResNet(depth, num_classes, channels), mean, std, (channels, 32, 32))

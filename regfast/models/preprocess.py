@@ -14,7 +14,7 @@ _LONGEST = 16  # sides up to this many times the shorter one are resized whole
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The shorter side to `resize` pixels, then the central `crop` × `crop`; normalisation is the model's part.
+    """The shorter side to `resize` pixels, then the central `crop` × `crop`; normalization is the model's part.
 
     `interpolation` is one of `INTERPOLATIONS`. Raises ValueError for another, and for a crop larger than the image.
     """

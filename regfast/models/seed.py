@@ -1,4 +1,4 @@
-"""Seeded initialisation and dropout without touching the caller's random state."""
+"""Seeded initialization and dropout without touching the caller's random state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -49,7 +49,7 @@ def perturb_step(
     Args:
         point: (B, …) float32 (reference: also float64): where the gradient was taken.
         gradient: same shape, any float dtype.
-        clean: same shape and dtype: the ball's centre, inside the box.
+        clean: same shape and dtype: the ball's center, inside the box.
         eps: radius ≥ 0.
         step: step size.
         norm: "linf", "l2", "l1".

@@ -15,7 +15,7 @@ from regfast.evaluation.summary import eps_text
 from regfast.report import style
 from regfast.report.drawing import Drawing
 
-PALETTE = ("#24292f", "#0072b2", "#d55e00", "#009e73", *style.SPARE_COLOURS)
+PALETTE = ("#24292f", "#0072b2", "#d55e00", "#009e73", *style.SPARE_COLORS)
 SHOWN = 20  # classes in the figure: the least robust of more
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
@@ -46,10 +46,10 @@ def accuracy_figure(summary: Mapping[str, Any]) -> Drawing:
                 continue
             shares = [summary["clean"], *(row["robust_accuracy"] for row in rows)]
             eps = [0.0, *(row["eps"] for row in rows)]
-            colour = PALETTE[place % len(PALETTE)]
-            axis.plot(eps, [share["value"] for share in shares], marker="os^Dv"[place % 5], color=colour, label=attack)
+            color = PALETTE[place % len(PALETTE)]
+            axis.plot(eps, [share["value"] for share in shares], marker="os^Dv"[place % 5], color=color, label=attack)
             low, high = ([share[end] for share in shares] for end in ("low", "high"))
-            axis.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
             columns["attack"] += [attack] * len(eps)
             columns["norm"] += [norm] * len(eps)
             columns["eps"] += eps

@@ -160,8 +160,8 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
     env = environment()
     source = env.loader.get_source(env, "page.css")[0] if env.loader else ""
     names = list(regularizers)
-    colours = [
-        (f"r{k}", style.colour(name, names), style.DARK.get(style.colour(name, names), style.colour(name, names)))
+    colors = [
+        (f"r{k}", style.color(name, names), style.DARK.get(style.color(name, names), style.color(name, names)))
         for k, name in enumerate(names)
     ]
     drawings = [d for section in page.sections for d in section.drawings]
@@ -170,7 +170,7 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         page=page,
         regularizers=names,
         css=Markup(source),
-        colours=colours,
+        colors=colors,
         images=images,
         repeated=repeated(drawings),
     )

@@ -116,7 +116,7 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     if in_span:
         look = (
             "As the figure before, but only with the component of the features that moves the softmax (the row space "
-            "of the centred head): the rest dilutes the raw cosine without changing any prediction."
+            "of the centered head): the rest dilutes the raw cosine without changing any prediction."
         )
     drawn = min(representation.POINTS, columns[0].rms.size)
     look += f" {drawn} of {columns[0].rms.size} points drawn per panel, evenly picked, all seeds."

@@ -1,4 +1,4 @@
-"""How every figure looks: one colour per regularizer, and the same bytes for the same data."""
+"""How every figure looks: one color per regularizer, and the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ R = TypeVar("R")
 WIDTH = 7.2  # inches: the text width of a page, so that 8 pt in the figure is 8 pt in print
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
-# Okabe and Ito's palette, told apart by readers with every common colour-vision deficiency.
+# Okabe and Ito's palette, told apart by readers with every common color-vision deficiency.
 # The paper's four regularizers have fixed ones (regfast/training/regularizers); any other takes a spare one.
-SPARE_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
+SPARE_COLORS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
 SPARE_MARKERS = ("v", "P", "X", "*")
 
-# In the page the neutral colours follow the reader's light or dark setting; the colours of data stay.
+# In the page the neutral colors follow the reader's light or dark setting; the colors of data stay.
 DARK = {INK: "#e6edf3", MUTED: "#9aa4af", GRID: "#30363d", PAPER: "#161b22", "#24292f": "#f0f3f6",
         "#0072b2": "#459fe6", "#d55e00": "#f0803c", "#009e73": "#2ecf8f",
         "#332288": "#8c82e0", "#117733": "#3fa866", "#882255": "#cc6f9f"}  # fmt: skip
@@ -57,13 +57,13 @@ CONFIDENCE: LinearSegmentedColormap | ListedColormap = LinearSegmentedColormap.f
 )
 
 
-def colour(regularizer: str, regularizers: list[str] | None = None) -> str:
-    """The colour of ``regularizer``: its own, or by position in ``regularizers`` among those that have none."""
-    return _known(regularizer, "color") or _spare(regularizer, regularizers, "color", SPARE_COLOURS)
+def color(regularizer: str, regularizers: list[str] | None = None) -> str:
+    """The color of ``regularizer``: its own, or by position in ``regularizers`` among those that have none."""
+    return _known(regularizer, "color") or _spare(regularizer, regularizers, "color", SPARE_COLORS)
 
 
 def marker(regularizer: str, regularizers: list[str] | None = None) -> str:
-    """The marker of ``regularizer``, chosen as its colour is, so that colour is never the only difference."""
+    """The marker of ``regularizer``, chosen as its color is, so that color is never the only difference."""
     return _known(regularizer, "marker") or _spare(regularizer, regularizers, "marker", SPARE_MARKERS)
 
 
@@ -118,7 +118,7 @@ def _settle(figure: Figure) -> None:
     # The layout solver's last digits depend on where its variables lie in memory; rounded, they are always the same.
     figure.draw_without_rendering()
     if any(axes.get_aspect() != "auto" for axes in figure.axes):
-        figure.draw_without_rendering()  # a panel of fixed aspect moves its neighbours: see where it ended up
+        figure.draw_without_rendering()  # a panel of fixed aspect moves its neighbors: see where it ended up
     with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
         figure.set_layout_engine(None)  # not "none": with a placeholder, saving draws everything once more
     for axes in figure.axes:
@@ -127,7 +127,7 @@ def _settle(figure: Figure) -> None:
 
 
 def themed_svg(path: Path) -> Markup:
-    """A ``data:`` address of the SVG at ``path`` whose neutral colours follow the reader's light or dark setting."""
+    """A ``data:`` address of the SVG at ``path`` whose neutral colors follow the reader's light or dark setting."""
     text = path.read_text(encoding="utf-8")
     light, dark = [], []
     for number, (bright, dim) in enumerate(DARK.items()):

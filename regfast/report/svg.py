@@ -119,7 +119,7 @@ def _drop_unused_names(text: str) -> str:
 
 
 def _merge_clipped(text: str) -> str:
-    """Neighbours that are clipped alike share a group; a group without attributes is none."""
+    """Neighbors that are clipped alike share a group; a group without attributes is none."""
     before = ""
     while text != before:
         before = text

@@ -1,4 +1,4 @@
-"""Neural-collapse measures NC1 to NC4 (Papyan, Han & Donoho 2020), with the normalisation of each stated."""
+"""Neural-collapse measures NC1 to NC4 (Papyan, Han & Donoho 2020), with the normalization of each stated."""
 
 from __future__ import annotations
 

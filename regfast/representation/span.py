@@ -48,8 +48,8 @@ def pseudoinverse(weight: Tensor) -> tuple[Tensor, int]:
         return torch.linalg.solve_triangular(triangle, axes.T, upper=True), rows.shape[1]
     axes, triangle = factors
     # C v = y for y that sums to 0: the first K - 1 equations say it all, and with C[:-1]ᵀ = QR, v = Q R⁻ᵀ y[:-1].
-    centre = torch.eye(count).to(rows) - 1 / count
-    return axes @ torch.linalg.solve_triangular(triangle.T, centre[:-1], upper=False), count - 1
+    center = torch.eye(count).to(rows) - 1 / count
+    return axes @ torch.linalg.solve_triangular(triangle.T, center[:-1], upper=False), count - 1
 
 
 def _full_rank(rows: Tensor) -> tuple[Tensor, Tensor] | None:

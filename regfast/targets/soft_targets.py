@@ -26,7 +26,7 @@ class SoftTargets:
         num_classes: K.
         weight: the earlier name of `lam`.
 
-    The losses ignore a row where `first` or `second` is their `ignore_index`: a mix with an unlabelled sample has no
+    The losses ignore a row where `first` or `second` is their `ignore_index`: a mix with an unlabeled sample has no
     label. (Mixing puts the other class in place of a partner whose share is 0.)
 
     Raises:

@@ -342,7 +342,7 @@ def test_unfit_settings_are_named(build, says):
 def test_unfit_input_is_named():
     model, (images, labels) = network().eval(), batch()
     adversary = Adversary(pgd())
-    with pytest.raises(ValueError, match=r"\[0, 1\].*normalisation"):
+    with pytest.raises(ValueError, match=r"\[0, 1\].*normalization"):
         adversary(model, images * 4 - 2, labels)
     with pytest.raises(TypeError, match="float32"):
         adversary(model, images.half(), labels)

@@ -87,26 +87,26 @@ def test_rounding_outside_is_clamped_and_more_refused():
     assert result.images.min() >= 0
     assert result.images.max() <= 1
     images[2, 0, 0, 0] = 1.01
-    with pytest.raises(ValueError, match=r"\[0, 1\].*normalised"):
+    with pytest.raises(ValueError, match=r"\[0, 1\].*normalized"):
         PGD().run(model, images, labels)
 
 
 @pytest.mark.parametrize("attack", [PGD("l2", 0.05, 5), APGD("linf", 0.004, 8), Square("linf", 0.01, 40)], ids=str)
-def test_bounds_attack_normalised_images_as_the_plain_ones(attack):
+def test_bounds_attack_normalized_images_as_the_plain_ones(attack):
     model, images, labels = linear(4, count=40)
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
     low, high = (0 - mean) / std, (1 - mean) / std
-    normalised = Says(model, mean.view(3, 1, 1), std.view(3, 1, 1))
+    normalized = Says(model, mean.view(3, 1, 1), std.view(3, 1, 1))
     given = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    plain, scaled = attack.run(model, images, labels), attack.run(normalised, given, labels, bounds=(low, high))
+    plain, scaled = attack.run(model, images, labels), attack.run(normalized, given, labels, bounds=(low, high))
     assert torch.equal(plain.success, scaled.success)
     assert plain.success.any()
     back = scaled.images * std.view(3, 1, 1) + mean.view(3, 1, 1)
     torch.testing.assert_close(back, plain.images, rtol=0, atol=2e-6)
-    assert torch.equal(normalised(scaled.images).argmax(1) != labels, scaled.success)
+    assert torch.equal(normalized(scaled.images).argmax(1) != labels, scaled.success)
     gray = attack.run(Says(model, -1.0, 2.0), (images + 1) / 2, labels, bounds=(0.5, 1.0))
     assert torch.equal(gray.success, plain.success)
-    untouched = PGD("linf", 0.0, 1).run(normalised, given, labels, bounds=(low, high), targets=(labels + 1) % 4)
+    untouched = PGD("linf", 0.0, 1).run(normalized, given, labels, bounds=(low, high), targets=(labels + 1) % 4)
     assert torch.equal(untouched.images, given)  # to the last bit
     with pytest.raises(ValueError, match="bounds"):
         attack.run(model, images, labels, bounds=(1.0, 0.0))
@@ -115,7 +115,7 @@ def test_bounds_attack_normalised_images_as_the_plain_ones(attack):
 
 
 class Says(nn.Module):
-    """`model`, of images that come normalised."""
+    """`model`, of images that come normalized."""
 
     def __init__(self, model, mean, std):
         super().__init__()

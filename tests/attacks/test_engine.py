@@ -192,7 +192,7 @@ def test_every_evaluation_is_counted_on_its_sample():
     assert (result.queries[~result.clean] == 1).all()
     assert (result.gradients[~result.clean] == 0).all()
     robust = result.robust
-    # 3 restarts of 7 points each; the last point of a run needs no gradient, but its lane's neighbours may.
+    # 3 restarts of 7 points each; the last point of a run needs no gradient, but its lane's neighbors may.
     assert (result.queries[robust] == 1 + 21).all()
     assert ((result.gradients[robust] >= 18) & (result.gradients[robust] <= 21)).all()
     assert (result.queries[result.success] < 1 + 21 + 2).all()

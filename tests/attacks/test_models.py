@@ -105,7 +105,7 @@ def test_memory_for_a_few_images(most):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_frozen_exported_and_quantised_programs():
+def test_frozen_exported_and_quantized_programs():
     model, images, labels = linear(4)
     network = nn.Sequential(nn.Flatten(), nn.Linear(60, 4)).eval()
     network[1].load_state_dict({"weight": model.weight.detach(), "bias": model.bias.detach()})
@@ -120,11 +120,11 @@ def test_frozen_exported_and_quantised_programs():
     engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
     if engines:
         torch.backends.quantized.engine = engines[-1]
-        quantised = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+        quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
         with pytest.raises(ValueError, match="gradient"):
-            attack.run(quantised, images, labels)
-        result = Square("linf", 0.05, 20).run(quantised, images, quantised(images).argmax(1))
-        assert torch.equal(quantised(result.images).argmax(1) != quantised(images).argmax(1), result.success)
+            attack.run(quantized, images, labels)
+        result = Square("linf", 0.05, 20).run(quantized, images, quantized(images).argmax(1))
+        assert torch.equal(quantized(result.images).argmax(1) != quantized(images).argmax(1), result.success)
 
 
 @pytest.mark.parametrize("attack", [*ALL, Square("linf", 0.01, 5)], ids=str)

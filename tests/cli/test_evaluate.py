@@ -36,7 +36,7 @@ def test_evaluate_then_compare(images, tmp_path, capsys):
     options = ["--attack", "pgd:steps=3", "--attack", "fgsm", "--eps", "1/255,4/255", "--device", "cpu"]
     assert run(command(images, tmp_path / "a", *options)) == 0
     said = capsys.readouterr().out
-    assert "no normalisation inside" in said and "24 of 24 images" in said and "pgd     linf  1/255" in said
+    assert "no normalization inside" in said and "24 of 24 images" in said and "pgd     linf  1/255" in said
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert [(row["attack"], round(row["eps"] * 255)) for row in summary["attacks"]] == [
         ("fgsm", 1),

@@ -74,11 +74,11 @@ def test_targets():
     close(attack(images, labels), away)
 
 
-def test_normalised_images_come_and_go():
+def test_normalized_images_come_and_go():
     model, images, labels = problem()
     mean, std = torch.tensor([0.4, 0.5, 0.6]).view(-1, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(-1, 1, 1)
 
-    class Normalised(nn.Module):
+    class Normalized(nn.Module):
         def __init__(self):
             super().__init__()
             self.inner = model
@@ -86,7 +86,7 @@ def test_normalised_images_come_and_go():
         def forward(self, normal):
             return self.inner(normal * std + mean)
 
-    attack = torchattacks.PGD(Normalised().eval(), EPS, ALPHA, STEPS, random_start=False)
+    attack = torchattacks.PGD(Normalized().eval(), EPS, ALPHA, STEPS, random_start=False)
     attack.set_normalization_used(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25])
     close(attack((images - mean) / std, labels) * std + mean, loop(model, images, labels))
 

@@ -33,7 +33,7 @@ def _compiler() -> str | None:
 
 
 COMPILER = _compiler()
-# Undefined behaviour traps: misaligned access, overflow, indices beyond a fixed array. Shared memory needs no
+# Undefined behavior traps: misaligned access, overflow, indices beyond a fixed array. Shared memory needs no
 # constructors, and each library keeps its own. Fortification would forbid the jumps between stacks.
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-gnu-unique")
 FLAGS += ("-U_FORTIFY_SOURCE", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")

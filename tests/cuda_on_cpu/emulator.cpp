@@ -196,7 +196,7 @@ Worker* idle_worker() {
 }
 
 void on_signal(int number, siginfo_t* info, void*) {
-  if (number == SIGILL || number == SIGTRAP) fail("undefined behaviour: a misaligned access, an overflow or the like");
+  if (number == SIGILL || number == SIGTRAP) fail("undefined behavior: a misaligned access, an overflow or the like");
   fail("a stray access: %s", describe(info->si_addr).c_str());
 }
 

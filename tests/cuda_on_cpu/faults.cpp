@@ -50,8 +50,8 @@ __global__ void block_sum(const int* in, int* out, Fault fault) {
   }
 }
 
-// Each block of a cluster writes its rank into its neighbour's memory, which then adds it to out.
-__global__ void neighbours(const int*, int* out, Fault fault) {
+// Each block of a cluster writes its rank into its neighbor's memory, which then adds it to out.
+__global__ void neighbors(const int*, int* out, Fault fault) {
   __shared__ int given;
   auto cluster = cooperative_groups::this_cluster();
   if (fault != kStranger) cluster.sync();
@@ -71,6 +71,6 @@ extern "C" int run_fault(int fault, const int* in, int* out, int count) {
   const unsigned threads = static_cast<unsigned>(count < 0 ? -count : count);
   const unsigned blocks = cluster ? 8 : 1;
   const cudaLaunchConfig_t config{dim3(blocks), dim3(threads), threads * 4, nullptr, &attribute, cluster ? 1u : 0u};
-  const auto kernel = cluster ? neighbours : block_sum;
+  const auto kernel = cluster ? neighbors : block_sum;
   return emulator::status(cudaLaunchKernelEx(&config, kernel, in, out, static_cast<Fault>(fault)));
 }

@@ -68,7 +68,7 @@ def test_npz_folder_compares_the_names_of_the_classes(tmp_path):
         assert splits.num_classes == 5 and splits.train.classes == splits.test.classes
 
 
-def test_npz_grey_images_and_class_names(tmp_path):
+def test_npz_gray_images_and_class_names(tmp_path):
     write_npz(tmp_path / "a.npz", images=np.zeros((60, 5, 6), np.uint8), classes=np.array(["cat", "dog", "owl"]))
     data = load_images("npz", tmp_path / "a.npz")
     assert data[0][0].shape == (1, 5, 6) and data.classes == ("cat", "dog", "owl")

@@ -40,3 +40,24 @@ def test_what_is_named_is_there(page):
     missing = [text for text in texts if PATH.fullmatch(text) and not (ROOT / text).exists()]
     missing += [text for text in texts if (name := NAME.match(text)) and "/" not in text and not found(name[0])]
     assert not missing
+
+
+# US spelling, as in PyTorch. Stems, so that they are found inside names too.
+BRITISH = re.compile(
+    r"(?:col|neighb|behavi|fav|hon)our|centre[ds]?(?![a-z])|grey(?![a-z])|labelled|"
+    r"(?:general|initial|linear|material|maxim|minim|normal|optim|penal|quant|random|regular|serial|special|standard"
+    r"|summar|util|vector|visual)is(?:e|ing|ation|able)",
+    re.IGNORECASE,
+)
+
+
+def test_spelling_is_us():
+    files = [
+        path
+        for folder in ("regfast", "csrc", "tests", "docs", "benchmarks", "tools", "examples")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".md", ".j2", ".cpp", ".h", ".cu", ".cuh", ".sh") and path != Path(__file__)
+    ]
+    assert len(files) > 400
+    lines = ((path, line) for path in files for line in path.read_text(encoding="utf-8").splitlines())
+    assert [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in lines if BRITISH.search(line)] == []

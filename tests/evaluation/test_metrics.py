@@ -218,7 +218,7 @@ def test_probabilities_are_taken_as_they_are(dtype):
 
 @pytest.mark.parametrize("bins", range(1, 101))
 def test_metric_and_function_put_every_border_in_the_same_bin(bins):
-    """Confidences i/bins as written, and their neighbours: each alone in its batch, so a wrong bin shows."""
+    """Confidences i/bins as written, and their neighbors: each alone in its batch, so a wrong bin shows."""
     edges = np.arange(bins + 1) / bins
     values = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, 1)])
     values = np.sort(values[(values >= 0.5) & (values <= 1)])

@@ -31,7 +31,7 @@ class RowwiseLinear(nn.Module):
 
 
 class Toy:
-    """60 images of 3 x 4 x 4, labelled by the model, every tenth label wrong."""
+    """60 images of 3 x 4 x 4, labeled by the model, every tenth label wrong."""
 
     def __init__(self, n=60, delay=0.0):
         self.images = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -157,7 +157,7 @@ class TestTimm:
         assert model.head_name == head
         assert model.num_classes == 5
 
-    def test_normalisation_is_the_models_own(self):
+    def test_normalization_is_the_models_own(self):
         model = load_model("timm:vit_tiny_patch16_224", num_classes=5, seed=0)
         assert model.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
         assert model.preprocess.crop == 224

@@ -12,7 +12,7 @@ pytest.importorskip("regfast.models._torchvision", exc_type=ImportError)
 from regfast.data import load_images  # noqa: E402
 from regfast.models.preprocess import Preprocess, as_rgb  # noqa: E402
 
-GREY = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040).astype(np.uint16)  # up to 65520
+GRAY = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040).astype(np.uint16)  # up to 65520
 
 
 def reopened(image, kind="PNG"):
@@ -24,16 +24,16 @@ def reopened(image, kind="PNG"):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_16_bits_are_rescaled(kind, order):
-    image = reopened(Image.fromarray(GREY.astype(order)), kind)
+    image = reopened(Image.fromarray(GRAY.astype(order)), kind)
     assert image.mode.startswith("I")
     rgb = np.asarray(as_rgb(image)).astype(int)
-    assert rgb.shape == (8, 8, 3) and np.array_equal(rgb[..., 0], np.rint(GREY / 257)) and (rgb.std(2) == 0).all()
+    assert rgb.shape == (8, 8, 3) and np.array_equal(rgb[..., 0], np.rint(GRAY / 257)) and (rgb.std(2) == 0).all()
 
 
 def test_floats_lie_in_the_unit_interval():
-    unit = (GREY / 65535).astype(np.float32)
+    unit = (GRAY / 65535).astype(np.float32)
     rgb = np.asarray(as_rgb(reopened(Image.fromarray(unit), "TIFF")))
-    assert np.array_equal(rgb[..., 1], np.rint(GREY / 257))
+    assert np.array_equal(rgb[..., 1], np.rint(GRAY / 257))
     for bad in (unit * 255, unit - 0.1, np.full((8, 8), np.nan, np.float32)):
         with pytest.raises(ValueError, match=r"float pixels must lie in \[0, 1\]"):
             as_rgb(Image.fromarray(bad))
@@ -41,7 +41,7 @@ def test_floats_lie_in_the_unit_interval():
 
 def test_32_bit_integers_have_no_white():
     with pytest.raises(ValueError, match="no known white"):
-        as_rgb(reopened(Image.fromarray(GREY.astype(np.int32)), "TIFF"))
+        as_rgb(reopened(Image.fromarray(GRAY.astype(np.int32)), "TIFF"))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
@@ -66,18 +66,18 @@ def saved(image, kind, **options):
 
 def test_a_folder_of_odd_files(tmp_path):
     """Each is read by its type, or cannot be read and says so."""
-    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
+    color = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
     wide = Image.fromarray(np.full((300, 260), 32768, np.uint16))
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = [colour, Image.new("RGB", colour.size)]
+    frames = [color, Image.new("RGB", color.size)]
     data = folder_of(
         tmp_path,
         a16_png=saved(wide, "PNG"),
         animated_webp=saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True),
-        exif_jpg=saved(colour, "JPEG", exif=exif, quality=95),
-        plain_jpg=saved(colour, "JPEG", quality=95),
-        truncated_png=saved(colour, "PNG")[:5000],
+        exif_jpg=saved(color, "JPEG", exif=exif, quality=95),
+        plain_jpg=saved(color, "JPEG", quality=95),
+        truncated_png=saved(color, "PNG")[:5000],
         zero_png=b"",
         z32_tiff=saved(Image.fromarray(np.full((300, 260), 70_000, np.int32)), "TIFF"),
     )
@@ -90,7 +90,7 @@ def test_a_folder_of_odd_files(tmp_path):
         else:
             pixels[name] = data[index][0]
     assert pixels["a16.png"].unique().tolist() == pytest.approx([128 / 255])
-    expected = Preprocess()(colour)
+    expected = Preprocess()(color)
     torch.testing.assert_close(pixels["animated.webp"], expected)
     assert torch.equal(pixels["exif.jpg"], pixels["plain.jpg"])  # as stored, not turned
 

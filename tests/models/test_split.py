@@ -40,11 +40,11 @@ def test_parts_compose_and_share_parameters():
     network = Trunk().eval()
     model = split_classifier(network, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
     x = images()
-    normalised = (x - torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    normalized = (x - torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     assert model.head_name == "classifier.3"
     assert model.head is network.classifier[3]
     assert model.features(x).shape == (3, 6)
-    torch.testing.assert_close(model(x), network(normalised))
+    torch.testing.assert_close(model(x), network(normalized))
     torch.testing.assert_close(model.head(model.features(x)), model(x))
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from regfast.report import style
 
-PAPER = [style.colour(name) for name in ("hard", "smoothing", "mixup", "cutmix")]
+PAPER = [style.color(name) for name in ("hard", "smoothing", "mixup", "cutmix")]
 # Machado, Oliveira and Fernandes (2009), severity 1: what deuteranopes, protanopes and tritanopes see, in linear RGB.
 DEFICIENCIES = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -20,8 +20,8 @@ DEFICIENCIES = {
 }
 
 
-def lab(colour, matrix):
-    rgb = np.array(to_rgb(colour))
+def lab(color, matrix):
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(np.asarray(matrix) @ linear, 0, 1)
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
@@ -31,30 +31,30 @@ def lab(colour, matrix):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_regularizers_can_be_told_apart_with_any_colour_vision(deficiency, theme):
-    colours = [style.DARK[c] if theme == "dark" else c for c in PAPER]
-    for one, other in itertools.combinations(colours, 2):
+def test_regularizers_can_be_told_apart_with_any_color_vision(deficiency, theme):
+    colors = [style.DARK[c] if theme == "dark" else c for c in PAPER]
+    for one, other in itertools.combinations(colors, 2):
         distance = np.linalg.norm(lab(one, DEFICIENCIES[deficiency]) - lab(other, DEFICIENCIES[deficiency]))
         assert distance > 14, (one, other, distance)  # 2 is just noticeable, 10 is told apart at a glance
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_and_lines_stand_out_from_the_paper(theme):
-    def luminance(colour):
-        rgb = np.array(to_rgb(colour))
+    def luminance(color):
+        rgb = np.array(to_rgb(color))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
     shade = (lambda c: style.DARK[c]) if theme == "dark" else (lambda c: c)
     paper = luminance(shade(style.PAPER))
-    for colour, least in [(style.INK, 7), (style.MUTED, 4.5), *[(c, 3) for c in PAPER]]:
-        bright, dim = sorted((luminance(shade(colour)), paper), reverse=True)
-        assert (bright + 0.05) / (dim + 0.05) >= least, colour  # WCAG 2.2: 4.5 for text, 3 for graphics
+    for color, least in [(style.INK, 7), (style.MUTED, 4.5), *[(c, 3) for c in PAPER]]:
+        bright, dim = sorted((luminance(shade(color)), paper), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= least, color  # WCAG 2.2: 4.5 for text, 3 for graphics
 
 
-def test_other_regularizers_get_their_own_colour_and_marker():
+def test_other_regularizers_get_their_own_color_and_marker():
     names = ["hard", "mine", "yours"]
-    assert len({style.colour(n, names) for n in names}) == 3
+    assert len({style.color(n, names) for n in names}) == 3
     assert len({style.marker(n, names) for n in names}) == 3
     assert style.label("mine") == "mine"
     assert (style.in_sentence("smoothing"), style.in_sentence("mixup")) == ("label smoothing", "Mixup")
@@ -64,7 +64,7 @@ def test_other_regularizers_get_their_own_colour_and_marker():
 
 def figure():
     drawn = Figure(figsize=(2, 2))
-    drawn.subplots().plot([0, 1], [0, 1], color=style.colour("hard"))
+    drawn.subplots().plot([0, 1], [0, 1], color=style.color("hard"))
     return drawn
 
 
@@ -89,6 +89,6 @@ def test_the_embedded_svg_follows_the_readers_theme(tmp_path):
     assert kind == "data:image/svg+xml"
     assert not set('"<>&#') & set(encoded)
     assert "prefers-color-scheme:dark" in text
-    assert f"stroke: {style.colour('hard')}" not in text
+    assert f"stroke: {style.color('hard')}" not in text
     ElementTree.fromstring(text)
-    assert f"stroke: {style.colour('hard')}" in svg.read_text()  # the file itself has plain colours, for every program
+    assert f"stroke: {style.color('hard')}" in svg.read_text()  # the file itself has plain colors, for every program

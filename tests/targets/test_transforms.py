@@ -163,7 +163,7 @@ def test_what_is_no_batch_is_refused():
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("kind", [MixUp, CutMix])
-def test_a_mix_with_an_unlabelled_sample_is_ignored(kind, backend):
+def test_a_mix_with_an_unlabeled_sample_is_ignored(kind, backend):
     """In either role: the loss is the mean over the other rows, and its gradient is 0 there."""
     if dispatch.unavailable(backend):
         pytest.skip(f"backend {backend}: {dispatch.unavailable(backend)}")

@@ -180,7 +180,7 @@ def l1_projection_kernel(clean, delta, out, eps, size, eps_value, lower, upper, 
     least = tl.full([], -1, tl.int32)  # norm at the float of these bits is too large; -1 stands before 0
     enough = tl.full([], 0x7F800000, tl.int32)  # … is small enough: +inf
     for _ in range(32):
-        # Once the two are neighbours, `middle` is one of them and nothing changes any more.
+        # Once the two are neighbors, `middle` is one of them and nothing changes any more.
         middle = least + (enough - least) // 2
         middle = tl.where(middle < 0, 0, middle)
         mu = middle.to(tl.float32, bitcast=True)

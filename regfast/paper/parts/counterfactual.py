@@ -88,7 +88,7 @@ def draw(paper: Paper) -> list[Drawing]:
             "counterfactual",
             "Cause or companion: swapped norms and directions",
             matrix.draw(tables, names, "directions and head from", "norms from"),
-            "The framed diagonal is the models as they are. Along a row only the norms change. If a row's colour "
+            "The framed diagonal is the models as they are. Along a row only the norms change. If a row's color "
             "changes as the columns' does, the magnitude is what matters; if a column's does, the directions are.",
             " ".join(found),
             {"swaps": behind(table)},

@@ -27,7 +27,7 @@ def draw(epochs: Mapping[str, Array], curves: Mapping[str, Mapping[str, Array]],
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (measure, lines) in zip(panels.flat, curves.items(), strict=False):
         for name, values in lines.items():
-            tone = style.colour(name, names)
+            tone = style.color(name, names)
             every = max(1, len(epochs[name]) // 8)
             if len(values) > 1:
                 axes.fill_between(epochs[name], values.min(axis=0), values.max(axis=0), color=tone, alpha=0.15, lw=0)

@@ -27,7 +27,7 @@ def draw(values: Mapping[str, Mapping[str, Array]], edges: Array, xlabel: str, o
     for column, (title, table) in enumerate(values.items()):
         tallest = 0.0
         for axes, name in zip(panels[:, column], names, strict=True):
-            tone = style.colour(name, names)
+            tone = style.color(name, names)
             finite = table[name][np.isfinite(table[name])]
             axes.axvline(origin, color=style.MUTED, lw=0.6, ls=":")
             axes.set_yticks([])

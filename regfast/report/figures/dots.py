@@ -24,7 +24,7 @@ def draw(panels: Mapping[str, Mapping[str, Estimates]], xlabel: str, rows: Seque
     step = 0.78 / max(len(names), 1)
     for axes, (title, estimates) in zip(axes_row, panels.items(), strict=True):
         for k, name in enumerate(names):
-            tone = style.colour(name, names)
+            tone = style.color(name, names)
             for place, row in enumerate(rows):
                 if row not in estimates.get(name, {}):
                     continue
@@ -48,7 +48,7 @@ def draw(panels: Mapping[str, Mapping[str, Estimates]], xlabel: str, rows: Seque
     axes_row[0].set_yticks(range(len(rows)), rows)
     axes_row[0].set_ylim(len(rows) - 0.5, -0.5)
     handles = [
-        Line2D([], [], marker=style.marker(n, names), color=style.colour(n, names), label=style.label(n)) for n in names
+        Line2D([], [], marker=style.marker(n, names), color=style.color(n, names), label=style.label(n)) for n in names
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(names)))
     return figure

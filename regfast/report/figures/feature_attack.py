@@ -47,7 +47,7 @@ def draw(panels: Mapping[str, Mapping[str, Radii]], attack: str, marks: Mapping[
         top = float(np.percentile(finite, 97)) if len(finite) else 1.0
         eps = np.linspace(0, top, POINTS)
         for name, radii in models.items():
-            tone = style.colour(name, names)
+            tone = style.color(name, names)
             bound, reached = success(radii.exact, eps), success(radii.attack, eps)
             axes.plot(eps, bound.mean(axis=0), color=tone, lw=1.0, ls=(0, (3, 1.5)))
             axes.plot(
@@ -60,7 +60,7 @@ def draw(panels: Mapping[str, Mapping[str, Radii]], attack: str, marks: Mapping[
         axes.set(xlabel=xlabel, xlim=(0, top), ylim=(-0.02, 1.02))
     row[0].set_ylabel("attack success rate")
     handles = [
-        Line2D([], [], color=style.colour(n, names), marker=style.marker(n, names), label=style.label(n)) for n in names
+        Line2D([], [], color=style.color(n, names), marker=style.marker(n, names), label=style.label(n)) for n in names
     ]
     handles += [
         Line2D([], [], color=style.INK, lw=1.4, label=attack),

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from regfast.report import style
 from regfast.report.figures.bins import thin
-from regfast.report.figures.plane import Plane, class_colour, frame, mark_center, window
+from regfast.report.figures.plane import Plane, class_color, frame, mark_center, window
 from regfast.representation.plane import confidence_contours, gradient_field
 
 Array = npt.NDArray[Any]
@@ -50,7 +50,7 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
     confidence = confidence_contours(*plane.head(), torch.from_numpy(x), torch.from_numpy(x)).confidence.numpy()
     filled = whole.contourf(x, x, confidence, levels=CONFIDENCES, cmap=style.CONFIDENCE)
     shown = thin(len(plane.features), 300)
-    tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
+    tones = np.array([to_rgb(class_color(c)) for c in range(len(plane.weight))])
     whole.scatter(
         *plane.features[shown].T, s=6, c=tones[plane.labels[shown]], edgecolors=style.PAPER, linewidths=0.25, zorder=3
     )
@@ -112,7 +112,7 @@ def draw_field(planes: Sequence[Plane], label: int, shared: bool = True) -> Figu
                 axes.plot(*end, marker="x", ms=3, mew=0.8, color="#d55e00", zorder=6)
         axes.plot(*plane.features[mine].T, "o", ms=2.4, color="#0072b2", mew=0, zorder=6)
         mark_center(axes, plane.centers[label], half, "#e69f00")
-        axes.set_title(style.label(plane.regularizer), color=style.colour(plane.regularizer, names), fontweight="bold")
+        axes.set_title(style.label(plane.regularizer), color=style.color(plane.regularizer, names), fontweight="bold")
         frame(axes, half)
     figure.colorbar(drawn, ax=list(row), location="bottom", aspect=60, pad=0.02, label="loss (nats)", format="{x:g}")
     handles = [

@@ -22,7 +22,7 @@ from regfast.representation.plane import confidence_contours
 Array = npt.NDArray[Any]
 GRID = 240  # points a side of the decision regions
 POINTS = 400  # features drawn per panel
-# Paul Tol's muted scheme and grey: ten colours told apart by every common colour vision.
+# Paul Tol's muted scheme and gray: ten colors told apart by every common color vision.
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
 
 
@@ -65,8 +65,8 @@ def window(planes: Sequence[Plane], share: float = 99.0) -> float:
     return 1.12 * max(reach, 1e-6)
 
 
-def class_colour(label: int) -> str:
-    """The colour of class ``label``; classes beyond the tenth begin again."""
+def class_color(label: int) -> str:
+    """The color of class ``label``; classes beyond the tenth begin again."""
     return CLASSES[label % len(CLASSES)]
 
 
@@ -103,7 +103,7 @@ def draw(rows: Sequence[tuple[str, Sequence[Plane]]], shared: bool = True) -> Fi
             frame(axes, half)
             if number == 0:
                 axes.set_title(
-                    style.label(plane.regularizer), color=style.colour(plane.regularizer, names), fontweight="bold"
+                    style.label(plane.regularizer), color=style.color(plane.regularizer, names), fontweight="bold"
                 )
         for axes in line[len(row) :]:
             axes.set_axis_off()
@@ -121,10 +121,10 @@ def frame(axes: Axes, half: float) -> None:
 
 
 def regions(axes: Axes, plane: Plane, half: float, alpha: float = 0.22) -> None:
-    """Tint every point of the window with the colour of the class predicted there, and draw the boundaries."""
+    """Tint every point of the window with the color of the class predicted there, and draw the boundaries."""
     x = np.linspace(-half, half, GRID)
     predicted = confidence_contours(*plane.head(), torch.from_numpy(x), torch.from_numpy(x)).prediction.numpy()
-    tints = np.array([(*to_rgb(class_colour(c)), alpha) for c in range(len(plane.weight))])
+    tints = np.array([(*to_rgb(class_color(c)), alpha) for c in range(len(plane.weight))])
     extent = (-half, half, -half, half)
     axes.imshow(tints[predicted], origin="lower", extent=extent, interpolation="nearest", zorder=0)
     # A class's region is where its margin is positive. The margin is linear on both sides of an edge, so that its
@@ -136,9 +136,9 @@ def regions(axes: Axes, plane: Plane, half: float, alpha: float = 0.22) -> None:
 
 
 def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
-    """Features, weight vectors, class means and centers in their classes' colours."""
+    """Features, weight vectors, class means and centers in their classes' colors."""
     shown = thin(len(plane.features), POINTS)
-    tones = np.array([to_rgb(class_colour(c)) for c in range(len(plane.weight))])
+    tones = np.array([to_rgb(class_color(c)) for c in range(len(plane.weight))])
     x, y = plane.features[shown].T
     axes.scatter(x, y, s=5, c=tones[plane.labels[shown]], linewidths=0, alpha=0.75, zorder=2)
     edge: Any = {"edgecolors": style.INK, "linewidths": 0.6, "zorder": 4}
@@ -146,7 +146,7 @@ def symbols(axes: Axes, plane: Plane, half: float, scale: float) -> None:
     axes.scatter(weight[:, 0], weight[:, 1], s=20, marker="s", c=tones, **edge)
     axes.scatter(plane.means[:, 0], plane.means[:, 1], s=24, marker="^", c=tones, **edge)
     for c, center in enumerate(plane.centers):
-        mark_center(axes, center, half, class_colour(c))
+        mark_center(axes, center, half, class_color(c))
 
 
 def mark_center(axes: Axes, center: Array, half: float, tone: str) -> None:

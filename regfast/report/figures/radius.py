@@ -30,7 +30,7 @@ def draw(
     left, right = figure.subplots(1, 2)
     for axes, table, factor in ((left, angles, 180 / np.pi), (right, cosines, 1.0)):
         for name in names:
-            tone, values = style.colour(name, names), table[name] * factor
+            tone, values = style.color(name, names), table[name] * factor
             axes.fill_between(radius, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=tone, alpha=0.1, lw=0)
             axes.plot(
                 radius,
@@ -50,7 +50,7 @@ def draw(
             marker=style.marker(name, names),
             ms=6,
             mfc="none",
-            color=style.colour(name, names),
+            color=style.color(name, names),
             clip_on=False,
         )
     left.text(edge, 1.01, "r → ∞", ha="center", fontsize=7, color=style.MUTED, transform=left.get_xaxis_transform())

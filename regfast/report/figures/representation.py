@@ -48,7 +48,7 @@ class Model:
 
 @dataclass(frozen=True)
 class AttackStyle:
-    """How an attack's line is labelled and drawn."""
+    """How an attack's line is labeled and drawn."""
 
     id: str
     label: str
@@ -72,7 +72,7 @@ def draw(
 ) -> Figure:
     """One column per model, the same axes across columns.
 
-    From the top: RMS over cosine coloured by confidence; share of the correctly classified samples that each attack
+    From the top: RMS over cosine colored by confidence; share of the correctly classified samples that each attack
     flips, per bin of cosine; histogram of the cosines; reliability diagram, bars as opaque as their share is large.
     Attacked samples are the correctly classified ones. Source: arXiv 2410.03999, Fig. 3.
     """
@@ -89,7 +89,7 @@ def draw(
     )
     top = max(float(np.nanpercentile(m.rms, 99.5)) for m in models)
     for column, model in enumerate(models):
-        tone = style.colour(model.regularizer, names)
+        tone = style.color(model.regularizer, names)
         scatter, asr, histogram = grid[:3, column]
         scatter.set_title(style.label(model.regularizer), color=tone, fontweight="bold")
 
@@ -152,7 +152,7 @@ def _reliability(row: Sequence[Axes], models: Sequence[Model]) -> None:
     bars = [reliability_bins(m.confidence, m.correct, RELIABILITY_BINS) for m in models]
     densest = max(float(b.counts.max()) / len(m.confidence) for b, m in zip(bars, models, strict=True))
     for axes, model, bins in zip(row, models, bars, strict=True):
-        tone = style.colour(model.regularizer, [m.regularizer for m in models])
+        tone = style.color(model.regularizer, [m.regularizer for m in models])
         axes.set_title(f"ECE {model.ece:.3f}", fontsize=8, pad=3)
         axes.plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls="--")
         share = bins.counts / len(model.confidence)
@@ -171,7 +171,7 @@ def _reliability(row: Sequence[Axes], models: Sequence[Model]) -> None:
 
 
 def attack_handles(attacks: Sequence[AttackStyle]) -> list[Line2D]:
-    """Legend entries for ``attacks`` in neutral ink: the columns have the regularizers' colours."""
+    """Legend entries for ``attacks`` in neutral ink: the columns have the regularizers' colors."""
     return [
         Line2D(
             [],

@@ -31,7 +31,7 @@ def draw(scales: Array, ece: Mapping[str, Mapping[str, Array]], changed: Mapping
         2, len(names), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [1.6, 1]}
     )
     for column, name in enumerate(names):
-        tone = style.colour(name, names)
+        tone = style.color(name, names)
         for kind, (line, marker) in LINES.items():
             for axes, values in ((grid[0, column], ece[name].get(kind)), (grid[1, column], changed[name].get(kind))):
                 if values is None:

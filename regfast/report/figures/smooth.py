@@ -36,7 +36,7 @@ def draw(models: Mapping[str, Smooth]) -> Figure:
         2, len(names), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
     )
     for column, (name, model) in enumerate(models.items()):
-        tone = style.colour(name, names)
+        tone = style.color(name, names)
         top, bottom = grid[:, column]
         top.plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls=(0, (4, 2)))
         top.fill_between(model.confidence, model.low, model.high, color=tone, alpha=0.2, lw=0)
@@ -48,7 +48,7 @@ def draw(models: Mapping[str, Smooth]) -> Figure:
     grid[0, 0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     grid[1, 0].set(ylabel="density", ylim=(0, None))
     grid[1, 0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    handles = [Line2D([], [], color=style.colour(n, names), label=style.label(n)) for n in names]
+    handles = [Line2D([], [], color=style.color(n, names), label=style.label(n)) for n in names]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(names)))
     figure.align_ylabels(list(grid[:, 0]))
     return figure

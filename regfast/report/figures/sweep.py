@@ -24,7 +24,7 @@ def draw(eps: Array, rates: Mapping[str, Array], xlabel: str = "ε", pixels: boo
     figure = Figure(figsize=(0.62 * style.WIDTH, 2.9))
     axes = figure.subplots()
     for name, rate in rates.items():
-        tone = style.colour(name, names)
+        tone = style.color(name, names)
         if len(rate) > 1:
             axes.fill_between(eps, rate.min(axis=0), rate.max(axis=0), color=tone, alpha=0.15, lw=0)
         axes.plot(eps, rate.mean(axis=0), color=tone, marker=style.marker(name, names), label=style.label(name))

@@ -21,6 +21,6 @@ class LogitNorm(Regularizer):
         self.temperature = checked_range("temperature", temperature, 0, open_low=True)
 
     def loss(self, logits: Tensor, target: Target, features: Tensor, context: Context) -> Tensor:
-        """Cross-entropy of the normalised logits."""
+        """Cross-entropy of the normalized logits."""
         norm = logits.norm(dim=1, keepdim=True) + 1e-7  # as the paper's code has it: no logit, no direction
         return context.cross_entropy(logits / (norm * self.temperature), target, features)[0]

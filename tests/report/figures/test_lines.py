@@ -20,12 +20,12 @@ def test_rising_norms_and_projections_are_counted():
     assert theorem1.rising(theorem1.Minimizers(norm[:1], norm[:2])) == (0, 1)
 
 
-def test_every_line_has_its_regularizers_colour():
+def test_every_line_has_its_regularizers_color():
     eps = np.linspace(0, 0.1, 5)
     rates = {name: np.tile(eps * 10, (2, 1)) for name in ("hard", "mixup", "mine")}
     lines = sweep.draw(eps, rates).axes[0].get_lines()
     names = list(rates)
-    assert [line.get_color() for line in lines] == [style.colour(n, names) for n in names]
+    assert [line.get_color() for line in lines] == [style.color(n, names) for n in names]
     assert len({line.get_marker() for line in lines}) == 3
 
 
@@ -41,7 +41,7 @@ def test_curves_show_mean_and_band_over_seeds():
 def test_a_dot_is_hollow_when_its_interval_contains_zero():
     figure = dots.draw({"a": {"hard": {"x": (0.3, 0.1, 0.5), "y": (0.1, -0.1, 0.3)}}}, "r", ["x", "y"])
     marks = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
-    assert [mark.get_markerfacecolor() for mark in marks] == [style.colour("hard"), style.PAPER]
+    assert [mark.get_markerfacecolor() for mark in marks] == [style.color("hard"), style.PAPER]
 
 
 def test_histograms_are_shares_and_outsiders_land_in_the_last_bin():
