@@ -24,16 +24,19 @@ Answer = Literal["holds", "does not hold", "undecided"]
 RULE = (
     "A claim holds when the whole 95 % interval of its effect lies on the side that the claim names, does not hold "
     "when the whole interval lies on the other side, and is undecided when the interval contains 0. Effects are "
-    "differences to hard labels on the same test samples with the same seeds; within one model, the difference "
-    "between the half of the correct samples with the higher cosine and the other half. Intervals come from a "
-    "bootstrap that draws seeds, and then test samples, with replacement, the same ones for both models. On few "
+    "differences to the first model named, on the same test samples with the same seeds; within one model, the "
+    "difference between the half of the correct samples with the higher cosine and the other half. Intervals come "
+    "from a bootstrap that draws seeds, and then test samples, with replacement, the same ones for both models. On few "
     "samples ECE is too large, most of all for a well-calibrated model: its differences are understated."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim for one regularizer. ``effect`` is ``after - before``; ``direction`` the sign that the claim names."""
+    """One claim for one regularizer. ``effect`` is ``after - before``; ``direction`` the sign that the claim names.
+
+    ``leading`` is true for the measure that stands for its claim on the first screen.
+    """
 
     claim: str
     measure: str
@@ -44,6 +47,7 @@ class Verdict:
     effect: float
     low: float
     high: float
+    leading: bool = False
 
     @property
     def answer(self) -> Answer:
@@ -60,62 +64,77 @@ class Claim:
     measure: str
     column: str
     direction: int
+    leading: bool = False
 
 
 def claims(study: Study) -> list[Claim]:
-    """The claims about differences to hard labels that ``study`` can answer, in the page's order."""
-    found = [Claim("Magnitude falls", "feature RMS", "rms", -1)]
+    """The claims about differences to the reference that ``study`` can answer, in the page's order."""
+    found = [Claim("Magnitude falls", "feature RMS", "rms", -1, leading=True)]
     if "rms_in_span" in study.samples:
         found.append(Claim("Magnitude falls", "RMS, in-span part", "rms_in_span", -1))
-    found.append(Claim("Cosine rises", "cosine to the class center", "cosine", 1))
+    found.append(Claim("Cosine rises", "cosine to the class center", "cosine", 1, leading=True))
     if "cosine_in_span" in study.samples:
         found.append(Claim("Cosine rises", "cosine, in-span part", "cosine_in_span", 1))
-    found.append(Claim("Calibration error falls", "ECE", "ece", -1))
+    found.append(Claim("Calibration error falls", "ECE", "ece", -1, leading=True))
+    strongest = main_attack(study)
     return found + [
-        Claim("Attacks succeed less", f"ASR, {attack_name(attack)}", f"asr_{attack['id']}", -1)
+        Claim("Attacks succeed less", f"ASR, {attack_name(attack)}", f"asr_{attack['id']}", -1, attack is strongest)
         for attack in study.attacks
     ]
 
 
+def main_attack(study: Study) -> dict[str, Any] | None:
+    """The attack that speaks for all on the first screen: strong and linf where there is one, AutoAttack before PGD."""
+    order = ("autoattack", "apgd", "pgd")
+
+    def rank(attack: dict[str, Any]) -> tuple[bool, bool, int]:
+        kind = str(attack["attack"]).partition(":")[0].partition("-")[0]
+        weaker = order.index(kind) if kind in order else len(order)
+        return attack.get("setting") == "weak", attack.get("norm") != "linf", weaker
+
+    return min(study.attacks, key=rank, default=None)
+
+
 def table(study: Study, regularizer: str, names: list[str]) -> list[Array]:
-    """Per seed, (samples, len(names) + 2): a column per name, then confidence and correctness."""
+    """Per seed, (samples, len(names) + 3): a column per name, then `Study.judged`, confidence and correctness."""
     confidence, correct = study.column("confidence", regularizer), study.column("correct", regularizer).astype(float)
+    judged = study.judged(regularizer).astype(float)
     columns = []
     for name in names:
         if name == "ece":
             columns.append(np.zeros_like(correct))  # decided by the last two columns alone
         elif name.startswith("asr_"):
-            columns.append(study.column(f"success_{name[4:]}", regularizer).astype(float) * correct)
+            columns.append(study.column(f"success_{name[4:]}", regularizer).astype(float) * judged)
         else:
             columns.append(study.column(name, regularizer).astype(float))
-    return list(np.stack([*columns, confidence, correct], axis=-1))
+    return list(np.stack([*columns, judged, confidence, correct], axis=-1))
 
 
 def measures(rows: Array, names: list[str]) -> Array:
-    """Every measure of `claims` at once, on resampled rows of `table` (R, n, len(names) + 2): (R, len(names))."""
+    """Every measure of `claims` at once, on resampled rows of `table` (R, n, len(names) + 3): (R, len(names))."""
     result = rows[..., : len(names)].mean(axis=1)
     for k, name in enumerate(names):
         if name == "ece":
             result[:, k] = ece_statistic()(rows[..., -2:])
         elif name.startswith("asr_"):
-            result[:, k] = ratio(rows[..., k].sum(axis=1), rows[..., -1].sum(axis=1))
+            result[:, k] = ratio(rows[..., k].sum(axis=1), rows[..., -3].sum(axis=1))
     return result
 
 
-def against_hard(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
-    """A verdict per claim and regularizer other than ``hard``; none if the study has no hard labels to compare with."""
-    if "hard" not in study.regularizers:
+def against_reference(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
+    """A verdict per claim and regularizer other than the reference; none if the study lacks it."""
+    if study.reference not in study.regularizers:
         return []
     asked = claims(study)
     names = [claim.column for claim in asked]
-    hard = table(study, "hard", names)
-    before = np.mean([measures(rows[None], names)[0] for rows in hard], axis=0)
+    base = table(study, study.reference, names)
+    before = np.mean([measures(rows[None], names)[0] for rows in base], axis=0)
     verdicts = []
     for regularizer in study.regularizers[1:]:
         soft = table(study, regularizer, names)
         change = paired_difference(
             soft,
-            hard,
+            base,
             lambda rows: measures(rows, names),
             resamples=resamples,
             seed=seed,
@@ -134,6 +153,7 @@ def against_hard(study: Study, resamples: int = 2000, seed: int = 0) -> list[Ver
                     float(change.estimate[k]),
                     float(change.low[k]),
                     float(change.high[k]),
+                    claim.leading,
                 )
             )
     return verdicts
@@ -182,19 +202,17 @@ def within_models(study: Study, resamples: int = 2000, seed: int = 0) -> list[Ve
 
 
 def _halves(study: Study, column: str, regularizer: str) -> tuple[list[Array], list[Array]]:
-    """Per seed, which correct samples are in the half with the higher value of `column`, and which in the other."""
+    """Per seed, which judged samples are in the half with the higher value of `column`, and which in the other."""
     halves = []
-    for values, correct in zip(
-        study.column(column, regularizer), study.column("correct", regularizer).astype(bool), strict=True
-    ):
-        upper = correct & (values > (np.median(values[correct]) if correct.any() else 0.0))
-        halves.append((upper.astype(float), (correct & ~upper).astype(float)))
+    for values, judged in zip(study.column(column, regularizer), study.judged(regularizer), strict=True):
+        upper = judged & (values > (np.median(values[judged]) if judged.any() else 0.0))
+        halves.append((upper.astype(float), (judged & ~upper).astype(float)))
     return [up for up, _ in halves], [down for _, down in halves]
 
 
 def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
     """Every verdict that ``study`` can give, in the page's order."""
-    return against_hard(study, resamples, seed) + within_models(study, resamples, seed)
+    return against_reference(study, resamples, seed) + within_models(study, resamples, seed)
 
 
 def _half_gaps(rows: Array) -> Array:

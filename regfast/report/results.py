@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regfast.evaluation.summary import eps_text
 from regfast.runs import files
 from regfast.runs.errors import InputError, MissingInput
 from regfast.runs.files import read_json
@@ -43,31 +44,40 @@ class Study:
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Study:
-        """Read ``run_dir``; MissingInput for a missing file, InputError for one that doesn't fit the schema."""
+        """Read ``run_dir``; MissingInput for a missing file, InputError for one that doesn't fit the schema.
+
+        Networks that were measured and not trained have no curves.
+        """
         path = Path(run_dir)
         if not path.is_dir():
             raise MissingInput(f"run_dir: {path} is not a folder; expected one that `regfast study` has written")
+        config, curves = read_json(path / "config.json"), path / "curves.parquet"
         study = cls(
             path,
-            read_json(path / "config.json"),
+            config,
             read_json(path / "metrics.json"),
             read_columns(path / "samples.parquet", SAMPLE_COLUMNS),
             read_columns(path / "sweep.parquet", SWEEP_COLUMNS),
-            read_columns(path / "curves.parquet", CURVE_COLUMNS),
+            {} if config.get("kind") == "measure" else read_columns(curves, CURVE_COLUMNS),
         )
         study.order  # noqa: B018  (checks that every model was measured on the same samples)
         return study
 
     @cached_property
     def regularizers(self) -> list[str]:
-        """Names in the order of config.json, hard labels first, because everything is compared with them."""
+        """Names in the order of config.json, the reference first, because everything is compared with it."""
         configured = list(self.config.get("regularizers", {}))
         present = set(np.unique(self.samples["regularizer"].astype(str)).tolist())
         if present - set(configured):
             raise InputError(
                 f"samples.parquet has regularizers that config.json lacks: {sorted(present - set(configured))}"
             )
-        return sorted((name for name in configured if name in present), key=lambda name: name != "hard")
+        return sorted((name for name in configured if name in present), key=lambda name: name != self.reference)
+
+    @property
+    def reference(self) -> str:
+        """The regularizer, or network, that the others are compared with: config.json's, or hard labels."""
+        return str(self.config.get("reference", "hard"))
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -106,6 +116,11 @@ class Study:
             raise KeyError(f"samples.parquet has no column {name!r}; it has {', '.join(self.samples)}")
         return self.samples[name][self.order[regularizer]]
 
+    def judged(self, regularizer: str) -> npt.NDArray[np.bool_]:
+        """(seeds, samples): which samples an attack's success counts of: correct, and attacked where not all were."""
+        correct = self.column("correct", regularizer).astype(bool)
+        return correct & self.column("attacked", regularizer).astype(bool) if "attacked" in self.samples else correct
+
     def rows(self, table: Columns, **equal: object) -> dict[str, npt.NDArray[Any]]:
         """The rows of ``table`` whose columns equal the given values."""
         keep = np.ones(len(next(iter(table.values()))), dtype=bool)
@@ -120,6 +135,6 @@ def attack_name(attack: Mapping[str, Any]) -> str:
     name = name.upper() if len(name) <= 4 else name.replace("autoattack", "AutoAttack")
     steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
     norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
-    eps = f" ε = {attack['eps']:.3g}" if attack.get("eps") is not None else ""
+    eps = f" ε = {eps_text(attack['eps'])}" if attack.get("eps") is not None else ""
     setting = f", {attack['setting']}" if attack.get("setting") else ""
     return f"{name}{steps} ({norm}{eps}{setting})"

@@ -89,6 +89,7 @@ def models(study: Study, rms: str, cosine: str) -> list[representation.Model]:
                 study.column(cosine, name).ravel(),
                 confidence.ravel(),
                 correct.ravel(),
+                study.judged(name).ravel(),
                 success,
                 ece,
             )
@@ -138,8 +139,7 @@ def asr_along_cosine(columns: Sequence[representation.Model], attack: Mapping[st
     edges = shared_edges([m.cosine for m in columns], representation.COSINE_BINS)
     parts = []
     for m in columns:
-        correct = m.correct.astype(bool)
-        count, rate = rates(m.cosine[correct], m.success[attack["id"]][correct], edges)
+        count, rate = rates(m.cosine[m.judged], m.success[attack["id"]][m.judged], edges)
         drawn = rate[count >= representation.LEAST]
         if len(drawn) > 1:
             parts.append(f"{style.in_sentence(m.regularizer)} {number(float(drawn[0]))} to {number(float(drawn[-1]))}")
@@ -157,8 +157,8 @@ def _representation_data(
                 {"regularizer": m.regularizer, "cosine": m.cosine[k], "rms": m.rms[k], "confidence": m.confidence[k]}
             )
         count, _ = rates(m.cosine, m.correct, edges)
+        per_attack = {a: rates(m.cosine[m.judged], s[m.judged], edges) for a, s in m.success.items()}
         correct = m.correct.astype(bool)
-        per_attack = {a: rates(m.cosine[correct], s[correct], edges) for a, s in m.success.items()}
         right, _ = rates(m.cosine[correct], m.correct[correct], edges)
         for k in range(len(count)):
             cosines.append(
@@ -288,8 +288,8 @@ def curve_figure(study: Study) -> Drawing:
 
 def radial_share(study: Study, attack: str, regularizer: str) -> float:
     """Radial part of the squared displacement of the features, summed over the correct samples of all seeds."""
-    correct = study.column("correct", regularizer).astype(bool)
-    radial, across = (study.column(f"{part}_{attack}", regularizer)[correct] for part in ("radial", "tangential"))
+    judged = study.judged(regularizer)
+    radial, across = (study.column(f"{part}_{attack}", regularizer)[judged] for part in ("radial", "tangential"))
     total = np.nansum(radial**2 + across**2)
     return float(np.nansum(radial**2) / total) if total > 0 else float("nan")
 
@@ -306,8 +306,7 @@ def displacement_figure(study: Study) -> Drawing:
         cosines[title] = {}
         means, shares = [], {}
         for name in study.regularizers:
-            correct = study.column("correct", name).astype(bool)
-            values = study.column(f"toward_origin_{attack['id']}", name)[correct]
+            values = study.column(f"toward_origin_{attack['id']}", name)[study.judged(name)]
             values = values[np.isfinite(values)]
             cosines[title][name] = values
             if not len(values):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from regfast.calibration.bins import expected_calibration_error
-from regfast.report.claims import Verdict, against_hard, claims, verdicts, within_models
+from regfast.report.claims import Verdict, against_reference, claims, verdicts, within_models
 from regfast.report.results import Study
 
 
@@ -60,8 +60,34 @@ def test_success_of_wrong_samples_never_counts(study):
     samples = dict(study.samples)
     samples["success_pgd"] = samples["success_pgd"] | ~samples["correct"]
     changed = dataclasses.replace(study, samples=samples)
-    assert against_hard(changed, resamples=50) == against_hard(study, resamples=50)
+    assert against_reference(changed, resamples=50) == against_reference(study, resamples=50)
     assert within_models(changed, resamples=50) == within_models(study, resamples=50)
+
+
+def test_where_some_samples_were_attacked_success_counts_of_those(study):
+    attacked = study.samples["sample"] % 3 == 0
+    some = dataclasses.replace(study, samples={**study.samples, "attacked": attacked})
+    only = dataclasses.replace(study, samples={k: v[attacked] for k, v in study.samples.items()})
+    found, expected = (
+        [(v.regularizer, v.before, v.after) for v in against_reference(s, resamples=2) if "ASR" in v.measure]
+        for s in (some, only)
+    )
+    assert [f[0] for f in found] == [e[0] for e in expected]
+    np.testing.assert_allclose([f[1:] for f in found], [e[1:] for e in expected])
+
+
+def test_any_model_can_be_the_reference(study):
+    other = dataclasses.replace(study, config={**study.config, "reference": "mixup"})
+    assert other.regularizers == ["mixup", "hard", "smoothing", "cutmix"]
+    found = {(v.measure, v.regularizer): v for v in against_reference(other, resamples=2)}
+    v = found["feature RMS", "hard"]
+    assert v.effect == pytest.approx(study.column("rms", "hard").mean() - study.column("rms", "mixup").mean())
+    assert {v.measure for v in found.values() if v.leading} == {
+        "feature RMS",
+        "cosine to the class center",
+        "ECE",
+        "ASR, PGD-20 (ℓ∞ ε = 0.03, strong)",
+    }
 
 
 @pytest.mark.parametrize(

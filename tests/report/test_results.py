@@ -54,5 +54,5 @@ def test_unpaired_samples_are_refused(make_study, tmp_path):
 
 def test_attack_names_say_norm_size_and_setting():
     attack = {"id": "a", "attack": "pgd", "norm": "linf", "eps": 8 / 255, "steps": 20, "setting": "strong"}
-    assert attack_name(attack) == "PGD-20 (ℓ∞ ε = 0.0314, strong)"
+    assert attack_name(attack) == "PGD-20 (ℓ∞ ε = 8/255, strong)"
     assert attack_name({"id": "b", "attack": "fgsm", "norm": "l2", "eps": 0.5, "steps": 1}) == "FGSM (ℓ₂ ε = 0.5)"

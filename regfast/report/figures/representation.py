@@ -42,6 +42,7 @@ class Model:
     cosine: Array
     confidence: Array
     correct: Array
+    judged: Array  # which samples an attack's success counts of
     success: Mapping[str, Array]
     ece: float
 
@@ -106,9 +107,8 @@ def draw(
         )
 
         middle = (edges[:-1] + edges[1:]) / 2
-        correct = model.correct.astype(bool)
         for attack in attacks:
-            count, rate = rates(model.cosine[correct], model.success[attack.id][correct], edges)
+            count, rate = rates(model.cosine[model.judged], model.success[attack.id][model.judged], edges)
             enough = count >= LEAST
             asr.plot(
                 middle[enough],

@@ -81,6 +81,7 @@ def model(name, rng, n=120):
         rng.uniform(-0.2, 0.9, n),
         rng.uniform(0.3, 1, n),
         correct,
+        correct,
         {"pgd": correct & (rng.random(n) < 0.5)},
         0.1,
     )
@@ -100,7 +101,7 @@ def test_any_number_of_models_share_their_axes(count):
 
 def test_bars_of_the_reliability_diagram_are_as_opaque_as_their_share():
     confidence = np.r_[np.full(90, 0.95), np.full(10, 0.5)]
-    one = representation.Model("hard", confidence, confidence, confidence, confidence > 0.6, {}, 0.1)
+    one = representation.Model("hard", confidence, confidence, confidence, confidence > 0.6, confidence > 0.6, {}, 0.1)
     bars = representation.draw([one], []).axes[3].patches
     assert [round(bar.get_x() + bar.get_width() / 2, 3) for bar in bars] == [0.5, 0.967]
     assert bars[0].get_alpha() == pytest.approx(0.15 + 0.85 / 9)
