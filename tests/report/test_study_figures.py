@@ -61,6 +61,8 @@ def test_the_caption_follows_the_asr_along_the_cosine(study):
     rng = np.random.default_rng(0)
     cosine = np.repeat([0.1, 0.9], 50)
     flipped = np.r_[np.arange(50) < 40, np.arange(50) < 5]
-    one = Model("hard", rng.random(100), cosine, rng.random(100), np.ones(100, bool), np.ones(100, bool), {"pgd": flipped}, 0.1)
+    one = Model(
+        "hard", rng.random(100), cosine, rng.random(100), np.ones(100, bool), np.ones(100, bool), {"pgd": flipped}, 0.1
+    )
     attack = {"id": "pgd", "attack": "pgd", "norm": "linf", "eps": 0.03}
     assert asr_along_cosine([one], attack).endswith("hard labels 0.800 to 0.100.")
