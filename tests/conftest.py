@@ -19,6 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: each keeps to
 SEED = os.environ.setdefault("REGFAST_TEST_SEED", str(random.SystemRandom().randrange(2**32)))  # workers inherit it
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = SEED
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """At the end, where the failures are read: `REGFAST_TEST_SEED=… pytest …` draws the same input again."""
     terminalreporter.write_line(f"random input: REGFAST_TEST_SEED={SEED}")
@@ -31,6 +36,13 @@ def _fresh_input(request: pytest.FixtureRequest) -> None:
     Helpers that seed a generator of their own add `torch.initial_seed()`.
     """
     torch.manual_seed(crc32(f"{SEED} {request.node.nodeid}".encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    """The same for what tests share: a fixture of a module draws the same whichever tests ran before it."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(crc32(f"{SEED} {request.node.nodeid} {fixturedef.argname}".encode()))
 
 
 @pytest.fixture(scope="session")
