@@ -485,7 +485,7 @@ def test_linear_of_transposed_features(kind):
     exact = [leaf.detach().double().requires_grad_() for leaf in (features, weight)]
     found = torch.autograd.grad(triton.linear_soft_cross_entropy(features, weight, None, **arguments) * 2.7, features)
     expected = reference.linear_soft_cross_entropy(*exact, None, **wide(arguments)) * 2.7
-    # A logit is off by an ulp of the terms of its sum, its probability by as much of itself, and so each share of a row.
+    # A logit is off by an ulp of its sum's terms, its probability by as much of itself, and so each share of a row.
     mass = arguments["dense"].sum(1).max() if kind == "dense" else 1.0
     size = mass * 2.7 / 17 * weight.abs().max() * (features.abs() @ weight.abs().t()).max()
     atol = torch.finfo(torch.float32).eps * size.item()
