@@ -1,7 +1,7 @@
 """Builds the native extension regfast._native where there is a compiler; regfast works without it, only slower.
 
-REGFAST_NATIVE=0 leaves the extension out, REGFAST_REQUIRE_NATIVE=1 makes it an error to go without. REGFAST_ISA=native
-compiles the CPU kernels for this machine's processor alone, in half the time.
+REGFAST_NATIVE=0 leaves the extension out, REGFAST_NATIVE=cpu its CUDA kernels; REGFAST_REQUIRE_NATIVE=1 makes it an
+error to go without. REGFAST_ISA=native compiles the CPU kernels for this machine's processor alone, in half the time.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def headers() -> list[str]:
 
 def cuda_sources() -> list[str]:
     """The CUDA kernels if torch can use them and nvcc can build them; a GPU need not be in this machine."""
+    if os.environ.get("REGFAST_NATIVE") == "cpu":
+        return []
     home = cpp_extension.CUDA_HOME
     nvcc = shutil.which("nvcc") or (home and shutil.which("nvcc", path=str(Path(home) / "bin")))
     return sources("cuda", ".cu") if torch.version.cuda is not None and nvcc else []

@@ -171,14 +171,19 @@ def linear_soft_cross_entropy(
     in the autocast dtype, as a linear layer's would.
 
     Args (the others as in `soft_cross_entropy`):
-        features: (B, d) floating.
+        features: (B, d) floating; as for a linear layer also (…, d), such as (B, T, d) of tokens, or (d,).
         weight: (K, d), of the same dtype.
         bias: (K,), of the same dtype, or None.
+        target: classes in the shape of `features` without d, probabilities with K in the place of d, or `SoftTargets`.
 
     Raises:
         TypeError, ValueError, IndexError: as `soft_cross_entropy`.
+
+    >>> features, weight = torch.zeros(2, 3, 8), torch.zeros(5, 8)
+    >>> linear_soft_cross_entropy(features, weight, None, torch.tensor([[0, 4, -100], [1, 2, 3]]))
+    tensor(1.6094)
     """
-    _check_matrix("features", features)
+    _check_floating("features", features)
     _check_matrix("weight", weight)
     _check_device("weight", weight, features)
     if bias is not None:
@@ -189,17 +194,25 @@ def linear_soft_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
         features, weight = features.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    if weight.shape[1] != features.shape[1] or weight.dtype != features.dtype:
+    if weight.shape[1] != features.shape[-1] or weight.dtype != features.dtype:
         raise ValueError(
-            f"weight must be (K, {features.shape[1]}) {features.dtype}, got {_shape(weight)} {weight.dtype}"
+            f"weight must be (K, {features.shape[-1]}) {features.dtype}, got {_shape(weight)} {weight.dtype}"
         )
     classes = weight.shape[0]
     if bias is not None and (bias.shape != (classes,) or bias.dtype != features.dtype):
         raise ValueError(f"bias must be ({classes},) {features.dtype}, got {_shape(bias)} {bias.dtype}")
-    _, checked = _checked(
+    if features.ndim != 2:
+        if isinstance(target, Tensor) and target.is_floating_point():
+            if target.shape != (*features.shape[:-1], classes):
+                expected = (*features.shape[:-1], classes)
+                raise ValueError(f"a probability target must have shape {expected}, got {_shape(target)}")
+            target = target.movedim(-1, min(1, target.ndim - 1))
+        features = features.movedim(-1, min(1, features.ndim - 1))  # where logits have their classes
+    rows, checked = _checked(
         features, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, z_loss, classes
     )
-    return _linear_soft_cross_entropy.linear_soft_cross_entropy(features, weight, bias, checked)
+    loss = _linear_soft_cross_entropy.linear_soft_cross_entropy(rows, weight, bias, checked)
+    return loss if rows is features or reduction != "none" else loss.view(_positions(features))
 
 
 def feature_stats(
@@ -286,7 +299,10 @@ def _checked(
     elif not isinstance(target, Tensor):
         raise TypeError(f"target must be a tensor or SoftTargets, got {type(target).__name__}")
     elif target.is_floating_point():
-        shape = (rows.size(0), classes) if rows is logits else logits.shape
+        # For the linear loss `logits` are features, and `classes` not their second dimension.
+        shape = (rows.size(0), classes)
+        if rows is not logits:
+            shape = (*logits.shape[: logits.ndim > 1], classes, *logits.shape[2:])
         if target.is_sparse:
             _check_floating("target", target)
         if target.shape != shape:

@@ -80,7 +80,7 @@ class LinearSoftCrossEntropy(SoftCrossEntropy):
     def forward(  # type: ignore[override]
         self, features: Tensor, head: nn.Linear, target: Target, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """Loss of `head(features)`, features (B, d), with the target as in `SoftCrossEntropy`."""
+        """Loss of `head(features)`, features (B, d) or (…, d), target as `regfast.linear_soft_cross_entropy` has it."""
         return linear_soft_cross_entropy(
             features,
             head.weight,

@@ -120,11 +120,14 @@ class Registry(Generic[T]):
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
     """Name and options of `name:option=value,option=value`; a name may be `module:Name`.
 
-    Values are numbers (8/255 too), true, false, none, or else text. Raises ValueError for an option without "=".
+    Values are numbers (8/255 too), true, false, none, or else text. Raises ValueError for an option without "=",
+    TypeError for a name that is no text.
 
     >>> parse("pgd:eps=8/255,steps=7")
     ('pgd', {'eps': 0.03137254901960784, 'steps': 7})
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"a name must be text, as in name:option=value, got {spec!r}")
     name, _, text = spec.partition(":")
     second, _, rest = text.partition(":")
     if second and "=" not in second:

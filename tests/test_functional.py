@@ -64,6 +64,29 @@ def test_linear(kind):
     )
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3), (2, 0), (2, 3, 2)])
+def test_linear_takes_what_a_linear_layer_takes(shape):
+    features = torch.randn(*shape, 4, dtype=torch.float64, requires_grad=True)
+    weight, bias = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    z = functional.linear(features, weight, bias)
+    first, counts = torch.randint(5, shape), torch.rand(shape, dtype=torch.float64)
+    q = torch.rand(*shape, 5, dtype=torch.float64)
+    mixed = SoftTargets(first, first.flip(0) if shape else first, torch.rand(shape[:1]).double(), 0.1, num_classes=5)
+    for target, same in ((first, first), (q, q.movedim(-1, min(1, len(shape)))), (mixed, mixed)):
+        for reduction in ("none", "mean"):
+            options = {"reduction": reduction, "sample_weight": counts}
+            ours = regfast.linear_soft_cross_entropy(features, weight, bias, target, **options)
+            right = regfast.soft_cross_entropy(z.movedim(-1, min(1, len(shape))), same, **options)
+            torch.testing.assert_close(ours, right, rtol=0, atol=1e-12, equal_nan=True)
+            gradients = (torch.autograd.grad(loss.sum(), features, retain_graph=True)[0] for loss in (ours, right))
+            torch.testing.assert_close(*gradients, rtol=0, atol=1e-12, equal_nan=True)
+    if len(shape) == 2:
+        with pytest.raises(ValueError, match=r"target must have shape \(2, \d\), got \(2,\)"):
+            regfast.linear_soft_cross_entropy(features, weight, bias, torch.zeros(2, dtype=torch.int64))
+        with pytest.raises(ValueError, match=r"probability target must have shape \(2, \d, 5\), got \(2, 5, \d\)"):
+            regfast.linear_soft_cross_entropy(features, weight, bias, q.mT)
+
+
 def test_linear_under_autocast_is_the_autocast_linear_layer():
     features, weight = torch.randn(8, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

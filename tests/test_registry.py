@@ -52,6 +52,12 @@ def test_grammar_refuses(spec):
         parse(spec)
 
 
+@pytest.mark.parametrize("name", [None, 3, b"digits", ["digits"]])
+def test_a_name_is_text(name):
+    with pytest.raises(TypeError, match="a name must be text"):
+        parse(name)
+
+
 def test_build(shapes):
     assert vars(shapes.build("solid:sides=6", size=2)) == {"size": 2, "sides": 6}
     assert shapes.build("solid:size=3", size=2).size == 3

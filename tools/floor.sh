@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The fast tests on the oldest PyTorch that pyproject.toml admits, in an environment and a copy of the sources of their own
-# (build/floor, several GB). tools/floor.sh 2.8.0 takes another version; what follows it goes to pytest.
+# The fast tests on the oldest PyTorch that pyproject.toml admits and CPU kernels built against it, in an environment and a
+# copy of the sources of their own (build/floor, several GB). tools/floor.sh 2.8.0 takes another version; what follows it goes
+# to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=${1:-$(sed -n 's/^ *"torch>=\([0-9.]*\)",$/\1.0/p' pyproject.toml)}
@@ -11,10 +12,10 @@ test -x "$folder/bin/python" || "${PYTHON:-python3}" -m venv "$folder"
 python=$PWD/$folder/bin/python
 # NumPy 2.4 no longer makes a number of a one-element array, as the Triton interpreters of that time ask it to.
 "$python" -m pip install --quiet "torch==$version" torchvision 'numpy<2.4' 'setuptools<76' wheel ninja
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory "$folder/src"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --no-dereference --target-directory "$folder/src"
 cd "$folder/src"
-export REGFAST_ISA=native REGFAST_REQUIRE_NATIVE=1
+export REGFAST_ISA=native REGFAST_REQUIRE_NATIVE=1  # CUDA kernels would need the nvcc of that PyTorch
 REGFAST_NATIVE=0 "$python" -m pip install --quiet --no-build-isolation --editable '.[report]' \
   pytest pytest-timeout pytest-xdist hypothesis pandas torchmetrics pillow 'timm>=1.0'
-"$python" setup.py -q build_ext --inplace
+REGFAST_NATIVE=cpu "$python" setup.py -q build_ext --inplace
 exec "$python" -m pytest -m 'not slow and not exhaustive' --numprocesses auto --dist loadfile "$@"

@@ -278,3 +278,5 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
             f"expected logits (B, K) of K >= 2 classes and labels (B,), got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}; a single logit z stands for the two classes (0, z)"
         )
+    if labels.device != logits.device:
+        raise ValueError(f"labels must be on {logits.device} as the logits are, got {labels.device}")

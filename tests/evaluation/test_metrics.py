@@ -104,6 +104,7 @@ def test_wrong_shapes_and_bins_are_refused():
         (lambda: FeatureRMS().update([[1.0]]), TypeError, "features must be a dense tensor, got list"),
         (lambda: RobustAccuracy().update(None, labels), TypeError, "logits must be a dense tensor, got NoneType"),
         (lambda: CalibrationError().update(torch.ones(3, 2).bool(), labels), TypeError, "logits must be floating"),
+        (lambda: RobustAccuracy().update(torch.zeros(3, 2), labels.to("meta")), ValueError, "labels must be on cpu"),
         (
             lambda: CalibrationError().update(torch.zeros(3, 2), [0]),
             TypeError,
