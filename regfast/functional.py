@@ -69,7 +69,8 @@ def soft_cross_entropy(
             the gradient is made in the forward pass and no leaf and no second row lies in that memory.
         backward: "store" makes the gradient in the forward pass, "recompute" makes it when asked for; "auto" stores
             for "mean" and "sum", recomputes for "none" and for float16: there a stored gradient is rounded before a
-            loss scale reaches it, and what is below 6e-8 is lost.
+            loss scale reaches it, and what is below 6e-8 is lost. On a GPU it also recomputes where the loss before was
+            scaled (`loss / n`), since that moves less; the results are the same.
 
     Returns:
         0-d, or in the shape of the classes; float32, float64 for float64 logits.

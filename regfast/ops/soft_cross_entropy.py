@@ -55,9 +55,10 @@ def soft_cross_entropy(logits: Tensor, target: Target, *, inplace: bool = False,
         target: see `Target`.
         inplace: the backend may use the memory of `logits` for its gradient; their content is undefined afterwards.
             It does so where the gradient is stored, and no leaf and no second row lies in that memory.
-        backward: "store" writes the gradient in the forward pass (if logits require grad) and rescales it if
-            grad_output is not 1; "recompute" keeps `log_partition` and recomputes; "auto" stores for "mean" and
-            "sum", recomputes for "none" and for float16: a loss scale must reach the gradient before it is rounded.
+        backward: "store" writes the gradient in the forward pass (if logits require grad) and scales it or makes it
+            anew if grad_output is not 1; "recompute" makes it in the backward pass; "auto" stores for "mean" and
+            "sum", recomputes for "none" and for float16 (a loss scale must reach the gradient before it is rounded),
+            and where a backend expects a grad_output that is not 1.
 
     Returns:
         0-d or (B,); float32, float64 for float64 logits. The gradient has the dtype of `logits`.

@@ -357,7 +357,7 @@ def test_opcheck():
     torch.library.opcheck(
         triton_loss._rows_op,
         (z, first, None, None, None, None, None, None, 1.0, 0.1, 0.01, -100, None, None, None, None, None, 0.2, "mean",
-         True, True, True, False, True),
+         True, True, True, None, None, True),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static"),
     )  # fmt: skip
     if dispatch.unavailable("cuda") is None:

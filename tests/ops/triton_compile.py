@@ -36,7 +36,7 @@ TYPES = {
     torch.int64: "i64",
     torch.int32: "i32",
 }
-MODULES = ("soft_cross_entropy", "feature_stats", "objective", "perturbation", "philox", "feature_attack")
+MODULES = ("soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack")
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -80,9 +80,10 @@ def record() -> list[Launch]:
     label = "d = 512"
     features = torch.empty(rows, 512, requires_grad=True)
     modules["feature_stats"].feature_stats(features, torch.empty(10, 512), first, first).rms.sum().backward()
-    z = torch.empty(rows, 10, requires_grad=True)
-    loss.soft_cross_entropy(z, Target(first)).backward(retain_graph=True)  # the rescaling, into a copy
-    loss.soft_cross_entropy(z, Target(first)).backward()
+    z = torch.empty(rows, 1000, requires_grad=True)
+    for target in (Target(first), Target(dense=z.detach())):  # made anew, rescaled
+        loss.soft_cross_entropy(z, target).backward(retain_graph=True)  # into a copy
+        loss.soft_cross_entropy(z, target).backward()
     for size in (3072, 150528):
         label = f"{size} entries"
         x = torch.empty(4, size)

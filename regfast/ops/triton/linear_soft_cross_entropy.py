@@ -14,7 +14,8 @@ from torch import Tensor
 from regfast.ops.backward import batched, check_first
 from regfast.ops.target import Target
 from regfast.ops.triton.launch import check_dtype
-from regfast.ops.triton.soft_cross_entropy import number, rescale, rows_eager, share_sum
+from regfast.ops.triton.scaling import rescale, share_sum
+from regfast.ops.triton.soft_cross_entropy import number, rows_eager
 
 __all__ = ["linear_soft_cross_entropy"]
 
@@ -71,7 +72,7 @@ class _LinearLoss(torch.autograd.Function):
         many = not compiling and batched(grad_output)
         if ctx.stored:
             scaled = [
-                None if not want else g * grad_output if many else rescale(g, grad_output, None)
+                None if not want else g * grad_output if many else rescale(g, grad_output)
                 for g, want in zip(ctx.saved_tensors, wanted, strict=True)
             ]
             return *scaled, *(None,) * 11
@@ -132,7 +133,8 @@ def _chunks(
         losses, total, _, grad, _, _ = rows_eager(
             logits, y1, y2, mix, q, smoothing, class_weight, sample, lam_value, smoothing_value, z_loss, ignore_index,
             rows, denominator, None, None, None, scale,
-            "sum" if reduction == "mean" else reduction, False, want_grad, False, want_grad, traced,
+            "sum" if reduction == "mean" else reduction, False, want_grad, False,
+            logits if want_grad else None, None, traced,
         )  # fmt: skip
         if reduction == "none":
             loss[part] = losses

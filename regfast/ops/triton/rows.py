@@ -103,11 +103,11 @@ def first_at(hit, cols, K: tl.constexpr):
 
 
 @triton.jit
-def add_to_total(partial, counter, total, count, value, counted, scale):
+def add_to_total(partial, counter, total, count, denominator, value, counted, scale):
     """Add up `value` over all programs, in this very launch and always in the same order.
 
-    total = scale · Σ value; where `count` is asked for, count = Σ counted and total = Σ value / count. Every program
-    leaves its share in `partial`; the one that arrives last adds them up and puts the counter back to 0.
+    total = scale · Σ value, or Σ value / denominator; where `count` is asked for, it is Σ counted and the denominator.
+    Every program leaves its share in `partial`; the one that arrives last adds them up and puts the counter back to 0.
     """
     programs = tl.num_programs(0)
     tl.store(partial + tl.program_id(0), value)
@@ -117,12 +117,14 @@ def add_to_total(partial, counter, total, count, value, counted, scale):
     arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
     if arrived == programs - 1:
         sums = _sum_all(partial, programs)
-        if count is None:
-            tl.store(total, sums * scale)
-        else:
+        if count is not None:
             counts = _sum_all(partial + programs, programs)
             tl.store(total, sums / counts)
             tl.store(count, counts)
+        elif denominator is not None:
+            tl.store(total, sums / tl.load(denominator))
+        else:
+            tl.store(total, sums * scale)
         tl.store(counter, 0)
 
 

@@ -18,14 +18,10 @@ from regfast.ops.target import Target
 from regfast.ops.triton.feature_stats import features_backward
 from regfast.ops.triton.launch import ONE_SHOT_LIMIT, check_dtype, counter, feature_block, launch, row_shape, rows_of
 from regfast.ops.triton.rows import DENSE, INDEX, STRUCTURED
-from regfast.ops.triton.soft_cross_entropy_kernels import (
-    denominator_kernel,
-    one_shot_kernel,
-    rescale_kernel,
-    two_pass_kernel,
-)
+from regfast.ops.triton.scaling import met_scale, rescale, share_sum
+from regfast.ops.triton.soft_cross_entropy_kernels import one_shot_kernel, two_pass_kernel
 
-__all__ = ["number", "rescale", "rows_eager", "share_sum", "soft_cross_entropy", "soft_cross_entropy_stats"]
+__all__ = ["number", "rows_eager", "soft_cross_entropy", "soft_cross_entropy_stats"]
 
 
 def soft_cross_entropy(logits: Tensor, target: Target, inplace: bool = False, backward: str = "auto") -> Tensor:
@@ -73,21 +69,28 @@ def _run(
         None if t is None else t.contiguous()
         for t in (target.first, target.second, target.class_weight, target.sample_weight)
     )
-    denominator = None
-    if reduction == "mean" and (sample_weight is not None or (target.index_target and class_weight is not None)):
-        weights = class_weight if target.index_target else None
-        denominator = share_sum(first, second, weights, sample_weight, target.ignore_index, *logits.shape)
     store = torch.is_grad_enabled() and logits.requires_grad and reduction != "none" and backward != "recompute"
-    if backward == "auto":
-        # A loss scale must reach the gradient before it is rounded to float16; the compiler fuses what it recomputes.
-        store = store and logits.dtype != torch.float16 and not compiling
+    inplace = inplace and store and not compiling and _may_be_taken(logits)
+    if backward == "auto" and store:
+        # A loss scale must reach the gradient before it is rounded to float16. What a scale will make anew is not made
+        # here: the compiler never knows, eager calls expect what the last backward pass met. A dense target costs 5u
+        # either way, 3u without a scale.
+        store = logits.dtype != torch.float16 and not compiling
+        inplace = inplace and store
+        if store and dense is None and not inplace:
+            met = met_scale(logits.device)
+            store = met is None or not met.item()
+    denominator = None
+    weights = class_weight if target.index_target else None
+    if reduction == "mean" and (sample_weight is not None or weights is not None or (store and first is not None)):
+        denominator = share_sum(first, second, weights, sample_weight, target.ignore_index, *logits.shape)
     features = None if features is None else rows_of(features)
     centers = None if centers is None or features is None else rows_of(centers.detach())
     outputs = _RowLoss.apply(
         logits, dense, features, centers, denominator,
         first, second, lam, smoothing, class_weight, sample_weight,
         (lam_value, smoothing_value, target.z_loss, target.ignore_index),
-        reduction, with_stats, store, inplace and store and not compiling and _may_be_taken(logits),
+        reduction, with_stats, store, inplace,
     )  # fmt: skip
     loss, *stats = outputs
     if reduction == "mean" and logits.shape[0] == 0:
@@ -129,8 +132,8 @@ class _RowLoss(torch.autograd.Function):
         inplace: bool,
     ) -> tuple[Tensor, ...]:
         batch = logits.shape[0]
-        # A mean without weights divides by the rows that count. Their number is known only at the end of the launch:
-        # the gradient is divided by all rows, and put right in the backward pass should some have been ignored.
+        # A mean without weights divides by the rows that count, which a launch knows only at its end: early enough for
+        # a gradient made in the backward pass.
         count_rows = reduction == "mean" and denominator is None and first is not None
         scale = 1.0 / batch if reduction == "mean" and batch and denominator is None else 1.0
         compiling = torch.compiler.is_compiling()
@@ -138,13 +141,16 @@ class _RowLoss(torch.autograd.Function):
         losses, total, count, grad, stats, classes = run(
             logits, first, second, lam, dense, smoothing, class_weight, sample_weight,
             *numbers, None, denominator, features, centers, None, scale,
-            reduction, count_rows, store, with_stats, inplace, compiling,
+            reduction, count_rows, store, with_stats, logits if inplace else None, None, compiling,
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.numbers, ctx.scale, ctx.store, ctx.reduced = numbers, scale, store, reduction != "none"
+        ctx.numbers, ctx.scale, ctx.reduced = numbers, scale, reduction != "none"
+        # A stored gradient that has to be scaled is made anew: rounded once, with the bits of one that was not stored.
+        # What would read more than a rescaling does, or has no logits left, is rescaled.
+        ctx.rescaled = store and (inplace or dense is not None or compiling)
         ctx.save_for_backward(
             # Statistics that are penalized need the logits, whatever is stored.
-            None if store and not with_stats else logits, dense, features, centers, denominator,
+            None if ctx.rescaled and not with_stats else logits, dense, features, centers, denominator,
             first, second, lam, smoothing, class_weight, sample_weight,
             count if count_rows else None, grad if store else None, classes if features is not None else None,
         )  # fmt: skip
@@ -169,12 +175,14 @@ class _RowLoss(torch.autograd.Function):
         penalized = any(g is not None for g in of_stats)
         grad = grad_features = None
 
-        def made(grad_output: Tensor | None, stat_grads: Tensor | None) -> Tensor:
+        def made(grad_output: Tensor | None, stat_grads: Tensor | None, into: Tensor | None = None) -> Tensor:
             run = _rows_op if compiling else rows_eager
+            plain = ctx.reduced and stat_grads is None and grad_output is not None and not compiling
             gradient: Tensor = run(
                 logits, first, second, lam, dense, smoothing, class_weight, sample_weight, *ctx.numbers,
                 grad_output, denominator if count is None else count, None, None, stat_grads,
-                ctx.scale if count is None else 1.0, "", False, True, False, False, compiling,
+                ctx.scale if count is None else 1.0, "", False, True, False,
+                into, met_scale(logits.device) if plain else None, compiling,
             )[3]  # fmt: skip
             return gradient
 
@@ -184,41 +192,21 @@ class _RowLoss(torch.autograd.Function):
                     raise RuntimeError('batched gradients of statistics need regfast.use_backend("reference")')
                 assert grad_output is not None
                 own = made(None, None) if stored is None else stored
-                if stored is not None and count is not None:
-                    own = own * (own.shape[0] / count)
                 grad = own * (grad_output.unsqueeze(1) if grad_output.dim() else grad_output)
             elif penalized:
                 zero = logits.new_zeros((), dtype=torch.float32)
                 stat_grads = torch.stack([zero.expand(logits.shape[:1]) if g is None else g for g in of_stats])
                 grad = made(zero if grad_output is None else grad_output, stat_grads)
-            elif ctx.store:
-                grad = rescale(stored, grad_output, count)
+            elif ctx.rescaled:
+                grad = rescale(stored, grad_output, first, second, ctx.numbers[3])
             else:
-                grad = made(grad_output, None)
+                grad = made(grad_output, None, None if stored is None or keeps_graph() else stored)
         if features is not None and ctx.needs_input_grad[2]:
             of_features = grads[5:-1] if rows else grads[5:]
             grad_features = features_backward(
                 features, centers, classes[1], classes[0], *of_features, *(None,) * (3 - len(of_features))
             )
         return grad, None, grad_features, *(None,) * 13
-
-
-def rescale(grad: Tensor, grad_output: Tensor, count: Tensor | None) -> Tensor:
-    """The gradient that the forward pass left, times what only the backward pass knows.
-
-    In its own memory, unless another backward pass may ask for it.
-    """
-    if torch.compiler.is_compiling():
-        scale = grad_output if count is None else grad_output * (grad.shape[0] / count)
-        return torch.where(grad == 0, 0.0, grad * scale).to(grad.dtype)
-    batch, columns = grad.shape[0], grad.shape[-1]
-    out = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) if keeps_graph() else None
-    launch(
-        rescale_kernel, min(triton.cdiv(grad.numel(), 4096), 1024), grad.device,
-        grad, out, grad_output, count, grad.numel(), batch,
-        K=max(columns, 1), STRIDE=grad.stride(0) if grad.dim() == 2 else columns, BLOCK=4096, num_warps=8,
-    )  # fmt: skip
-    return grad if out is None else out
 
 
 def rows_eager(
@@ -244,22 +232,25 @@ def rows_eager(
     count_rows: bool,
     want_grad: bool,
     want_stats: bool,
-    inplace: bool,
+    into: Tensor | None,
+    scaled: Tensor | None,
     traced: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One launch. Returns losses (B,), total (), count (), grad (B, K), stats (n, B) and classes (2, B).
 
     Those not asked for are empty. With `grad_output`, scalar or (B,), only the gradient is made and `reduction` is "";
-    `stat_grads` (5, B) are the incoming gradients of loss, log_partition, confidence, entropy and margin. `traced`:
-    inside a compiled graph, whose memory may be a CUDA graph's own.
+    `stat_grads` (5, B) are the incoming gradients of loss, log_partition, confidence, entropy and margin. The gradient
+    goes `into` memory that is there: the logits' own, or, with `scaled` (see `met_scale`), that of the gradient for a
+    `grad_output` of 1, which is then left alone if it is right. `traced`: inside a compiled graph, whose memory may be
+    a CUDA graph's own.
     """
     batch, columns = logits.shape
     device = logits.device
-    outputs = _outputs(logits, features, centers, reduction, want_grad, want_stats)
+    outputs = _outputs(logits, features, centers, reduction, want_grad and into is None, want_stats)
     losses, total, count, grad, stats, classes = outputs
-    if inplace:
-        torch.autograd.graph.increment_version(logits)
-        grad = logits
+    if into is not None:
+        torch.autograd.graph.increment_version(into)
+        grad = into
     want_total = reduction in ("mean", "sum")
     if batch == 0:
         if want_total:  # a sum of nothing; a mean of nothing is NaN, see _run
@@ -288,6 +279,7 @@ def rows_eager(
         counter(device, traced) if want_total else None,
         stats if want_stats else None,
         classes if want_stats else None,
+        scaled,
         batch, ignore_index, lam_value, smoothing_value, z_loss, scale,
         TARGET=kind.value,
         SMOOTH=smoothing is not None or smoothing_value != 0.0,
@@ -301,6 +293,7 @@ def rows_eager(
         GRAD_STRIDE=grad.stride(0) if want_grad else 0,
         FEATURES_STRIDE=0 if features is None else features.stride(0),
         CENTERS_STRIDE=0 if centers is None else centers.stride(0),
+        STORED=scaled is not None and into is not None,
         BLOCK_D=feature_block(width, shape["ROWS"]),
         **shape,
     )  # fmt: skip
@@ -326,38 +319,8 @@ _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_a
 
 @_rows_op.register_fake
 def _(logits, *rest):
-    features, centers, _, _, reduction, _, want_grad, want_stats, _, _ = rest[-10:]
+    features, centers, _, _, reduction, _, want_grad, want_stats, _, _, _ = rest[-11:]
     return _outputs(logits, features, centers, reduction, want_grad, want_stats)
-
-
-def share_sum(
-    first: Tensor | None,
-    second: Tensor | None,
-    class_weight: Tensor | None,
-    sample_weight: Tensor | None,
-    ignore_index: int,
-    batch: int,
-    columns: int,
-) -> Tensor:
-    """Σ sample_weight · class_weight[first] over the rows that count; a launch of its own, before the loss's."""
-    tensor = first if first is not None else sample_weight
-    assert tensor is not None
-    if torch.compiler.is_compiling():  # the compiler fuses it
-        share = torch.ones(batch, device=tensor.device) if sample_weight is None else sample_weight.float()
-        if first is not None:
-            if class_weight is not None:
-                inside = (first >= 0) & (first < columns)
-                share = share * torch.where(inside, class_weight.float()[torch.where(inside, first, 0)], 0.0)
-            share = torch.where(first == ignore_index, 0.0, share)
-        if second is not None:
-            share = torch.where(second == ignore_index, 0.0, share)
-        return share.sum()
-    denominator = torch.empty((), dtype=torch.float32, device=tensor.device)
-    launch(
-        denominator_kernel, 1, tensor.device,
-        first, second, class_weight, sample_weight, denominator, batch, ignore_index, K=columns, num_warps=8,
-    )  # fmt: skip
-    return denominator
 
 
 def number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, float]:
