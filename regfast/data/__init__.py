@@ -2,7 +2,7 @@
 
 from regfast.data.class_map import ClassMap, imagenet_classes, map_classes, read_class_map
 from regfast.data.images import ImageArray, ImageFiles, ImageSet, Splits, Subset
-from regfast.data.load import DATASETS, DataSet, data_set, load_images, load_splits
+from regfast.data.load import DATASETS, DataSet, data_set, load_images, load_splits, load_training
 
 __all__ = [
     "DATASETS",
@@ -17,6 +17,7 @@ __all__ = [
     "imagenet_classes",
     "load_images",
     "load_splits",
+    "load_training",
     "map_classes",
     "read_class_map",
 ]

@@ -31,6 +31,10 @@ class DataSet(ABC):
         """What is measured on; the test part unless a subclass says otherwise."""
         return self.splits(root, download=download, transform=transform).test
 
+    def training(self, root: Path, *, download: bool, transform: Transform | None) -> ImageSet:
+        """What was trained on; the training part unless a subclass says otherwise."""
+        return self.splits(root, download=download, transform=transform).train
+
 
 DATASETS: Registry[DataSet] = Registry("data set", DataSet)
 
@@ -96,6 +100,10 @@ class ImageFolder(DataSet):
         """Of the folder of class folders itself, or of one that has `val` or `test`."""
         return image_folder(next((root / part for part in ("val", "test") if (root / part).is_dir()), root), transform)
 
+    def training(self, root: Path, *, download: bool, transform: Transform | None) -> ImageSet:
+        """Of the folder of class folders itself, or of one that has `train`."""
+        return image_folder(root / "train" if (root / "train").is_dir() else root, transform)
+
 
 @DATASETS.register("npz")
 class Npz(DataSet):
@@ -108,6 +116,10 @@ class Npz(DataSet):
     def images(self, root: Path, *, download: bool, transform: Transform | None) -> ImageSet:
         """All of one file, or of `root/test.npz`."""
         return npz(root / "test.npz" if root.is_dir() else root)
+
+    def training(self, root: Path, *, download: bool, transform: Transform | None) -> ImageSet:
+        """All of one file, or of `root/train.npz`."""
+        return npz(root / "train.npz" if root.is_dir() else root)
 
 
 def load_splits(
@@ -142,6 +154,14 @@ def load_images(
     """
     found = DATASETS.build(name)
     return found.images(_root(name, found, root), download=download, transform=transform)
+
+
+def load_training(
+    name: str, root: str | Path | None = None, *, download: bool = False, transform: Transform | None = None
+) -> ImageSet:
+    """The training images of data set `name`, all of an `.npz` file or image folder. Options as for `load_splits`."""
+    found = DATASETS.build(name)
+    return found.training(_root(name, found, root), download=download, transform=transform)
 
 
 def data_set(name: str) -> type[DataSet]:

@@ -104,7 +104,7 @@ def paper_config(
         study = sized(size, dataset, **options)
         if not data_set(dataset).embedded and study.limit is None:
             study = replace(study, limit=_LIMIT)
-        study = replace(study, attacks=_attacks(study), limit=study.limit if limit is None else limit)
+        study = replace(study, attacks=figure_attacks(study.attacks), limit=study.limit if limit is None else limit)
         if epochs is not None:
             study = replace(study, recipe=replace(study.recipe, epochs=epochs))
         if own and studies and seeds is None:
@@ -120,9 +120,9 @@ def paper_config(
     return PaperConfig(tuple(studies), {part.name: part.settings(given) for part in PARTS})
 
 
-def _attacks(study: StudyConfig) -> tuple[AttackSetting, ...]:
-    """The attacks of Fig. 3: FGSM, PGD weak and strong, AutoAttack weak and strong, all linf."""
-    kept = {attack.id: attack for attack in study.attacks}
+def figure_attacks(attacks: Sequence[AttackSetting]) -> tuple[AttackSetting, ...]:
+    """The attacks of Fig. 3: FGSM, PGD weak and strong, AutoAttack weak and strong, all linf; eps are those given."""
+    kept = {attack.id: attack for attack in attacks}
     weak, strong = (kept[f"pgd_linf_{setting}"] for setting in ("weak", "strong"))
     ensembles = (
         AttackSetting("autoattack-fast", "linf", each.eps, None, None, each.setting) for each in (weak, strong)

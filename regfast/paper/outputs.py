@@ -17,13 +17,22 @@ from regfast.training import predict
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model with its features (N, d), logits (N, K) and labels (N,) of the study's test images, on the CPU."""
+    """A model with its features (N, d), logits (N, K) and labels (N,) of the study's test images, on the CPU.
+
+    `ids` (N,) int64: their `sample` in samples.parquet; their places by default.
+    """
 
     model: SplitClassifier
     test: ImageSet
     features: Tensor
     logits: Tensor
     labels: Tensor
+    ids: Tensor | None = None
+
+    @property
+    def samples(self) -> Tensor:
+        """(N,) int64 `sample` of samples.parquet."""
+        return torch.arange(len(self.labels)) if self.ids is None else self.ids
 
     @property
     def weight(self) -> Tensor:

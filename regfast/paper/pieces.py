@@ -99,7 +99,7 @@ def _tables(config: PaperConfig, run_dir: Path, device: torch.device, piece: Pie
         if not part.has(_CALLS[piece.kind]):
             continue
         work = Work(
-            config.parts[part.name], main, splits, device, progress.advance, piece.regularizer, piece.seed, piece.bias,
+            config.parts[part.name], main, splits.train, splits.num_classes, device, progress.advance, piece.regularizer, piece.seed, piece.bias,
             unit_of(folder, piece.regularizer, piece.seed).samples,
         )  # fmt: skip
         found = getattr(part, _CALLS[piece.kind])(work, *inputs)

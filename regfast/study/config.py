@@ -25,6 +25,12 @@ VERSION = 1  # of the result files; a run of another version is not continued
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=+-")  # of files too
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raises ValueError for a name that cannot be part of a file's name; `kind` says of what."""
+    if not name or not set(name) <= _NAME_CHARACTERS or name.startswith("."):
+        raise ValueError(f"a {kind} is named by letters, digits and any of '_.=+-', got {name!r}")
+
+
 def built(name: str, options: Mapping[str, Any]) -> Regularizer:
     """The regularizer that a study calls `name`; see `StudyConfig`. Raises ValueError for what does not exist."""
     rest = {option: value for option, value in options.items() if option != "regularizer"}
@@ -154,8 +160,7 @@ class StudyConfig:
             raise ValueError("a study needs at least one regularizer")
         resolved = {}
         for name, options in self.regularizers.items():
-            if not name or not set(name) <= _NAME_CHARACTERS or name.startswith("."):
-                raise ValueError(f"a regularizer is named by letters, digits and any of '_.=+-', got {name!r}")
+            check_name("regularizer", name)
             source = {"regularizer": options["regularizer"]} if "regularizer" in options else {}
             resolved[name] = {**source, **built(name, options).options}
         object.__setattr__(self, "regularizers", resolved)
@@ -225,7 +230,7 @@ class _Size:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """What suits a kind of images: model, recipe, and eps by norm."""
 
     model: str
@@ -242,20 +247,25 @@ _SIZES = {
 }
 SIZES = tuple(_SIZES)
 
-_DIGITS = _Kind(
+_DIGITS = Kind(
     "small-cnn",
     Recipe(),
     {"linf": 0.03, "l2": 0.15},
     {"linf": 0.06, "l2": 0.3},
     (0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.12),
 )
-_PHOTOGRAPHS = _Kind(
+_PHOTOGRAPHS = Kind(
     "resnet20",
     Recipe(epochs=100, batch_size=128, learning_rate=0.1, warmup=5, augment=True),
     {"linf": 1 / 255, "l2": 0.1},
     {"linf": 4 / 255, "l2": 0.5},
     tuple(eighth / 8 / 255 for eighth in (1, 2, 4, 8, 12, 16, 24, 32)),
 )
+
+
+def kind_of(dataset: str | None) -> Kind:
+    """What suits the images of `dataset`: digits where it is embedded, else photographs."""
+    return _DIGITS if dataset is not None and data_set(dataset).embedded else _PHOTOGRAPHS
 
 
 def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConfig:
@@ -267,8 +277,7 @@ def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConf
     """
     if size not in _SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    chosen, found = _SIZES[size], data_set(dataset)
-    kind = _DIGITS if found.embedded else _PHOTOGRAPHS
+    chosen, found, kind = _SIZES[size], data_set(dataset), kind_of(dataset)
     defaults: dict[str, Any] = {
         "dataset": dataset,
         "model": found.network or kind.model,

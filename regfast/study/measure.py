@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,13 @@ from regfast.calibration import brier_scores, fit_temperature
 from regfast.data import ImageArray, ImageSet
 from regfast.functional import soft_cross_entropy_stats
 from regfast.models import SplitClassifier
-from regfast.representation import class_centers, default_radius, feature_displacement, feature_geometry
+from regfast.representation import (
+    ClassCenters,
+    class_centers,
+    default_radius,
+    feature_displacement,
+    feature_geometry,
+)
 from regfast.study.config import AttackSetting, Sweep
 from regfast.training import predict
 
@@ -33,17 +39,35 @@ def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> 
     `radius` of the class centers (the median norm of correctly classified features) and `gap`, their certificate.
     """
     features, logits, labels = predict(model, test)
-    weight = model.head.weight.detach().cpu()
-    bias = None if model.head.bias is None else model.head.bias.detach().cpu()
-    correct = logits.argmax(1) == labels
-    radius = default_radius(features, correct)
-    centers = class_centers(weight, bias, radius=radius)
-    _, stats = soft_cross_entropy_stats(logits, labels, features, centers.points.to(features))
-    geometry = feature_geometry(features, weight, centers, labels, stats.prediction)
-    probabilities = logits.double().softmax(1)
+    centers = centers_at(model, default_radius(features, logits.argmax(1) == labels))
     _, held_logits, held_labels = predict(model, holdout)
+    columns = clean_columns(model, centers, torch.arange(len(labels)), features, logits, labels)
+    return columns, {"logits": logits.numpy(), **model_figures(centers, held_logits, held_labels)}
+
+
+def centers_at(model: SplitClassifier, radius: float) -> ClassCenters:
+    """The class centers of the model's head, on the CPU."""
+    bias = None if model.head.bias is None else model.head.bias.detach().cpu()
+    return class_centers(model.head.weight.detach().cpu(), bias, radius=radius)
+
+
+def model_figures(centers: ClassCenters, held_logits: Tensor, held_labels: Tensor) -> Columns:
+    """What is one figure a model: `temperature`, `radius` and `gap` of `measure_clean`."""
+    return {
+        "temperature": np.array([fit_temperature(held_logits, held_labels)]),
+        "radius": np.array([centers.radius]),
+        "gap": centers.gap.max().reshape(1).numpy(),
+    }
+
+
+def clean_columns(
+    model: SplitClassifier, centers: ClassCenters, samples: Tensor, features: Tensor, logits: Tensor, labels: Tensor
+) -> Columns:
+    """Columns of samples.parquet that need no attack, of some of the images; `samples` (n,) are their ids."""
+    _, stats = soft_cross_entropy_stats(logits, labels, features, centers.points.to(features))
+    geometry = feature_geometry(features, model.head.weight.detach().cpu(), centers, labels, stats.prediction)
     columns = {
-        "sample": torch.arange(len(labels)),
+        "sample": samples,
         "label": labels,
         "prediction": stats.prediction,
         "correct": stats.prediction == labels,
@@ -51,16 +75,10 @@ def measure_clean(model: SplitClassifier, test: ImageSet, holdout: ImageSet) -> 
         "loss": stats.loss,
         "entropy": stats.entropy,
         "margin": stats.margin,
-        "brier": torch.from_numpy(brier_scores(probabilities, labels)),
+        "brier": torch.from_numpy(brier_scores(logits.double().softmax(1), labels)),
         **{name: value.float() for name, value in geometry._asdict().items()},
     }
-    rest = {
-        "logits": logits.numpy(),
-        "temperature": np.array([fit_temperature(held_logits, held_labels)]),
-        "radius": np.array([radius]),
-        "gap": centers.gap.max().reshape(1).numpy(),
-    }
-    return {name: column.numpy() for name, column in columns.items()}, rest
+    return {name: column.numpy() for name, column in columns.items()}
 
 
 class _Watcher(Silent):
@@ -82,17 +100,24 @@ class _Watcher(Silent):
 
 
 def measure_attack(
-    model: SplitClassifier, test: ImageSet, setting: AttackSetting, seed: int, told: Told = lambda _: None
+    model: SplitClassifier,
+    test: ImageSet,
+    setting: AttackSetting,
+    seed: int,
+    told: Told = lambda _: None,
+    samples: Tensor | None = None,
 ) -> Columns:
     """Columns of one attack: success, and how it moved the features of the images that were classified correctly.
 
-    For those that were not, `success` is False and the other columns are NaN.
+    For those that were not, `success` is False and the other columns are NaN. `samples` (N,) int64: ids of the images,
+    which decide the random draws; their places by default.
     """
     parts: dict[str, list[Tensor]] = {}
     attack, chunks = setting.build(), -(-len(test) // _CHUNK)
     for chunk, (indices, images, labels) in enumerate(_chunks(test)):
         watcher = _Watcher(told, len(attack.stages()), chunk, chunks)
-        result = attack.run(model, images, labels, seed=seed, sample_ids=indices, progress=watcher)
+        ids = indices if samples is None else samples[indices]
+        result = attack.run(model, images, labels, seed=seed, sample_ids=ids, progress=watcher)
         before, after = (_features(model, batch, labels, test) for batch in (images, result.images))
         moved = feature_displacement(before, after)
         parts.setdefault(f"success_{setting.id}", []).append(result.success.cpu())
@@ -103,9 +128,18 @@ def measure_attack(
 
 
 def measure_sweep(
-    model: SplitClassifier, test: ImageSet, sweep: Sweep, seed: int, advance: Advance, told: Told = lambda _: None
+    model: SplitClassifier,
+    test: ImageSet,
+    sweep: Sweep,
+    seed: int,
+    advance: Advance,
+    told: Told = lambda _: None,
+    samples: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of sweep.parquet. An image that falls at one eps has fallen at all larger ones: only survivors go on."""
+    """Rows of sweep.parquet. An image that falls at one eps has fallen at all larger ones: only survivors go on.
+
+    `samples` as in `measure_attack`.
+    """
     _, logits, labels = predict(model, test)
     standing = logits.argmax(1) == labels
     correct = int(standing.sum())
@@ -116,15 +150,25 @@ def measure_sweep(
         for place, chunk in enumerate(chunks):
             watcher = _Watcher(told, 1, place, len(chunks))
             images = test.batch(chunk)
-            result = attack.run(model, images, labels[chunk], seed=seed, sample_ids=chunk, progress=watcher)
+            ids = chunk if samples is None else samples[chunk]
+            result = attack.run(model, images, labels[chunk], seed=seed, sample_ids=ids, progress=watcher)
             standing[chunk] = result.robust
         success = correct - int(standing.sum())
-        rate = success / correct if correct else float("nan")
-        rows.append(
-            {"attack": "pgd", "norm": sweep.norm, "eps": eps, "correct": correct, "success": success, "asr": rate}
-        )
+        rows.append(_swept(sweep.norm, eps, correct, success))
         advance()
     return rows
+
+
+def joined_sweeps(parts: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
+    """Rows of sweep.parquet of all images, from the columns of those of some each."""
+    summed = {name: np.sum([part[name] for part in parts], axis=0) for name in ("correct", "success")}
+    norms, eps = parts[0]["norm"], parts[0]["eps"]
+    return [_swept(*row) for row in zip(norms, eps.tolist(), *(summed[name].tolist() for name in summed), strict=True)]
+
+
+def _swept(norm: str, eps: float, correct: int, success: int) -> dict[str, Any]:
+    rate = success / correct if correct else float("nan")
+    return {"attack": "pgd", "norm": norm, "eps": eps, "correct": correct, "success": success, "asr": rate}
 
 
 def _chunks(test: ImageSet) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

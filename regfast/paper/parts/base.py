@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regfast.data import Splits
+from regfast.data import ImageSet
 from regfast.paper.outputs import Outputs
 from regfast.paper.results import Paper
 from regfast.report.claims import Verdict
@@ -24,11 +24,20 @@ Columns = Mapping[str, Array]
 Rows = list[dict[str, Any]]
 
 
+class Main(Protocol):
+    """What parts without training need to know of the main study, or of a measurement."""
+
+    @property
+    def attacks(self) -> tuple[AttackSetting, ...]:
+        """What was tried on every model."""
+        ...
+
+
 @dataclass(frozen=True)
 class Given:
     """What the settings of a part follow from: the main study, the run's size, and the class that is drawn."""
 
-    main: StudyConfig
+    main: Main
     label: int
     images: int  # in a plane
     steps: int  # of the attacks beside the studies
@@ -47,11 +56,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Work:
-    """What a part may use while it computes: its settings, the main study and its data, and the progress."""
+    """What a part may use while it computes: its settings, the main study and its data, and the progress.
+
+    `train`: the training images, None where a measurement has none; `num_classes`: K.
+    """
 
     settings: Mapping[str, Any]
-    main: StudyConfig
-    splits: Splits
+    main: Main
+    train: ImageSet | None
+    num_classes: int
     device: torch.device
     advance: Callable[[], None]
     regularizer: str = ""
@@ -71,6 +84,8 @@ class Part:
         row: what one row of the file is.
         columns: of the file, each with what it holds ("" where its name says it). The first ones are those of `named`.
         section: id of the page's section, see page.py.
+        attacks: whether `of_model` and `of_seed` attack images, or ask which were flipped: they get those alone that a
+            measurement attacks.
     """
 
     name: ClassVar[str]
@@ -78,6 +93,7 @@ class Part:
     columns: ClassVar[Mapping[str, str]]
     section: ClassVar[str] = "beyond"
     named: ClassVar[bool] = True
+    attacks: ClassVar[bool] = False
 
     def settings(self, given: Given) -> dict[str, Any]:
         """What `config.json` holds for this part; all of it is ours, and the page says so."""
@@ -100,6 +116,10 @@ class Part:
 
     def of_seed(self, work: Work, models: Mapping[str, Outputs]) -> Columns:
         """Of the main study's models of one seed, by regularizer."""
+        raise NotImplementedError
+
+    def of_measured(self, work: Work, outputs: Outputs) -> Columns:
+        """Of one network of a measurement that has training images, where `of_study` takes it from a study's files."""
         raise NotImplementedError
 
     def of_study(self, study_dir: Path) -> Columns:

@@ -39,7 +39,7 @@ def compute(outputs: Outputs) -> dict[str, Array]:
     """Columns of boundary.parquet: exact distance to the nearest boundary, and along the gradient."""
     way = boundary_distance(outputs.features, outputs.weight, outputs.bias, outputs.labels)
     return {
-        "sample": np.arange(len(outputs.labels)),
+        "sample": outputs.samples.numpy(),
         "label": outputs.labels.numpy(),
         "correct": outputs.correct.numpy(),
         "norm": outputs.features.double().norm(dim=1).numpy(),

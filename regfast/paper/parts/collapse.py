@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from regfast.paper.parts.base import Array, Columns, Given, Part, behind, ours
+from regfast.data import Subset
+from regfast.paper.outputs import Outputs
+from regfast.paper.parts.base import Array, Columns, Given, Part, Work, as_columns, behind, ours
 from regfast.paper.results import Paper, where
 from regfast.report.drawing import Drawing
 from regfast.report.figures import curves
 from regfast.report.tables import listed
+from regfast.representation import snapshot
 from regfast.runs.files import read_columns
+from regfast.study import StudyConfig
+from regfast.training import predict
 
 MEASURES = {
     "nc1": "NC1",
@@ -39,6 +45,8 @@ class Collapse(Part):
     }  # fmt: skip
 
     def settings(self, given: Given) -> dict[str, Any]:
+        if not isinstance(given.main, StudyConfig):
+            return {"images": given.images, "radius of v_opt": "median norm of the correct features"}
         return {
             "images": f"at most {given.main.trajectory}, spread over the training set, as they are",
             "radius of v_opt": "median norm of the correct features, epoch by epoch",
@@ -46,6 +54,14 @@ class Collapse(Part):
 
     def of_study(self, study_dir: Path) -> Columns:
         return read_columns(study_dir / "trajectory.parquet")
+
+    def of_measured(self, work: Work, outputs: Outputs) -> Columns:
+        assert work.train is not None
+        count = min(work.settings["images"], len(work.train))
+        watched = Subset(work.train, torch.linspace(0, len(work.train) - 1, count).long())
+        features, _, labels = predict(outputs.model, watched)
+        found = snapshot(features, outputs.weight, outputs.bias, labels)
+        return as_columns([{"epoch": 0, **found}])
 
     def figures(self, paper: Paper) -> list[Drawing]:
         return draw(paper)

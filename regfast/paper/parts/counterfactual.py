@@ -44,7 +44,7 @@ def compute(models: Mapping[str, Outputs], steps: int) -> Rows:
     """Rows of counterfactual.parquet: every model's directions and head with every model's norms.
 
     The attack's radius is the median distance of the first model's correct features to their nearest boundary, so that
-    an exact attack flips half of them.
+    an exact attack flips half of them. Features of other widths cannot be swapped: such pairs are left out.
     """
     first = next(iter(models.values()))
     distance = boundary_distance(first.features, first.weight, first.bias, first.labels).distance
@@ -60,6 +60,7 @@ def compute(models: Mapping[str, Outputs], steps: int) -> Rows:
         }
         for giver, other in models.items()
         for keeper, kept in models.items()
+        if kept.features.shape == other.features.shape
     ]
 
 

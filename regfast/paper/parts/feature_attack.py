@@ -61,7 +61,7 @@ def compute(outputs: Outputs, steps: int) -> dict[str, Array]:
     head = (outputs.features, outputs.weight, outputs.bias, outputs.labels)
     way = boundary_distance(*head)
     return {
-        "sample": np.arange(len(outputs.labels)),
+        "sample": outputs.samples.numpy(),
         "label": outputs.labels.numpy(),
         "correct": outputs.correct.numpy(),
         "norm": outputs.features.double().norm(dim=1).numpy(),

@@ -22,6 +22,7 @@ class Objectives(Part):
     name = "objectives"
     row = "an attack objective"
     columns = {"regularizer": "", "seed": "", "objective": "`cross-entropy`, `DLR`, `targeted DLR`", "asr": ""}
+    attacks = True
 
     def settings(self, given: Given) -> dict[str, Any]:
         return {"attack": "APGD", "eps": given.pgd("weak").eps, **given.attack, "targets": 3}

@@ -41,6 +41,7 @@ class Planes(Part):
 
     def settings(self, given: Given) -> dict[str, Any]:
         main, strong = given.main, given.pgd("strong")
+        assert isinstance(main, StudyConfig)
         embedded = data_set(main.dataset).embedded
         return {
             # Two dimensions are right for two fifths of the noisy digits: nothing would gather anywhere.
@@ -64,13 +65,14 @@ class Planes(Part):
             raise InputError(f"label must be below {classes}, the classes of the data, got {settings['label']}")
 
     def of_plane(self, work: Work) -> Columns:
-        settings = work.settings
-        splits = load_splits(settings["dataset"], work.main.data_root)
+        settings, main = work.settings, work.main
+        assert isinstance(main, StudyConfig)
+        splits = load_splits(settings["dataset"], main.data_root)
         model = bottleneck_model(
             settings["model"], splits.num_classes, splits.image_shape[0], bias=work.bias, seed=work.seed
         ).to(work.device)
-        rule = built(work.regularizer, work.main.regularizers[work.regularizer])
-        recipe = replace(work.main.recipe, epochs=settings["epochs"])
+        rule = built(work.regularizer, main.regularizers[work.regularizer])
+        recipe = replace(main.recipe, epochs=settings["epochs"])
         train(
             model, splits.train, splits.holdout, rule, recipe, seed=work.seed,
             on_epoch=lambda _: work.advance(),

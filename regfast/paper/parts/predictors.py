@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from regfast.data import ImageSet
 from regfast.paper.outputs import Outputs
@@ -43,6 +44,7 @@ class Predictors(Part):
         "measure": "`auc` of surviving the attack; `lead`: its AUC minus v_opt's, paired; `partial`: rank correlation "
         "with surviving it given norm, margin and confidence", "value": "", "low": "", "high": "",
     }  # fmt: skip
+    attacks = True
 
     def settings(self, given: Given) -> dict[str, Any]:
         return {
@@ -52,8 +54,9 @@ class Predictors(Part):
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
         samples = read_columns(work.samples)
-        success = {attack.id: samples[f"success_{attack.id}"].astype(bool) for attack in work.main.attacks}
-        return as_columns(compute(outputs, work.splits.train, success))
+        rows = np.searchsorted(samples["sample"], outputs.samples)
+        success = {attack.id: samples[f"success_{attack.id}"][rows].astype(bool) for attack in work.main.attacks}
+        return as_columns(compute(outputs, work.train, success))
 
     def combined(self, table: Columns) -> Columns:
         return over_seeds(table)
@@ -62,21 +65,24 @@ class Predictors(Part):
         return draw(paper)
 
 
-def compute(outputs: Outputs, train: ImageSet, success: Mapping[str, Array]) -> Rows:
+def compute(outputs: Outputs, train: ImageSet | None, success: Mapping[str, Array]) -> Rows:
     """Rows of predictors.parquet for this model: which clean measure foretells surviving each attack.
 
     `success`: per attack id whether it flipped each test image. `lead` is a measure's AUC minus that of v_opt's cosine,
     on the same resamples. `partial` correlates a measure's rank with surviving,
-    given norm, margin and confidence (those of them that it is not itself).
+    given norm, margin and confidence (those of them that it is not itself). Without training images there are no class
+    means, and no cosine to them.
     """
-    train_features, _, train_labels = predict(outputs.model, train)
-    means = class_means(train_features, train_labels, len(outputs.weight))
+    means = torch.full(outputs.weight.shape, torch.nan, dtype=torch.float64)
+    if train is not None:
+        features, _, labels = predict(outputs.model, train)
+        means = class_means(features, labels, len(outputs.weight))
     centers = class_centers(outputs.weight, outputs.bias, radius=default_radius(outputs.features, outputs.correct))
     keep = outputs.correct
     scores = predictor_scores(
         outputs.features[keep], outputs.weight, outputs.bias, outputs.labels[keep], centers, means
     )
-    names = scores._fields
+    names = [name for name in scores._fields if name != "class_mean" or train is not None]
     rows: Rows = []
     for attack, flipped in success.items():
         survived = ~flipped[keep.numpy()]

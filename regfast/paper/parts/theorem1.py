@@ -40,7 +40,7 @@ class Theorem1(Part):
 
     def of_run(self, work: Work) -> Columns:
         chosen = (work.settings[name] for name in ("smoothing", "ridge", "random_dimensions", "seed"))
-        return as_columns(known_heads(work.splits.num_classes, *chosen))
+        return as_columns(known_heads(work.num_classes, *chosen))
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
         chosen = (work.settings[name] for name in ("smoothing", "ridge"))

@@ -32,6 +32,7 @@ class Transfer(Part):
         "target": "a regularizer", "attack": "PGD on `source` run to its last step",
         "asr": "of `target`, on the samples that both classify correctly",
     }  # fmt: skip
+    attacks = True
 
     def settings(self, given: Given) -> dict[str, Any]:
         return {
@@ -59,7 +60,7 @@ class Transfer(Part):
 def compute(models: Mapping[str, Outputs], *, norm: str, eps: float, steps: int, name: str, seed: int) -> Rows:
     """Rows of transfer.parquet: what PGD on the source, run to its last step, does to the target.
 
-    Counted are the images that both classify correctly.
+    Counted are the images that both classify correctly. Pairs whose images differ in shape are left out.
     """
     rows: Rows = []
     for source, outputs in models.items():
@@ -71,6 +72,8 @@ def compute(models: Mapping[str, Outputs], *, norm: str, eps: float, steps: int,
         attacked = [adversary(outputs.model, images.to(device), labels.to(device)).cpu() for images, labels in batches]
         left = ImageArray(torch.cat(attacked), outputs.labels, outputs.test.classes)
         for target, other in models.items():
+            if other.test[0][0].shape != left[0][0].shape:
+                continue
             fooled = predict(other.model, left)[1].argmax(1) != other.labels
             both = outputs.correct & other.correct
             asr = float(fooled[both].double().mean()) if bool(both.any()) else float("nan")
