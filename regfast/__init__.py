@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         data,
         evaluation,
         functional,
+        measurement,
         models,
         nn,
         paper,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         soft_cross_entropy,
         soft_cross_entropy_stats,
     )
+    from regfast.measurement import measure
     from regfast.ops.dispatch import BackendError, show_config, use_backend
     from regfast.targets import CutMix, MixUp, RandomChoice, SoftTargets, cutmix, mixup, smooth
 
@@ -53,6 +55,8 @@ __all__ = [
     "feature_stats",
     "functional",
     "linear_soft_cross_entropy",
+    "measure",
+    "measurement",
     "mixup",
     "models",
     "nn",
@@ -73,6 +77,7 @@ __all__ = [
 # Where the names that are no module live. All are loaded when first asked for: the command line answers without torch.
 _HOME = {
     "evaluate": "evaluation",
+    "measure": "measurement",
     **dict.fromkeys(("BackendError", "show_config", "use_backend"), "ops.dispatch"),
     **dict.fromkeys(("CutMix", "MixUp", "RandomChoice", "SoftTargets", "cutmix", "mixup", "smooth"), "targets"),
     **dict.fromkeys(("FeatureStats", "SampleStats", "feature_stats", "linear_soft_cross_entropy"), "functional"),

@@ -1,4 +1,4 @@
-"""The command line: `regfast study|paper|train|attack|evaluate|compare|report|show-config`; one file a command.
+"""The command line: `regfast measure|study|paper|train|attack|evaluate|compare|report|show-config`; one file a command.
 
 Commands read options, call one function and print. What a user can get wrong is answered by one line and status 2.
 """
@@ -15,6 +15,7 @@ from regfast.cli._console import console
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
 from regfast.cli.evaluate import evaluate
+from regfast.cli.measure import measure
 from regfast.cli.paper import paper
 from regfast.cli.report import report
 from regfast.cli.show_config import show_config
@@ -62,11 +63,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (study, paper, train, attack, evaluate, compare, report, show_config):
+for _command in (measure, study, paper, train, attack, evaluate, compare, report, show_config):
     app.command(cls=_Command)(_command)
 
 _INTERRUPTED = 130
-_RESUMED = ("study", "paper", "evaluate")  # commands that go on where they stopped
+_RESUMED = ("measure", "study", "paper", "evaluate")  # commands that go on where they stopped
 # Typer may carry its own copy of click: its base class is reached through what Typer exports.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from regfast.cli._options import check_radius, numbers
+from regfast.cli._options import check_radius, number, numbers
 
 if TYPE_CHECKING:
     from regfast.attacks import Adversary
     from regfast.attacks.base import Runnable
+    from regfast.study import AttackSetting
 
 DEFAULT_EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}  # what leaderboards ask of CIFAR-10
 
@@ -56,3 +59,40 @@ def build_adversary(spec: str, seed: int) -> Adversary:
     if attack.get("loss") == "kl":
         own["loss"] = attack.pop("loss")
     return Adversary(ATTACKS.build(name, **attack), seed=seed, **own)  # type: ignore[arg-type]  # it checks its kind
+
+
+def changed_attacks(
+    attacks: tuple[AttackSetting, ...], eps: Mapping[str, str | None], steps: int | None, more: Sequence[str]
+) -> tuple[AttackSetting, ...]:
+    """`attacks` with what the user gave: WEAK,STRONG eps by norm, steps of the strong PGD, and more attacks, by specs.
+
+    Raises ValueError for what does not fit.
+    """
+    from regfast.attacks.registry import ATTACKS
+    from regfast.study import AttackSetting
+
+    for norm, text in eps.items():
+        if text is not None:
+            parts = [number(part, f"--eps-{norm}") for part in text.split(",")]
+            if len(parts) != 2:
+                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, got {text!r}")
+            check_radius(parts[1], norm)
+            if parts[0] > parts[1]:
+                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, the smaller first, got {text!r}")
+            strength = dict(zip(("weak", "strong"), parts, strict=True))
+            attacks = tuple(
+                replace(attack, eps=strength[attack.setting]) if attack.norm == norm else attack for attack in attacks
+            )
+    if steps is not None:
+        attacks = tuple(
+            replace(attack, steps=steps) if (attack.attack, attack.setting) == ("pgd", "strong") else attack
+            for attack in attacks
+        )
+    for spec in more:
+        norm = ATTACKS.build(spec).norm.name
+        strength = {attack.setting: attack.eps for attack in attacks if attack.norm == norm}
+        if not strength:
+            known = " and ".join(dict.fromkeys(attack.norm for attack in attacks))
+            raise ValueError(f"--attack {spec}: there are radii for {known} here, not for {norm}")
+        attacks += tuple(AttackSetting(spec, norm, eps, None, None, setting) for setting, eps in strength.items())
+    return attacks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 
@@ -40,3 +41,15 @@ def table_text(lines: Sequence[str], width: int | None = None) -> str:
         for row in (head, *rows)
     )
     return "\n".join(line.rstrip() for line in aligned)
+
+
+def metrics_text(found: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    """The main figures of metrics.json, in a Markdown table: means over seeds, one `kind` a row."""
+    named = {"accuracy": "accuracy", "ece": "ECE", "rms": "RMS", "cosine": "cosine"}
+    named["asr_pgd_linf_strong"] = "ASR strong"
+    columns = {key: title for key, title in named.items() if all(key in measured for measured in found.values())}
+    lines = [f"| {kind} | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for name, measured in found.items():
+        means = (measured[key]["mean"] for key in columns)
+        lines.append(f"| {name} | {' | '.join('–' if mean is None else f'{mean:.3f}' for mean in means)} |")
+    return "\n".join(lines)

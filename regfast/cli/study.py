@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regfast.cli._console import console, show
+from regfast.cli._attacks import changed_attacks
+from regfast.cli._console import console, metrics_text, show
 from regfast.cli._options import (
     DataRoot,
     Dataset,
@@ -17,8 +18,6 @@ from regfast.cli._options import (
     Download,
     Regularizers,
     Threads,
-    check_radius,
-    number,
     pick_device,
     use_threads,
     whole_numbers,
@@ -84,6 +83,7 @@ def study(
     The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes.
     """
     from regfast.runs.errors import user_input
+    from regfast.runs.files import read_json
     from regfast.runs.progress import Steps
     from regfast.study import default_workers, run_study, sized
 
@@ -112,7 +112,7 @@ def study(
             command=command,
             progress=shown,
         )
-    show(_numbers(folder))
+    show(metrics_text(read_json(folder / "metrics.json")["regularizers"], "regularizer"))
     written = folder / "report.html"
     if not page:
         console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
@@ -122,21 +122,6 @@ def study(
         console.print(f"page: {write_report(folder)}")
     else:
         console.print(f"already finished, nothing to do; page: {written}")
-
-
-def _numbers(folder: Path) -> str:
-    """What the study found, in a Markdown table: means over seeds."""
-    from regfast.runs.files import read_json
-
-    found = read_json(folder / "metrics.json")["regularizers"]
-    named = {"accuracy": "accuracy", "ece": "ECE", "rms": "RMS", "cosine": "cosine"}
-    named["asr_pgd_linf_strong"] = "ASR strong"
-    columns = {key: title for key, title in named.items() if all(key in measured for measured in found.values())}
-    lines = [f"| regularizer | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
-    for name, measured in found.items():
-        means = (measured[key]["mean"] for key in columns)
-        lines.append(f"| {name} | {' | '.join('–' if mean is None else f'{mean:.3f}' for mean in means)} |")
-    return "\n".join(lines)
 
 
 def _changed(
@@ -152,39 +137,14 @@ def _changed(
     """`config` with the options that the user gave."""
     from dataclasses import replace
 
-    from regfast.attacks.registry import ATTACKS
-    from regfast.study import AttackSetting, named_regularizers
+    from regfast.study import named_regularizers
 
-    attacks = config.attacks
-    for norm, text in eps.items():
-        if text is not None:
-            parts = [number(part, f"--eps-{norm}") for part in text.split(",")]
-            if len(parts) != 2:
-                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, got {text!r}")
-            check_radius(parts[1], norm)
-            if parts[0] > parts[1]:
-                raise ValueError(f"--eps-{norm} expects WEAK,STRONG, the smaller first, got {text!r}")
-            strength = dict(zip(("weak", "strong"), parts, strict=True))
-            attacks = tuple(
-                replace(attack, eps=strength[attack.setting]) if attack.norm == norm else attack for attack in attacks
-            )
-    if steps is not None:
-        attacks = tuple(
-            replace(attack, steps=steps) if (attack.attack, attack.setting) == ("pgd", "strong") else attack
-            for attack in attacks
-        )
-    for spec in more:
-        norm = ATTACKS.build(spec).norm.name
-        strength = {attack.setting: attack.eps for attack in attacks if attack.norm == norm}
-        if not strength:
-            raise ValueError(f"--attack {spec}: a study has radii for linf and l2, not for {norm}")
-        attacks += tuple(AttackSetting(spec, norm, eps, None, None, setting) for setting, eps in strength.items())
     return replace(
         config,
         regularizers=named_regularizers(regularizers) if regularizers else config.regularizers,
         seeds=config.seeds if seeds is None else tuple(whole_numbers(seeds, "--seeds")),
         recipe=replace(config.recipe, **recipe),
-        attacks=attacks,
+        attacks=changed_attacks(config.attacks, eps, steps, more),
     )
 
 

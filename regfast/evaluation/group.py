@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,7 @@ import torch.distributed as dist
 from regfast.runs.errors import RunStopped
 from regfast.runs.files import leave_now
 
-__all__ = ["WorkerGroup", "join"]
+__all__ = ["WorkerGroup", "agree", "join"]
 
 _PULSE = 1.0  # seconds between two signs of life of a worker
 _PATIENCE = 60.0  # seconds without one after which it counts as lost
@@ -154,3 +156,27 @@ def _rendezvous() -> tuple[dist.Store, int, int]:
         raise RunStopped("torchrun, which started this worker, is gone") from error
     store.set_timeout(dist.default_pg_timeout)
     return store, rank, size
+
+
+def agree(workers: WorkerGroup, decide: Callable[[], Any]) -> Any:
+    """The leading worker decides (a JSON value), all others take over what it says; its errors end them all.
+
+    Raises RunStopped on the others when it could not.
+    """
+    key = f"agreed-{workers.count(f'turn-{workers.rank}', 1)}"
+    if not workers.leads:
+        answer = json.loads(workers.store.get(key))
+        workers.count(f"{key}-read", 1)
+        if "error" in answer:
+            raise RunStopped(f"the leading worker stopped: {answer['error']}")
+        return answer["value"]
+    try:
+        value = decide()
+    except Exception as error:
+        workers.store.set(key, json.dumps({"error": str(error)}))
+        patience = time.monotonic() + 10  # the store goes with this process: let the others read first
+        while workers.count(f"{key}-read") < workers.size - 1 and time.monotonic() < patience:
+            time.sleep(0.05)
+        raise
+    workers.store.set(key, json.dumps({"value": value}))
+    return value

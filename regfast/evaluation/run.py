@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
@@ -20,7 +19,7 @@ import regfast
 from regfast.attacks.base import Runnable
 from regfast.evaluation.classes import class_rows, write_classes
 from regfast.evaluation.examples import write_examples
-from regfast.evaluation.group import WorkerGroup, join
+from regfast.evaluation.group import WorkerGroup, agree, join
 from regfast.evaluation.identity import (
     check_identity,
     data_fingerprint,
@@ -165,7 +164,7 @@ def evaluate(
     figures = sum(map(len, groups))
     with contextlib.ExitStack() as held:
         held.enter_context(workers.watched())
-        summary = _agree(workers, lambda: _finished(store, identity, picked, figures))
+        summary = agree(workers, lambda: _finished(store, identity, picked, figures))
         if summary is None:
             shape = image_shape(dataset, picked)
             classes = 0 if shape is None else count_classes(model, shape, workers.device)
@@ -173,7 +172,7 @@ def evaluate(
                 raise InputError(f"target must be below {classes}, the model's classes, got {target}")
             chunk_samples([], workers.size, chunk_size=chunk_size)  # its own checks, before anything is written
             facts = {"command": command, "limit": limit}
-            left = _agree(workers, lambda: _open(store, identity, dataset, picked, facts, held))
+            left = agree(workers, lambda: _open(store, identity, dataset, picked, facts, held))
             started = time.monotonic()
             what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})"
             with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
@@ -195,7 +194,7 @@ def evaluate(
                 write_examples(folder, model, dataset, groups, names, rows, settings)
 
             facts = {"command": command, "classes": classes}
-            summary = _agree(
+            summary = agree(
                 workers, lambda: _close(store, identity, len(picked), figures, workers, seconds, facts, explain)
             )
         workers.leave()
@@ -320,24 +319,3 @@ def _close(
     write_leaderboard(store.folder, summary)
     write_summary(store.folder, summary)
     return summary
-
-
-def _agree(workers: WorkerGroup, decide: Callable[[], Any]) -> Any:
-    """The leading worker decides (a JSON value), all others take over what it says; its errors end them all."""
-    key = f"agreed-{workers.count(f'turn-{workers.rank}', 1)}"
-    if not workers.leads:
-        answer = json.loads(workers.store.get(key))
-        workers.count(f"{key}-read", 1)
-        if "error" in answer:
-            raise EvaluationStopped(f"the leading worker stopped: {answer['error']}")
-        return answer["value"]
-    try:
-        value = decide()
-    except Exception as error:
-        workers.store.set(key, json.dumps({"error": str(error)}))
-        patience = time.monotonic() + 10  # the store goes with this process: let the others read first
-        while workers.count(f"{key}-read") < workers.size - 1 and time.monotonic() < patience:
-            time.sleep(0.05)
-        raise
-    workers.store.set(key, json.dumps({"value": value}))
-    return value

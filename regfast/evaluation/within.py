@@ -18,7 +18,9 @@ class Within(Silent):
     def __init__(self, groups: Sequence[Sequence[Runnable]], samples: int, within: Callable[[float], None]) -> None:
         super().__init__()
         self._within = within
-        self._costs = {id(attack): [_cost(stage) for stage in attack.stages()] for group in groups for attack in group}
+        self._costs = {
+            id(attack): [stage_cost(stage) for stage in attack.stages()] for group in groups for attack in group
+        }
         self._scale = samples / sum(map(sum, self._costs.values()))
         self._before, self._stages = 0.0, [0.0]
 
@@ -39,7 +41,7 @@ class Within(Silent):
             self._within(self._scale * (self._before + self._stages[0] * through / self.total))
 
 
-def _cost(stage: Attack) -> float:
-    """Of a sample that stands, in gradients; a forward pass is a third of one."""
+def stage_cost(stage: Attack) -> float:
+    """What a sample that stands costs in this stage, in gradients; a forward pass is a third of one."""
     asked = stage.runs * max(int(stage.options.get("targets") or 0), 1) * (stage.steps + 1) * stage.samples
     return asked / 3 if stage.needs == "forward" else float(asked)

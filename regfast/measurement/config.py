@@ -50,7 +50,7 @@ class MeasureConfig:
     part_images: int
     limit: int | None = None
     attacked: int | None = None
-    holdout: float = 0.1
+    holdout: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:

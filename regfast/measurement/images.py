@@ -17,6 +17,7 @@ from regfast.measurement.networks import Network
 from regfast.runs.errors import InputError, user_input
 
 SPLIT_SEED = 2410
+_HELD = 5000  # images at most that temperatures are fitted on
 
 
 class Division(NamedTuple):
@@ -38,7 +39,7 @@ def divide(labels: Tensor, limit: int | None, attacked: int | None, holdout: flo
     None: all. The same division every time. Raises InputError where nothing would be left to measure, or to hold out.
     """
     used = len(labels) if limit is None else min(limit, len(labels))
-    held = max(1, round(used * holdout))
+    held = max(1, min(round(used * holdout), _HELD))
     measured = used - held
     if measured < 1:
         raise InputError(f"{used} images are too few: {held} are held out to fit temperatures on, none is left")
@@ -108,7 +109,9 @@ def open_images(
 
     images: dict[str, ImageSet] = {}
     for network in networks:
-        alike = next((other for other in networks if other.name in images and other.preprocess == network.preprocess), None)
+        alike = next(
+            (other for other in networks if other.name in images and other.preprocess == network.preprocess), None
+        )
         images[network.name] = images[alike.name] if alike else seen(network, load_images, root)
     train = {}
     if train_root is not None:
@@ -184,8 +187,8 @@ def check_images(images: Images, networks: Sequence[Network], some_classes: bool
         known = network.num_classes
         if classes > known or (classes < known and not some_classes):
             raise InputError(
-                f"network {network.name} tells {known} classes apart and {images.name} has {classes}: measure it on data "
-                f"with its classes{' (--some-classes: on some of them)' if classes < known else ''}"
+                f"network {network.name} tells {known} classes apart and {images.name} has {classes}: measure it on "
+                f"data with its classes{' (--some-classes: on some of them)' if classes < known else ''}"
             )
         shape = own[0][0].shape
         with user_input():

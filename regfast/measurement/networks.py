@@ -79,7 +79,9 @@ def _rounded(values: torch.Tensor) -> list[float]:
     return [round(float(value), 4) for value in values.flatten()]
 
 
-def open_networks(specs: Sequence[str], preprocess: Sequence[str] = (), *, in_channels: int | None = None) -> list[Network]:
+def open_networks(
+    specs: Sequence[str], preprocess: Sequence[str] = (), *, in_channels: int | None = None
+) -> list[Network]:
     """The networks that a user writes, loaded and checked; see `open_network` and `preprocessing`.
 
     Raises InputError for names that occur twice, for other numbers of seeds, and for what `open_network` refuses.
@@ -89,7 +91,8 @@ def open_networks(specs: Sequence[str], preprocess: Sequence[str] = (), *, in_ch
     check_names(names)
     given = preprocessing(preprocess, names)
     networks = [
-        open_network(name, model, sources, given.get(name, {}), in_channels=in_channels) for name, model, sources in parsed
+        open_network(name, model, sources, given.get(name, {}), in_channels=in_channels)
+        for name, model, sources in parsed
     ]
     check_networks(networks)
     return networks
@@ -146,7 +149,9 @@ def open_network(
     preset = members[0].preprocess
     settings = {key: given[key] for key in ("resize", "crop", "interpolation") if key in given}
     with _named(name), user_input():
-        prepare = replace(preset if isinstance(preset, Preprocess) else Preprocess(), **settings) if settings else preset
+        prepare = (
+            replace(preset if isinstance(preset, Preprocess) else Preprocess(), **settings) if settings else preset
+        )
         if "mean" in given or "std" in given:
             for member in members:
                 member.normalize = Normalize(given.get("mean"), given.get("std"))
@@ -157,7 +162,7 @@ def _is_file(source: str) -> bool:
     return "/" in source or source.endswith(_FILES) or Path(source).is_file()
 
 
-class _named:  # noqa: N801  (a context, named as what it does)
+class _named:
     """An InputError in here says which network it is about."""
 
     def __init__(self, name: str):

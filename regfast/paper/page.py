@@ -13,9 +13,9 @@ from regfast.report.claims import Verdict
 from regfast.report.claims import verdicts as study_verdicts
 from regfast.report.drawing import Drawing
 from regfast.report.page import Page, Section, VerdictGroup
-from regfast.report.results import Study
+from regfast.report.results import Columns, Study, read_columns
 from regfast.report.study_figures import attack_settings, drawings, training
-from regfast.report.study_page import chance_note, environment, settings, study_name, words
+from regfast.report.study_page import chance_note, environment, settings, study_name, study_page, words
 from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table, verdict_table
 from regfast.report.tables import write as write_tables
 from regfast.report.write import write_page, write_study_page
@@ -41,6 +41,27 @@ def write(run_dir: Path) -> Path:
     write_tables([across(paper.studies), metrics_table(paper.main), *beyond], tables)
     names = list(dict.fromkeys(name for study in paper.studies for name in study.regularizers))
     return write_page(paper.path, paper_page(paper, answers, drawn, features), names)
+
+
+def write_measured(run_dir: Path) -> Path:
+    """Figures, tables and page of a measurement; returns the page's path."""
+    study = Study.read(run_dir)
+    found: dict[str, Columns] = {
+        name: read_columns(run_dir / f"{name}.parquet", columns)
+        for name, columns in SCHEMAS.items()
+        if (run_dir / f"{name}.parquet").is_file()
+    }
+    paper = Paper(study.path, study.config, [study], found)
+    answers = study_verdicts(study)
+    features = [verdict for part in PARTS for verdict in part.verdicts(paper)]
+    beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
+    write_tables([metrics_table(study), verdict_table(answers), *beyond], inside(study.path, "tables"))
+    page = study_page(study, drawings(study), answers)
+    figures, *rest = page.sections
+    beside = [s for s in sections(paper, {study.path.name: []}) if s.drawings]
+    extra = [VerdictGroup("Beyond the paper", features, study.regularizers)] * bool(features)
+    page = replace(page, sections=[figures, *beside, *rest], verdicts=[*page.verdicts, *extra])
+    return write_page(study.path, page, study.regularizers)
 
 
 def paper_page(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.parts import PARTS, Work
-from regfast.paper.parts.base import Array, Columns
+from regfast.paper.parts.base import Columns, named_columns
 from regfast.runs.files import make_folder, read_columns, write_table
 from regfast.runs.progress import Progress
 
@@ -99,17 +97,10 @@ def _tables(config: PaperConfig, run_dir: Path, device: torch.device, piece: Pie
         if not part.has(_CALLS[piece.kind]):
             continue
         work = Work(
-            config.parts[part.name], main, splits.train, splits.num_classes, device, progress.advance, piece.regularizer, piece.seed, piece.bias,
-            unit_of(folder, piece.regularizer, piece.seed).samples,
+            config.parts[part.name], main, splits.train, splits.num_classes, device, progress.advance,
+            piece.regularizer, piece.seed, piece.bias, unit_of(folder, piece.regularizer, piece.seed).samples,
         )  # fmt: skip
         found = getattr(part, _CALLS[piece.kind])(work, *inputs)
         progress.advance()
-        tables[part.name] = _named(found, whose) if part.named else found
+        tables[part.name] = named_columns(found, whose) if part.named else found
     return tables
-
-
-def _named(columns: Columns, whose: Mapping[str, Any]) -> Columns:
-    """The columns after constant ones that say what they belong to."""
-    count = len(next(iter(columns.values())))
-    first: dict[str, Array] = {name: np.full(count, value) for name, value in whose.items()}
-    return {**first, **columns}

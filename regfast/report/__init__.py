@@ -14,6 +14,7 @@ __all__ = ["write_report"]
 _KINDS = {
     "study": "regfast.report.write:write_study",
     "paper": "regfast.paper.page:write",
+    "measure": "regfast.paper.page:write_measured",
     "evaluation": "regfast.report.write:write_evaluation",
 }
 

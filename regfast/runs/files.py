@@ -126,6 +126,12 @@ def read_columns(path: Path) -> dict[str, Array]:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
+def write_joined(path: Path, parts: Sequence[Path]) -> None:
+    """Write Parquet: the rows of `parts`, which have the same columns, one after the other."""
+    tables = [read_columns(part) for part in parts]
+    write_table(path, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write `.npz`."""
     with replacing(path) as file:

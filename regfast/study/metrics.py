@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from regfast.calibration import adaptive_ece_statistic, classwise_ece_statistic, ece_statistic
 from regfast.calibration.bins import at_least_zero
+from regfast.runs.files import read_arrays, read_columns, write_json
 from regfast.statistics import Interval, Method, Statistic, bootstrap_interval
 
 Array = NDArray[Any]
@@ -84,7 +86,25 @@ def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequ
     columns = [{name: np.asarray(values, dtype=np.float64) for name, values in seed.items()} for seed in samples]
     measured = Measured(columns, models)
     found = {name: figure(measured) for name, figure in FIGURES.items()}
-    return found | {f"asr_{id_}": _figure(measured.pick(f"success_{id_}", "correct"), _ratio) for id_ in attacks}
+    for seed in columns:
+        seed["judged"] = seed["correct"] * seed.get("attacked", 1.0)
+    return found | {f"asr_{id_}": _figure(measured.pick(f"success_{id_}", "judged"), _ratio) for id_ in attacks}
+
+
+def write_metrics(folder: Path, units: Mapping[str, Sequence[Path]], attacks: Sequence[str]) -> None:
+    """Write `metrics.json` into `folder`.
+
+    Args:
+        units: per regularizer the folders, one a seed, that hold its `samples.parquet` and `model.npz`.
+        attacks: their ids.
+    """
+    found: dict[str, Any] = {}
+    for name, own in units.items():
+        samples = [read_columns(unit / "samples.parquet") for unit in own]
+        numbers = [{key: values for key, values in seed.items() if key != "regularizer"} for seed in samples]
+        found[name] = metrics(numbers, [read_arrays(unit / "model.npz") for unit in own], attacks)
+    temperature = {name: figures["temperature"] for name, figures in found.items()}
+    write_json(folder / "metrics.json", {"regularizers": found, "temperature": temperature})
 
 
 def _mean(resampled: Array) -> Array:

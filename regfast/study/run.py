@@ -24,11 +24,10 @@ from regfast.runs.errors import MissingInput, user_input
 from regfast.runs.files import (
     REMEDY,
     make_folder,
-    read_arrays,
-    read_columns,
     read_json,
     remove_unfinished,
     write_arrays,
+    write_joined,
     write_json,
     write_table,
 )
@@ -37,11 +36,11 @@ from regfast.runs.progress import Progress, Silent, Step
 from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
-from regfast.study.metrics import metrics
+from regfast.study.metrics import write_metrics
 from regfast.training import Epoch, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
-_DECISIVE = ("torch", "regfast", "device")
+DECISIVE = ("torch", "regfast", "device")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def run_study(
             )
         else:
             there = stored.get("environment", {})
-            check_same({key: there.get(key) for key in _DECISIVE}, {key: here[key] for key in _DECISIVE}, folder)
+            check_same({key: there.get(key) for key in DECISIVE}, {key: here[key] for key in DECISIVE}, folder)
         remove_unfinished(folder, folder / "checkpoints", *(unit.part("") for unit in units))
         epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
         trained = sum(unit.trained(config) for unit in units)
@@ -262,21 +261,10 @@ def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Sp
 def _assemble(folder: Path, config: StudyConfig, units: list[Unit]) -> None:
     """Result files from the units' parts; metrics.json last, since it says that the study is finished."""
     for table in _tables(config):
-        parts = [read_columns(unit.part(table)) for unit in units]
-        write_table(folder / table, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    found: dict[str, Any] = {}
-    for name in config.regularizers:
-        own = [unit for unit in units if unit.regularizer == name]
-        samples = [_numeric(read_columns(unit.samples)) for unit in own]
-        models = [read_arrays(unit.part("model.npz")) for unit in own]
-        found[name] = metrics(samples, models, [attack.id for attack in config.attacks])
-    temperature = {name: figures["temperature"] for name, figures in found.items()}
-    write_json(folder / "metrics.json", {"regularizers": found, "temperature": temperature})
+        write_joined(folder / table, [unit.part(table) for unit in units])
+    of_name = {name: [unit.part("") for unit in units if unit.regularizer == name] for name in config.regularizers}
+    write_metrics(folder, of_name, [attack.id for attack in config.attacks])
 
 
 def _cpu(bias: torch.Tensor | None) -> torch.Tensor | None:
     return None if bias is None else bias.cpu()
-
-
-def _numeric(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values for name, values in columns.items() if name != "regularizer"}

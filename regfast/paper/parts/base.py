@@ -153,6 +153,13 @@ def as_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, Array]:
     return {name: np.array([row[name] for row in listed]) for name in listed[0]}
 
 
+def named_columns(columns: Columns, whose: Mapping[str, Any]) -> Columns:
+    """The columns after constant ones that say what they belong to."""
+    count = len(next(iter(columns.values())))
+    first: dict[str, Array] = {name: np.full(count, value) for name, value in whose.items()}
+    return {**first, **columns}
+
+
 def geometric(low: float, high: float, count: int) -> list[float]:
     """`count` (odd) factors around 1, each a fixed factor from the last; the middle one is 1 exactly."""
     values = np.geomspace(low, high, count)

@@ -73,7 +73,7 @@ def compute(outputs: Outputs, train: ImageSet | None, success: Mapping[str, Arra
     given norm, margin and confidence (those of them that it is not itself). Without training images there are no class
     means, and no cosine to them.
     """
-    means = torch.full(outputs.weight.shape, torch.nan, dtype=torch.float64)
+    means = torch.zeros(outputs.weight.shape, dtype=torch.float64)
     if train is not None:
         features, _, labels = predict(outputs.model, train)
         means = class_means(features, labels, len(outputs.weight))
