@@ -80,7 +80,7 @@ class MeasureConfig:
 
 def measured_parts() -> list[Part]:
     """The parts of the paper that need no training of their own: of heads, models and the models of one seed."""
-    return [part for part in PARTS if any(map(part.has, ("of_run", "of_model", "of_seed")))]
+    return [part for part in PARTS if any(map(part.has, ("of_run", "of_model", "of_measured", "of_seed")))]
 
 
 def sized_measurement(size: str = "full", dataset: str | None = None, **options: Any) -> MeasureConfig:

@@ -121,16 +121,8 @@ def open_images(
     return Images(dataset, images, train, list(dict.fromkeys(notes)), None if root is None else str(root))
 
 
-def given_images(dataset: Any, networks: Sequence[Network], train: Any = None, name: str | None = None) -> Images:
-    """`Images` of data sets in memory: one for all networks, or a mapping of their names to one each."""
-    names = [network.name for network in networks]
-    return Images(
-        name or type(dataset).__name__, _for_all("dataset", dataset, names),
-        {} if train is None else _for_all("train", train, names),
-    )  # fmt: skip
-
-
-def _for_all(argument: str, dataset: Any, names: Sequence[str]) -> dict[str, ImageSet]:
+def for_all(argument: str, dataset: Any, names: Sequence[str]) -> dict[str, ImageSet]:
+    """Per network its images: `dataset` for all of them, or what it maps their names to; errors as of `as_images`."""
     if not isinstance(dataset, Mapping):
         return dict.fromkeys(names, as_images(argument, dataset))
     missing = [name for name in names if name not in dataset]

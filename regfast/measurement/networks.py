@@ -200,11 +200,11 @@ def preprocessing(specs: Sequence[str], names: Sequence[str]) -> dict[str, dict[
     return found
 
 
-def given_networks(networks: Mapping[str, Any], *, example: torch.Tensor | None = None) -> list[Network]:
+def given_networks(networks: Mapping[str, Any], examples: Mapping[str, torch.Tensor] | None = None) -> list[Network]:
     """`Network`s of modules: name to a module, or to several that are seeds of one kind.
 
-    A `SplitClassifier` is taken as it is, any other module is split at its last linear layer; `example`: one batch of
-    its input (B, C, H, W), to find that layer with. Raises InputError that names the network.
+    A `SplitClassifier` is taken as it is, any other module is split at its last linear layer; `examples`: one batch
+    of the input (B, C, H, W) of each, to find that layer with. Raises InputError that names the network.
     """
     if not isinstance(networks, Mapping):
         raise TypeError(f"networks must map names to modules, got {type(networks).__name__}")
@@ -218,7 +218,7 @@ def given_networks(networks: Mapping[str, Any], *, example: torch.Tensor | None 
         if not modules or not all(isinstance(module, nn.Module) for module in modules):
             raise TypeError(f"network {name}: expected a torch.nn.Module or several, got {value!r}")
         with _named(name), user_input():
-            members = [split_classifier(module, example=example) for module in modules]
+            members = [split_classifier(module, example=(examples or {}).get(name)) for module in modules]
         kind = type(modules[0]).__name__
         prepare = members[0].preprocess
         found.append(Network(name, tuple(members), ("",) * len(members), kind, prepare))

@@ -16,7 +16,7 @@ from regfast.evaluation.group import WorkerGroup, agree, join
 from regfast.evaluation.identity import data_fingerprint
 from regfast.evaluation.queue import draw_chunks
 from regfast.measurement.config import VERSION, MeasureConfig, sized_measurement
-from regfast.measurement.images import Images, check_images, divide, given_images, open_images
+from regfast.measurement.images import Images, check_images, divide, for_all, open_images
 from regfast.measurement.networks import Network, given_networks
 from regfast.measurement.pieces import JoinPiece, LookPiece, PartPiece, Task, look_pieces, part_pieces
 from regfast.runs.errors import InputError
@@ -102,18 +102,15 @@ def measure(
     True
     """
     named = isinstance(dataset, str)
-    example = None
-    if not named:
-        sample = dataset[next(iter(dataset))] if isinstance(dataset, Mapping) else dataset
-        example = None if isinstance(dataset, Mapping) else torch.as_tensor(sample[0][0])[None].float()
-    opened = given_networks(networks, example=example)
     if named:
-        root = None if data_root is None else Path(data_root)
-        images = open_images(dataset, root, opened)
-        if train is not None:
-            images = replace(images, train=given_images(train, opened).of)
+        opened = given_networks(networks)
+        images = open_images(dataset, None if data_root is None else Path(data_root), opened)
     else:
-        images = given_images(dataset, opened, train)
+        of = for_all("dataset", dataset, list(networks))
+        opened = given_networks(networks, {name: own[0][0][None] for name, own in of.items()})
+        images = Images(type(dataset).__name__, of, {})
+    if train is not None:
+        images = replace(images, train=for_all("train", train, list(networks)))
     config = sized_measurement(size, dataset if named else None, **options)
     return run_measure(
         opened, images, config, out, reference=reference, some_classes=some_classes, device=device, progress=progress

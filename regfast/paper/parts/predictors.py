@@ -54,7 +54,7 @@ class Predictors(Part):
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
         samples = read_columns(work.samples)
-        rows = np.searchsorted(samples["sample"], outputs.samples)
+        rows = np.searchsorted(samples["sample"], outputs.samples.numpy())
         success = {attack.id: samples[f"success_{attack.id}"][rows].astype(bool) for attack in work.main.attacks}
         return as_columns(compute(outputs, work.train, success))
 
