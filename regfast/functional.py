@@ -166,10 +166,11 @@ def linear_soft_cross_entropy(
     ignore_index: int = -100,
     z_loss: float = 0.0,
 ) -> Tensor:
-    """`soft_cross_entropy` of `linear(features, weight, bias)`, without the (B, K) logits in memory.
+    """`soft_cross_entropy` of `linear(features, weight, bias)`, without the (B, K) logits in memory beyond a limit.
 
-    Exact, and as fast for mixed as for hard targets. Worth it where K is larger than d. Under autocast the product runs
-    in the autocast dtype, as a linear layer's would.
+    Exact, and as fast for mixed as for hard targets. Worth it where K is larger than d. A GPU holds at most 512 MB of
+    logits at a time, or as much as `weight` takes in float32, if that is more; their gradient takes their place. Under
+    autocast the product runs in the autocast dtype, as a linear layer's would.
 
     Args (the others as in `soft_cross_entropy`):
         features: (B, d) floating; as for a linear layer also (…, d), such as (B, T, d) of tokens, or (d,).

@@ -21,19 +21,23 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime import interpreter
 
 from regfast.ops.target import Target
+from regfast.ops.triton import scaling
 from regfast.ops.triton import soft_cross_entropy as loss
-from regfast.ops.triton.scaling import met_scale
+from regfast.ops.triton.linear_soft_cross_entropy import linear_soft_cross_entropy
+from regfast.ops.triton.soft_cross_entropy_kernels import one_shot_kernel, two_pass_kernel
 
-__all__ = ["CASES", "CLASSES", "TARGETS", "Traffic", "count", "counted"]
+__all__ = ["CASES", "CLASSES", "TARGETS", "Traffic", "count", "counted", "linear", "linear_table", "table"]
 
 CLASSES = (10, 100, 1000, 8192, 21841, 50257, 128256, 151936)
 TARGETS = ("hard", "mixed", "dense", "statistics")
 CASES = ("1", "scaled", "half ignored")
 PAGE = Path(__file__).parents[2] / "docs" / "kernels-gpu.md"
-MARKED = re.compile(r"(<!-- counted: traffic -->\n).*?(<!-- end -->)", re.DOTALL)
+LINEAR = ((8192, 4096, 128256), (32768, 4096, 128256), (8192, 768, 50257))
+MARKED = re.compile(r"(<!-- counted: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass
@@ -117,7 +121,7 @@ def problem(classes: int, kind: str, case: str) -> tuple[Tensor, Target]:
 def count(classes: int, kind: str, case: str) -> Traffic:
     """Of a step that follows one alike: whether that met a `grad_output` of 1 decides where the gradient is made."""
     logits, target = problem(classes, kind, case)
-    met = met_scale(logits.device)
+    met = scaling.met_scale(logits.device)
     assert met is not None
     met.fill_(case == "scaled")
     with counted() as traffic:
@@ -169,11 +173,69 @@ def table(path: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def linear(rows: int, width: int, classes: int, dtype: torch.dtype = torch.bfloat16) -> tuple[int, int, int]:
+    """Bytes of linear + loss, forward and backward: its products, all else, and three products of whole matrices.
+
+    Every operation reads its operands once and writes its result once, on tensors without memory; the loss's launch
+    reads and writes the logits.
+    """
+    products = rest = 0
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal products, rest
+            kwargs = kwargs or {}
+            out = function(*args, **kwargs)
+            name = function.overloadpacket.__name__
+            if function.is_view or "empty" in name or not isinstance(out, Tensor):
+                return out
+            read = args[1:] if "zero" in name or kwargs.get("beta") == 0 else args
+            moved = sum(_bytes(t) for t in read if isinstance(t, Tensor)) + _bytes(out)
+            if "mm" in name:
+                products += moved
+            else:
+                rest += moved
+            return out
+
+    def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
+        nonlocal rest
+        rest += 2 * _bytes(args[0]) if kernel in (one_shot_kernel, two_pass_kernel) else 0
+
+    features = torch.empty(rows, width, dtype=dtype, device="meta", requires_grad=True)
+    weight = torch.empty(classes, width, dtype=dtype, device="meta", requires_grad=True)
+    first = torch.empty(rows, dtype=torch.int64, device="meta")
+    modules: tuple[Any, ...] = (loss, scaling)
+    own = [module.launch for module in modules]
+    for module in modules:
+        module.launch = launch
+    try:
+        with Count():
+            linear_soft_cross_entropy(features, weight, None, Target(first, index_target=True)).backward()
+    finally:
+        for module, former in zip(modules, own, strict=True):
+            module.launch = former
+    return products, rest, 3 * (_bytes(features) + _bytes(weight) + rows * classes * dtype.itemsize)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def linear_table() -> str:
+    """Rows of a Markdown table, in GB."""
+    lines = ["| B × d × K | its products | of whole matrices | ratio | all else |", "|---|---|---|---|---|"]
+    for shape in LINEAR:
+        products, rest, whole = linear(*shape)
+        figures = f"{products / 1e9:.1f} | {whole / 1e9:.1f} | {products / whole:.2f} | {rest / 1e9:.1f}"
+        lines.append("| " + " × ".join(f"{n:,}" for n in shape) + f" | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Write the table into the page."""
+    """Write the tables into the page."""
     text = PAGE.read_text(encoding="utf-8")
-    made = table(sys.argv[1] if len(sys.argv) > 1 else None)
-    PAGE.write_text(MARKED.sub(lambda marks: marks[1] + made + marks[2], text), encoding="utf-8")
+    made = {"traffic": table(sys.argv[1] if len(sys.argv) > 1 else None), "linear": linear_table()}
+    PAGE.write_text(MARKED.sub(lambda marks: marks[1] + made[marks[2]] + marks[3], text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -496,8 +496,8 @@ def test_linear_of_transposed_features(kind):
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_linear(monkeypatch, kind, reduction, weighted):
-    monkeypatch.setattr(linear_soft_cross_entropy, "_LOGITS", 20)  # chunks of two rows
-    monkeypatch.setattr(linear_soft_cross_entropy, "_LEAST_ROWS", 2)
+    monkeypatch.setattr(linear_soft_cross_entropy, "_BYTES", 1)  # chunks of three rows
+    monkeypatch.setattr(linear_soft_cross_entropy, "_LEAST_ROWS", 1)
     arguments = target(kind, 7, 11) | {"reduction": reduction, "smoothing": 0.1}
     if weighted:
         arguments |= {"class_weight": torch.rand(11), "sample_weight": torch.rand(7)}

@@ -1,14 +1,17 @@
 """Linear layer and soft cross-entropy on a GPU, over chunks of rows.
 
 A chunk's logits come from one matrix product, the row kernel puts the gradient in their place, and two more products
-bring it to features and weight: as many products as without chunks, and a buffer of `_LOGITS` elements for (B, K).
+bring it to features and weight: as many products as without chunks. A sum over chunks needs the weight's gradient in
+float32; where all logits take no more memory than that, there is one chunk and no such sum.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from regfast.ops.backward import batched, check_first
@@ -19,7 +22,7 @@ from regfast.ops.triton.soft_cross_entropy import number, rows_eager
 
 __all__ = ["linear_soft_cross_entropy"]
 
-_LOGITS = 1 << 25  # held at a time
+_BYTES = 1 << 29  # of a chunk's logits, or those of the weight's gradient in float32, where they are more
 _LEAST_ROWS = 128  # a chunk, so that the products stay efficient
 
 
@@ -119,14 +122,24 @@ def _chunks(
     )
     # Contiguous whatever the features are: the row kernels and the traced shapes count on it.
     grad_features = features.new_empty(features.shape if want_features else 0)
+    stride = triton.cdiv(classes, 8) * 8  # rows begin at 16-byte boundaries for products and row kernel
+    limit = max(_BYTES, 4 * linear_weight.numel() if want_weight else 0)
+    most = max(_LEAST_ROWS, limit // (stride * features.element_size()))
+    step = triton.cdiv(batch, triton.cdiv(batch, most)) if batch else 1
     # Summed over chunks in float32, whatever the dtype of the weight.
-    grad_weight = torch.zeros(linear_weight.shape if want_weight else 0, dtype=torch.float32, device=features.device)
+    kind = linear_weight.dtype if step == batch else torch.float32
+    make = torch.empty if batch else torch.zeros
+    grad_weight = make(linear_weight.shape if want_weight else 0, dtype=kind, device=features.device)
     grad_bias = torch.zeros(classes if want_bias else 0, dtype=torch.float32, device=features.device)
-    step = max(_LEAST_ROWS, _LOGITS // max(classes, 1))
+    held = features.new_empty(step, stride)
     for begin in range(0, batch, step):
         part = slice(begin, begin + step)
         x = features[part]
-        logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
+        logits = held[: len(x), :classes]
+        if linear_bias is None:
+            torch.mm(x, linear_weight.t(), out=logits)
+        else:
+            torch.addmm(linear_bias, x, linear_weight.t(), out=logits)
         mix = lam[part] if lam is not None and lam.dim() else lam
         y1, y2, q, sample = (None if t is None else t[part] for t in (first, second, dense, sample_weight))
         rows = grad_output[part] if grad_output is not None and grad_output.dim() else grad_output
@@ -143,10 +156,30 @@ def _chunks(
         if want_features:
             torch.mm(grad, linear_weight, out=grad_features[part])
         if want_weight:
-            grad_weight += grad.t() @ x
+            _add_product(grad_weight, grad.t(), x, 1 if begin else 0)
         if want_bias:
             grad_bias += grad.sum(0, dtype=torch.float32)
     return loss, grad_features, grad_weight.to(linear_weight.dtype), grad_bias.to(linear_weight.dtype)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: int) -> None:
+    """total = beta · total + a @ b, rounded to its dtype alone; the sum is the product's own, where torch can."""
+    if a.dtype != total.dtype and _adds_inside(a.dtype, a.device):
+        torch.addmm(total, a, b, out_dtype=total.dtype, beta=beta, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype), beta=beta)
+
+
+@functools.cache
+def _adds_inside(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a product of matrices of this dtype is added to a float32 sum as it is: recent versions, on a GPU."""
+    square = torch.zeros(16, 16, dtype=dtype, device=device)
+    total = torch.zeros(16, 16, device=device)
+    try:
+        torch.addmm(total, square, square, out_dtype=total.dtype, out=total)
+    except (RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
+        return False
+    return True
 
 
 _chunks_op = torch.library.custom_op("regfast_triton::linear", _chunks, mutates_args=())
