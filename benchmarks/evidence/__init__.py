@@ -1,0 +1,1 @@
+"""Magnitude alone and direction alone: the paper's two effects, made one at a time."""
