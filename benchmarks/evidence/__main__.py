@@ -2,8 +2,9 @@
 
 The paper says that soft labels shrink features, which lowers the calibration error, and turn them toward their class
 centers, which lowers the attack success rate. Both happen at once there. Here `rms-penalty` only shrinks and
-`cosine-reward` only turns, each as much as Mixup does (`match.py`; its trainings are in RUN-search.json) and at ten times
-that strength, beside the paper's four regularizers in one study. RUN holds that study, its page, and `evidence.md`.
+`cosine-reward` only turns, each as much as Mixup does (`match.py`; its trainings are in RUN-search.json) and at ten
+times that strength, beside the paper's four regularizers in one study. RUN holds that study, its page, and
+`evidence.md`.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def main() -> None:
     found = [_first(trainings, *asked) for asked in _ASKED]
     regularizers: dict[str, dict[str, Any]] = {name: {} for name in ("hard", "smoothing", "mixup", "cutmix")}
     for one in found:
-        for dose in _numbers(options.doses) if one.strength is not None else ():
+        if one.strength is None:
+            continue
+        for dose in _numbers(options.doses):
             name = one.intervention if dose == 1 else f"{one.intervention}-x{dose}"
             regularizers[name] = {"regularizer": one.intervention, "strength": dose * one.strength}
     config = replace(config, regularizers=regularizers, seeds=_numbers(options.seeds))
     with Steps() as shown:
         run_study(config, options.out, workers=options.workers, progress=shown)
     write_report(options.out)
-    write_json(options.out / "match.json", [asdict(one) for one in found])
+    write_json(options.out / "match.json", {one.intervention: asdict(one) for one in found})
     write_text(options.out / "evidence.md", evidence(options.out, found))
     print(f"{options.out / 'evidence.md'} and report.html beside it")
 

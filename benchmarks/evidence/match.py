@@ -1,7 +1,7 @@
 """The strength at which an intervention gives a statistic the value that Mixup gives it.
 
-Every training of the search is kept in a JSON file, so that a search that was interrupted goes on, and readers see how a
-strength was found. The seeds of the search are not those of the study that uses its answer.
+Every training of the search is kept in a JSON file, so that a search that was interrupted goes on, and readers see how
+a strength was found. The seeds of the search are not those of the study that uses its answer.
 """
 
 from __future__ import annotations

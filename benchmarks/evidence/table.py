@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.evidence.match import Match
-from regfast.report.claims import Verdict, against_hard
+from benchmarks.evidence.plot import draw
+from regfast.report import style
+from regfast.report.claims import Verdict, against_reference, claims
 from regfast.report.results import Study
 
 _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "–"}
 
 
 def evidence(run_dir: Path, matches: list[Match]) -> str:
-    """What was matched, then every effect against hard labels with its 95 % interval and verdict."""
+    """What was matched, then every effect against hard labels with its 95 % interval and verdict; draws evidence.png."""
     study = Study.read(run_dir)
-    found = against_hard(study)
+    found = against_reference(study)
     measures = list(dict.fromkeys(verdict.measure for verdict in found))
     lines = [f"{len(study.seeds)} seeds, {len(study.column('sample', 'hard')[0])} test images.", ""]
     lines += [_said(one) for one in matches] + [""]
@@ -25,6 +27,7 @@ def evidence(run_dir: Path, matches: list[Match]) -> str:
     for measure in measures:
         cells = [_cell(verdict) for verdict in found if verdict.measure == measure]
         lines.append(f"| {measure} | {' | '.join(cells)} |")
+    style.save(draw(found, {claim.column: claim.measure for claim in claims(study)}), run_dir, "evidence")
     lines += ["", "✓ the claim holds, ✗ its opposite does, – the 95 % interval contains 0."]
     return "\n".join(lines) + "\n"
 
