@@ -14,7 +14,7 @@ _MARKS = {"holds": "✓", "does not hold": "✗", "undecided": "–"}
 
 
 def evidence(run_dir: Path, matches: list[Match]) -> str:
-    """What was matched, then every effect against hard labels with its 95 % interval and verdict; draws evidence.png."""
+    """What was matched, then every effect against hard labels with its 95 % interval; draws evidence.png."""
     study = Study.read(run_dir)
     found = against_reference(study)
     measures = list(dict.fromkeys(verdict.measure for verdict in found))
@@ -35,8 +35,8 @@ def evidence(run_dir: Path, matches: list[Match]) -> str:
 def _said(one: Match) -> str:
     if one.strength is None:
         return (
-            f"- {one.intervention}: left out. Mixup moves {one.statistic} from {one.hard:.3f} to {one.aim:.3f}, which is "
-            "not the paper's direction, so there is nothing to match."
+            f"- {one.intervention}: left out. Mixup moves {one.statistic} from {one.hard:.3f} to {one.aim:.3f}, which "
+            "is not the paper's direction, so there is nothing to match."
         )
     return (
         f"- {one.intervention}: strength {one.strength:.4g}. Held-out {one.statistic}: hard {one.hard:.3f}, Mixup "
