@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from regfast.cli._attacks import attack_names
 from regfast.cli._console import console
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
@@ -35,15 +36,13 @@ class _Group(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command whose help names what the registries hold; they are read, and torch imported, for that help alone."""
+    """A command whose help names every attack."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         for parameter in self.params:
             text = getattr(parameter, "help", None) or ""
             if "{attacks}" in text:
-                from regfast.attacks.registry import ATTACKS
-
-                parameter.help = text.replace("{attacks}", ", ".join(ATTACKS.names()))  # type: ignore[attr-defined]
+                parameter.help = text.replace("{attacks}", ", ".join(attack_names()))  # type: ignore[attr-defined]
         _fit(self)
         super().format_help(ctx, formatter)
 

@@ -12,6 +12,7 @@ import torch
 from regfast import __version__
 from regfast.attacks.registry import ATTACKS
 from regfast.cli import run
+from regfast.cli._attacks import attack_names
 from regfast.cli._console import table_text
 from regfast.cli._options import number, numbers
 from regfast.models import load_model, save_checkpoint
@@ -65,7 +66,8 @@ def test_version_and_no_command(capsys):
 
 
 def test_help_is_short_of_torch():
-    code = "import sys, regfast.cli; regfast.cli.run(['--help']); assert 'torch' not in sys.modules"
+    words = [["--help"], ["study", "--help"], ["evaluate", "--help"], ["train", "--help"], ["--version"]]
+    code = f"import sys, regfast.cli as cli; [cli.run(each) for each in {words}]; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     for command in ("study", "train", "attack", "report", "show-config"):
         assert command in done.stdout
@@ -271,6 +273,7 @@ def test_help_names_every_attack(capsys):
         assert run([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert all(name in text for name in ATTACKS.names())
+    assert attack_names() == ATTACKS.names()
 
 
 def test_numbers():
