@@ -15,6 +15,7 @@ if not torch.cuda.is_available():  # before anything imports triton: its kernels
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: each keeps to one core
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what they start too
 
 SEED = os.environ.setdefault("REGFAST_TEST_SEED", str(random.SystemRandom().randrange(2**32)))  # workers inherit it
 

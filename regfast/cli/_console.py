@@ -1,10 +1,11 @@
-"""What commands print with: tables that fit the terminal."""
+"""What commands print with: tables that fit the terminal, and the line that says where the results are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,19 @@ def show(markdown: str) -> None:
         lines = list(group)
         text = table_text(lines, console.width if narrow else None) if is_table else "\n".join(lines)
         console.print(text)
+
+
+def end(folder: Path, *, did: bool, page: bool) -> None:
+    """The last line of a run in `folder`: where its page is, made first if need be. `did`: this call finished it."""
+    written = folder / "report.html"
+    if not page:
+        console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
+    elif did or not written.is_file():
+        from regfast.report import write_report
+
+        console.print(f"page: {write_report(folder)}")
+    else:
+        console.print(f"already finished, nothing to do; page: {written}")
 
 
 def table_text(lines: Sequence[str], width: int | None = None) -> str:

@@ -83,6 +83,12 @@ Eps = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
+Size = Annotated[str, typer.Option(help="full (3 seeds), small, or smoke, which only shows that everything works.")]
+Page = Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes; by default one a core for digits (without --threads), else one."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what PyTorch chooses.")]
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; by default a GPU where there is one.")]

@@ -10,60 +10,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regfast.cli import _options as options
 from regfast.cli._attacks import build_attacks
 from regfast.cli._console import console, show
 from regfast.cli._inputs import open_inputs
-from regfast.cli._options import (
-    Attacks,
-    Checkpoint,
-    ClassMap,
-    Crop,
-    DataRoot,
-    Dataset,
-    Device,
-    Download,
-    Eps,
-    Interpolation,
-    Limit,
-    Model,
-    Norm,
-    Resize,
-    Seed,
-    Threads,
-    Weights,
-    numbers,
-    pick_device,
-    use_threads,
-)
 
 if TYPE_CHECKING:
     from regfast.attacks.base import AttackResult, Runnable
 
 
 def attack(
-    model: Model,
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    dataset: Dataset = "noisy-digits",
-    data_root: DataRoot = None,
-    download: Download = False,
-    class_map: ClassMap = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    limit: Limit = None,
-    attack: Attacks = None,
-    norm: Norm = None,
-    eps: Eps = None,
+    model: options.Model,
+    checkpoint: options.Checkpoint = None,
+    weights: options.Weights = None,
+    dataset: options.Dataset = "noisy-digits",
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    class_map: options.ClassMap = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    interpolation: options.Interpolation = None,
+    limit: options.Limit = None,
+    attack: options.Attacks = None,
+    norm: options.Norm = None,
+    eps: options.Eps = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps a run, for attacks that take them.")] = None,
     restarts: Annotated[int | None, typer.Option(min=1, help="Runs a sample, for attacks that take them.")] = None,
     lanes: Annotated[int | None, typer.Option(min=1, help="Samples attacked at once; by default what fits.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Result file (JSON); by default a new one under runs/attacks.")
     ] = None,
-    seed: Seed = 0,
-    device: Device = None,
-    threads: Threads = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    threads: options.Threads = None,
 ) -> None:
     """Attack a model and print clean and robust accuracy, attack success rate and what it cost.
 
@@ -73,20 +52,20 @@ def attack(
     import torch
 
     import regfast
-    from regfast.evaluation.samples import pick_samples
+    from regfast.data import pick_samples
     from regfast.evaluation.summary import results_table, share
     from regfast.runs.errors import user_input
     from regfast.runs.files import make_folder, write_json
 
     with user_input():
-        use_threads(threads)
-        place = pick_device(device)
+        options.use_threads(threads)
+        place = options.pick_device(device)
         attacks = [
             each
             for spec in attack or ["pgd"]
             for each in build_attacks(spec, norm, eps, steps=steps, restarts=restarts)
         ]
-        radii = numbers(eps, "--eps") if eps else []
+        radii = options.numbers(eps, "--eps") if eps else []
         path = out or Path("runs/attacks") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{model.replace(':', '-')}.json"
         given = open_inputs(
             model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,

@@ -10,57 +10,37 @@ from typing import Annotated
 
 import typer
 
+from regfast.cli import _options as options
 from regfast.cli._attacks import build_attacks
 from regfast.cli._console import console, show
 from regfast.cli._inputs import open_inputs
-from regfast.cli._options import (
-    Attacks,
-    Checkpoint,
-    ClassMap,
-    Crop,
-    DataRoot,
-    Dataset,
-    Device,
-    Download,
-    Eps,
-    Interpolation,
-    Limit,
-    Model,
-    Norm,
-    Resize,
-    Seed,
-    Threads,
-    Weights,
-    pick_device,
-    use_threads,
-)
 
 _RUN = "How it runs"
 
 
 def evaluate(
-    model: Model,
+    model: options.Model,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. An unfinished one goes on.")] = None,
-    checkpoint: Checkpoint = None,
-    weights: Weights = None,
-    dataset: Dataset = "noisy-digits",
-    data_root: DataRoot = None,
-    download: Download = False,
-    class_map: ClassMap = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    limit: Limit = None,
-    attack: Attacks = None,
-    norm: Norm = None,
-    eps: Eps = None,
+    checkpoint: options.Checkpoint = None,
+    weights: options.Weights = None,
+    dataset: options.Dataset = "noisy-digits",
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    class_map: options.ClassMap = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    interpolation: options.Interpolation = None,
+    limit: options.Limit = None,
+    attack: options.Attacks = None,
+    norm: options.Norm = None,
+    eps: options.Eps = None,
     target: Annotated[
         str | None,
         typer.Option(
             help="Class to reach: a number, random, next (the label plus one) or least-likely. Any by default."
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print expected evaluations, time and memory; run nothing.")
     ] = False,
@@ -79,8 +59,8 @@ def evaluate(
         bool,
         typer.Option("--save-png", help="Keep them as PNG files too, rounded inside the ball.", rich_help_panel=_RUN),
     ] = False,
-    device: Device = None,
-    threads: Threads = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
 ) -> None:
     """Attack a whole data set: robust accuracy with intervals, one row a sample, nothing lost.
 
@@ -93,11 +73,11 @@ def evaluate(
     from regfast.runs.errors import user_input
 
     with user_input():
-        use_threads(threads)
+        options.use_threads(threads)
         if out is None and not plan:
             raise ValueError("--out is needed: the folder of the run")
         if device is not None:
-            pick_device(device)
+            options.pick_device(device)
         attacks = [each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps)]
         given = open_inputs(
             model, checkpoint, weights, dataset, data_root, download=download, seed=seed, class_map=class_map,

@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 
-from regfast.cli._console import console
+from regfast.cli._console import end
 from regfast.cli._options import (
     DataRoot,
     Device,
     Download,
+    Page,
     Regularizers,
+    Size,
     Threads,
+    Workers,
     pick_device,
     use_threads,
     whole_numbers,
@@ -43,9 +46,7 @@ def paper(
             rich_help_panel=_DATA,
         ),
     ] = None,
-    size: Annotated[
-        str, typer.Option(help="full (3 seeds), small, or smoke, which only shows that everything works.")
-    ] = "full",
+    size: Size = "full",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/paper-SIZE. An unfinished one goes on.")
     ] = None,
@@ -55,15 +56,14 @@ def paper(
     label: Annotated[int, typer.Option(min=0, help="Class whose loss and gradients are drawn (Fig. 2 and 5).")] = 3,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure on the first so many test images; by default all digits, 1,000 photographs."),
+        typer.Option(
+            min=1, help="Measure on so many test images, drawn at random; by default all digits, 1,000 photographs."
+        ),
     ] = None,
     device: Device = None,
     threads: Threads = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes; by default one a core for digits (without --threads), else one."),
-    ] = None,
-    page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
+    workers: Workers = None,
+    page: Page = True,
 ) -> None:
     """Make every figure and table of the paper, and what goes beyond them, and put them on one page.
 
@@ -96,12 +96,4 @@ def paper(
         did = run_paper(
             config, folder, download=download, workers=workers or usual, device=place, command=command, progress=shown
         )
-    written = folder / "report.html"
-    if not page:
-        console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
-    elif did or not written.is_file():
-        from regfast.report import write_report
-
-        console.print(f"page: {write_report(folder)}")
-    else:
-        console.print(f"already finished, nothing to do; page: {written}")
+    end(folder, did=did, page=page)

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regfast.cli._attacks import changed_attacks
-from regfast.cli._console import console, metrics_text, show
+from regfast.cli._console import end, metrics_text, show
 from regfast.cli._options import (
     DataRoot,
     Dataset,
     Device,
     Download,
+    Page,
     Regularizers,
+    Size,
     Threads,
+    Workers,
     pick_device,
     use_threads,
     whole_numbers,
@@ -41,19 +44,14 @@ def study(
             rich_help_panel="Data and model",
         ),
     ] = None,
-    size: Annotated[
-        str, typer.Option(help="full (3 seeds), small, or smoke, which only shows that everything works.")
-    ] = "full",
+    size: Size = "full",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/DATASET-SIZE. An unfinished one goes on.")
     ] = None,
     device: Device = None,
     threads: Threads = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes; by default one a core for digits (without --threads), else one."),
-    ] = None,
-    page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
+    workers: Workers = None,
+    page: Page = True,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
     ] = None,
@@ -75,7 +73,8 @@ def study(
     eps_l2: Annotated[str | None, typer.Option(help="WEAK,STRONG for l2.", rich_help_panel=_ATTACKS)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel=_ATTACKS)] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Measure on the first so many test images.", rich_help_panel=_ATTACKS)
+        int | None,
+        typer.Option(min=1, help="Measure on so many test images, drawn at random.", rich_help_panel=_ATTACKS),
     ] = None,
 ) -> None:
     """Train with each regularizer, attack, measure, and say on one page whether the paper's effects appear.
@@ -113,15 +112,7 @@ def study(
             progress=shown,
         )
     show(metrics_text(read_json(folder / "metrics.json")["regularizers"], "regularizer"))
-    written = folder / "report.html"
-    if not page:
-        console.print(f"{'finished' if did else 'already finished'}: result files in {folder}")
-    elif did or not written.is_file():
-        from regfast.report import write_report
-
-        console.print(f"page: {write_report(folder)}")
-    else:
-        console.print(f"already finished, nothing to do; page: {written}")
+    end(folder, did=did, page=page)
 
 
 def _changed(

@@ -1,5 +1,8 @@
 """The embedded data sets: scikit-learn's handwritten digits (real scans, 8×8), clean and with fixed pixel noise."""
 
+from importlib.metadata import distribution
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +19,15 @@ def digits(noise: float = 0.0) -> Splits:
     `noise`: standard deviation of Gaussian noise added once to every image, train and test alike, from a fixed seed;
     the sum is clipped to [0, 1], so that noisy images are images and an attack's box means the same for all.
     """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.tensor(raw.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(raw.target, dtype=torch.int64)
+    # `sklearn.datasets.load_digits` reads the same file, after a second of imports.
+    scans = np.loadtxt(
+        str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")), delimiter=","
+    )
+    images = torch.tensor(scans[:, :-1], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    labels = torch.tensor(scans[:, -1], dtype=torch.int64)
     if noise:
         images = add_noise(images, noise, NOISE_SEED)
-    whole = ImageArray(images, labels, [str(digit) for digit in raw.target_names], "digits")
+    whole = ImageArray(images, labels, [str(digit) for digit in range(10)], "digits")
     rest = len(labels) - TRAIN - HOLDOUT
     train, holdout, test = (Subset(whole, part) for part in stratified(labels, (TRAIN, HOLDOUT, rest), SPLIT_SEED))
     return Splits("noisy-digits" if noise else "digits", train, holdout, test)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,6 +150,25 @@ class Splits:
         """(C, H, W) of the first test image."""
         channels, height, width = self.test[0][0].shape
         return channels, height, width
+
+    def limited(self, limit: int | None) -> Splits:
+        """With `limit` test images, those that `regfast evaluate --limit` takes with seed 0; with None all of them."""
+        if limit is None:
+            return self
+        return replace(self, test=Subset(self.test, torch.tensor(pick_samples(len(self.test), limit, seed=0))))
+
+
+def pick_samples(size: int, limit: int | None, seed: int) -> list[int]:
+    """The sample ids of a run: all of them, or the first `limit` of a shuffle that depends on `seed` alone.
+
+    Raises:
+        ValueError: if `limit` is negative.
+    """
+    if limit is None or limit >= size:
+        return list(range(size))
+    if limit < 0:
+        raise ValueError(f"limit must be at least 0, got {limit}")
+    return sorted(np.random.default_rng(seed).permutation(size)[:limit].tolist())
 
 
 def stratified(labels: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:

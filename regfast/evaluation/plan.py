@@ -14,7 +14,8 @@ from regfast.attacks.base import Runnable
 from regfast.attacks.losses import predicted
 from regfast.attacks.prepare import frozen
 from regfast.attacks.prepared import classifier_of
-from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples
+from regfast.data import pick_samples
+from regfast.evaluation.samples import Dataset, image_shape, load_chunk
 from regfast.evaluation.summary import eps_text
 from regfast.evaluation.worker import Settings, count_classes, group_by_eps
 

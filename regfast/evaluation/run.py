@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import regfast
 from regfast.attacks.base import Runnable
+from regfast.data import pick_samples
 from regfast.evaluation.classes import class_rows, write_classes
 from regfast.evaluation.examples import write_examples
 from regfast.evaluation.group import WorkerGroup, agree, join
@@ -30,7 +31,7 @@ from regfast.evaluation.identity import (
 from regfast.evaluation.leaderboard import write_leaderboard
 from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
-from regfast.evaluation.samples import Dataset, image_shape, load_chunk, pick_samples, read_pixels, spread
+from regfast.evaluation.samples import Dataset, image_shape, load_chunk, read_pixels, spread
 from regfast.evaluation.store import ResultStore
 from regfast.evaluation.summary import eps_text, summarize, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps

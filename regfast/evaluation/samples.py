@@ -20,7 +20,6 @@ __all__ = [
     "LoadedChunk",
     "image_shape",
     "load_chunk",
-    "pick_samples",
     "pixel_hash",
     "read_pixels",
     "spread",
@@ -76,19 +75,6 @@ class LoadedChunk:
     def usable(self) -> Tensor:
         """(n,) bool: status is "ok"."""
         return torch.tensor([status == OK for status in self.status], dtype=torch.bool)
-
-
-def pick_samples(size: int, limit: int | None, seed: int) -> list[int]:
-    """The sample ids of a run: all of them, or the first `limit` of a shuffle that depends on `seed` alone.
-
-    Raises:
-        ValueError: if `limit` is negative.
-    """
-    if limit is None or limit >= size:
-        return list(range(size))
-    if limit < 0:
-        raise ValueError(f"limit must be at least 0, got {limit}")
-    return sorted(np.random.default_rng(seed).permutation(size)[:limit].tolist())
 
 
 def pixel_hash(image: Tensor, label: int) -> str:

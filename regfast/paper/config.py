@@ -10,7 +10,7 @@ from regfast.data import data_set
 from regfast.paper.parts import PARTS, Given
 from regfast.study import AttackSetting, StudyConfig, named_regularizers, sized
 
-VERSION = 2  # of the result files; a run of another version is not continued
+VERSION = 3  # of the result files; a run of another version is not continued
 
 DIGITS = (("noisy-digits", "small-cnn"), ("digits", "small-cnn"), ("noisy-digits", "resnet20"))
 # Training images at most whose geometry the main study measures after every epoch: of photographs, of digits.
@@ -85,7 +85,7 @@ def paper_config(
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
     (smoke: the first two), at most two seeds, 15 epochs and 96 test images each beside the main study. `label`: the
     class whose loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on
-    their first 1,000 test images unless `limit` says otherwise.
+    1,000 test images unless `limit` says otherwise.
 
     Raises ValueError for names, sizes and values that do not exist or fit.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regfast.data import ImageSet, Splits, Subset, load_splits
+from regfast.data import ImageSet, Splits, load_splits
 from regfast.models import SplitClassifier, load_model
 from regfast.study import StudyConfig
 from regfast.study.run import Unit
@@ -56,11 +56,7 @@ class Outputs:
 
 def splits_of(study: StudyConfig) -> Splits:
     """The data of a study, its test part cut as the study cuts it."""
-    splits = load_splits(study.dataset, study.data_root)
-    if study.limit is None:
-        return splits
-    test = Subset(splits.test, torch.arange(min(study.limit, len(splits.test))))
-    return Splits(splits.name, splits.train, splits.holdout, test)
+    return load_splits(study.dataset, study.data_root).limited(study.limit)
 
 
 def outputs_of(study: StudyConfig, splits: Splits, unit: Unit, device: torch.device) -> Outputs:

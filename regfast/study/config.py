@@ -19,7 +19,7 @@ from regfast.runs.workers import cores
 from regfast.training import REGULARIZERS, Recipe, Regularizer
 
 PAPER = ("hard", "smoothing", "mixup", "cutmix")  # the regularizers of the paper: what a study compares by default
-VERSION = 1  # of the result files; a run of another version is not continued
+VERSION = 2  # of the result files; a run of another version is not continued
 
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=+-")  # of files too
@@ -136,7 +136,7 @@ class StudyConfig:
 
     `regularizers`: name to options. The name is a registered one, or any other with the registered one (or the user's
     `module:Name`) as the option "regularizer": so a study can have two strengths of one. `seeds`: one training run each
-    for every regularizer. `limit`: measure on the first so many test images only. `trajectory`: after every epoch
+    for every regularizer. `limit`: measure on so many test images, drawn at random. `trajectory`: after every epoch
     measure the geometry of so many training images, spread over all of them and as they are (0: don't). Raises
     ValueError for anything unknown, out of range or repeated.
     """

@@ -240,8 +240,7 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
 
 
 def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
-    whole = splits.test
-    test = whole if config.limit is None else Subset(whole, torch.arange(min(config.limit, len(whole))))
+    test = splits.limited(config.limit).test
     columns, rest = measure_clean(model, test, splits.holdout)
     step = Step(progress)
     for setting in config.attacks:

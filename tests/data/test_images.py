@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from regfast.data import ImageArray, Subset
+from regfast.data import ImageArray, Splits, Subset, pick_samples
 from regfast.data.images import stratified
 
 
@@ -42,6 +42,15 @@ def test_subset_of_subset():
 def test_what_does_not_fit_is_named(images, labels, error, message):
     with pytest.raises(error, match=message):
         ImageArray(images, labels, "abc")
+
+
+def test_a_limit_is_drawn_as_evaluations_draw_it():
+    images = ImageArray(torch.zeros(50, 1, 2, 2), torch.arange(50) // 5, tuple("0123456789"))
+    splits = Splits("sorted", images, images, images)
+    limited = splits.limited(20)
+    assert limited.test.labels.tolist() == [sample // 5 for sample in pick_samples(50, 20, seed=0)]
+    assert len(limited.test.labels.unique()) > 5  # the first 20 of a sorted set are of four classes
+    assert len(limited.train) == 50 and splits.limited(None) is splits
 
 
 def test_stratified_keeps_proportions_and_depends_on_the_seed():

@@ -1,9 +1,8 @@
 """Every code block in README and docs runs as it stands.
 
-A page's Python blocks run in order in one fresh interpreter, in an empty folder. A comment `<!-- setup` … `-->` holds
-code that a reader has anyway (a model, a loader) and that runs where it stands. Shell blocks run their `regfast` and
-`python -m regfast` lines. A comment `<!-- not run: reason -->` right before a block leaves it out: for what needs a
-GPU, a data set that cannot be shipped, or what CI runs elsewhere.
+A page's Python blocks run in order in one fresh interpreter, in an empty folder: what a reader sees, and nothing else.
+Shell blocks run their `regfast` and `python -m regfast` lines. A comment `<!-- not run: reason -->` right before a
+block leaves it out: for what needs a GPU, a data set that cannot be shipped, or what CI runs elsewhere.
 """
 
 import os
@@ -18,24 +17,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"<!-- setup\n(?P<setup>.*?)-->"
-    r"|(?P<skip><!-- not run: [^\n]+ -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
+    r"(?P<skip><!-- not run: [^\n]+ -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
-    """(line, code) of the page's blocks in one language, hidden set-up counted as Python."""
+    """(line, code) of the page's blocks in one language."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in BLOCK.finditer(text):
         line = text.count("\n", 0, match.start()) + 2
-        if match["setup"] is not None:
-            written, code = "python", match["setup"]
-        else:
-            written, code = {"py": "python", "bash": "sh"}.get(match["language"], match["language"]), match["code"]
+        written = {"py": "python", "bash": "sh"}.get(match["language"], match["language"])
         if written == language and not match["skip"]:
-            found.append((line, code))
+            found.append((line, match["code"]))
     return found
 
 

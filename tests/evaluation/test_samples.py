@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from regfast.data import pick_samples
 from regfast.evaluation.identity import data_fingerprint
-from regfast.evaluation.samples import OK, image_shape, load_chunk, pick_samples
+from regfast.evaluation.samples import OK, image_shape, load_chunk
 
 
 class Listed:

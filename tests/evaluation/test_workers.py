@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regfast.evaluation.compare import read_run
-from tests.evaluation.toy import RowwiseLinear, Toy, attacks
+from tests.evaluation import toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,10 +22,7 @@ def torchrun(out, *options, workers=2, restarts=0):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    from regfast.evaluation import evaluate
-
-    out = tmp_path_factory.mktemp("runs") / "alone"
-    return evaluate(RowwiseLinear().eval(), Toy(), attacks(), out=out, progress=False, device="cpu").rows()
+    return toy.run(tmp_path_factory.mktemp("runs") / "alone").rows()
 
 
 def rows(out):
@@ -50,9 +47,7 @@ def test_a_killed_worker_loses_its_chunk_and_the_next_run_goes_on(alone, tmp_pat
     done = torchrun(out, "--chunk-size", "4", "--die-after", "2", "--only-rank", "1")
     assert done.returncode != 0
     assert 0 < len(set(rows(out)["sample"].to_pylist())) < 60
-    done = torchrun(out, "--chunk-size", "9")
-    assert done.returncode == 0, done.stderr
-    assert rows(out).equals(alone)
+    assert toy.run(out, chunk_size=9).rows().equals(alone)
 
 
 def test_elastic_restarts_go_on_with_the_missing_chunks(alone, tmp_path):
@@ -69,5 +64,4 @@ def test_a_full_disk_on_one_worker_is_said_and_nothing_is_lost(alone, tmp_path):
     assert done.returncode != 0
     assert "samples are safe" in done.stderr
     assert not list(out.glob("parts/.*.tmp"))
-    assert torchrun(out).returncode == 0
-    assert rows(out).equals(alone)
+    assert toy.run(out).rows().equals(alone)

@@ -52,6 +52,13 @@ def attacks():
     return [PGD("linf", eps, steps=5) for eps in (0.02, 0.005)] + [FGSM("l2", 0.05)]
 
 
+def run(out, chunk_size=None, delay=0.0):
+    """Evaluate in this process, or go on with what others have left."""
+    return evaluate(
+        RowwiseLinear(), Toy(delay=delay), attacks(), out=out, chunk_size=chunk_size, device="cpu", progress=False
+    )
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
@@ -87,15 +94,7 @@ def main():
     delay = 0.1 if fails and rank != options.only_rank else options.delay
     if options.patience is not None:
         group._PATIENCE = options.patience
-    result = evaluate(
-        RowwiseLinear(),
-        Toy(delay=delay),
-        attacks(),
-        out=options.out,
-        chunk_size=options.chunk_size,
-        device="cpu",
-        progress=False,
-    )
+    result = run(options.out, options.chunk_size, delay)
     if rank == 0:
         print("robust", result.robust_accuracy("pgd", 0.02))
 

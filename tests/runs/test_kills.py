@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from regfast.evaluation import evaluate
 from regfast.evaluation.compare import read_run
-from tests.evaluation.toy import RowwiseLinear, Toy, attacks
+from tests.evaluation import toy
 from tests.runs.kills import TORCHRUN, TOY, Job, finish, litter
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
@@ -31,8 +30,7 @@ RESULTS = ("*.parquet", "metrics.json", "studies/*/*.parquet", "studies/*/metric
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "alone"
-    return evaluate(RowwiseLinear().eval(), Toy(), attacks(), out=out, progress=False, device="cpu").rows()
+    return toy.run(tmp_path_factory.mktemp("runs") / "alone").rows()
 
 
 def parts(out):
@@ -45,11 +43,10 @@ def test_an_evaluation_killed_while_it_writes_goes_on(alone, tmp_path):
         job = Job([*TOY, str(out), *SLOWLY])
         job.wait_for(lambda least=least: parts(out) >= least + draw.randrange(3))
         job.end(signal.SIGKILL)
-    finish([*TOY, str(out)])
-    assert read_run(out)[1].equals(alone) and not litter(out)
+    assert toy.run(out).rows().equals(alone) and not litter(out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_a_study_that_is_told_to_end_leaves_nothing_behind(tmp_path, number):
     out = tmp_path / "run"
     job = Job([*JOBS["study"], str(out)])
@@ -74,8 +71,7 @@ def test_workers_end_with_torchrun(alone, tmp_path, number):
     job = Job([*TORCHRUN, *TOY, str(out), *SLOWLY])
     job.wait_for(lambda: parts(out) >= 2)
     job.end(number, within=40)
-    finish([*TOY, str(out)])
-    assert read_run(out)[1].equals(alone) and not litter(out)
+    assert toy.run(out).rows().equals(alone) and not litter(out)
 
 
 @pytest.mark.slow
@@ -104,8 +100,7 @@ def test_a_worker_without_torchrun_ends_soon_after_its_leader(alone, tmp_path):
     worker.wait_for(lambda: False, seconds=15)
     assert worker.process.returncode == 1
     assert "the leading worker is gone" in worker.process.communicate()[0]
-    finish([*TOY, str(out)])
-    assert read_run(out)[1].equals(alone)
+    assert toy.run(out).rows().equals(alone)
 
 
 @pytest.mark.slow
@@ -117,8 +112,7 @@ def test_a_leader_does_not_wait_for_a_lost_worker_for_ever(alone, tmp_path):
     leader.wait_for(lambda: False, seconds=60)
     assert leader.process.returncode == 1
     assert "worker 1 has shown no sign of life" in leader.process.communicate()[0]
-    finish([*TOY, str(out)])
-    assert read_run(out)[1].equals(alone)
+    assert toy.run(out).rows().equals(alone)
 
 
 @pytest.mark.slow
@@ -129,7 +123,7 @@ def test_what_a_worker_stores_after_its_job_is_gone_mixes_nothing_in(alone, tmp_
     leader.wait_for(lambda: parts(out) >= 2)
     worker.process.send_signal(signal.SIGSTOP)
     leader.end(signal.SIGKILL)
-    finish([*TOY, str(out), "--chunk-size", "7"])
+    toy.run(out, chunk_size=7)
     worker.process.send_signal(signal.SIGCONT)
     worker.end(signal.SIGCONT, within=15)
     assert read_run(out)[1].equals(alone)
