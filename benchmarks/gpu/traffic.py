@@ -233,8 +233,8 @@ def linear_table() -> str:
 
 def main() -> None:
     """Write the tables into the page."""
-    text = PAGE.read_text(encoding="utf-8")
     made = {"traffic": table(sys.argv[1] if len(sys.argv) > 1 else None), "linear": linear_table()}
+    text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARKED.sub(lambda marks: marks[1] + made[marks[2]] + marks[3], text), encoding="utf-8")
 
 

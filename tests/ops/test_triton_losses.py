@@ -28,7 +28,7 @@ STATS = ("log_partition", "confidence", "entropy", "margin", "rms", "cosine", "c
 @pytest.fixture(params=["one shot", "two passes"])
 def passes(request, monkeypatch):
     if request.param == "two passes":
-        monkeypatch.setattr(soft_cross_entropy, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
+        monkeypatch.setattr(soft_cross_entropy, "row_shape", lambda *_: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
     return request.param
 
 
@@ -552,9 +552,13 @@ def test_float64_is_refused():
 
 def test_shapes_cover_every_row():
     for classes in (1, 2, 31, 32, 1000, launch.ONE_SHOT_LIMIT):
-        shape = launch.row_shape(classes)
-        assert shape["BLOCK"] >= classes and shape["ROWS"] >= 1
-    assert launch.row_shape(launch.ONE_SHOT_LIMIT + 1)["BLOCK"] <= launch.ONE_SHOT_LIMIT
+        for heavy in range(3):
+            shape = launch.row_shape(classes, 4, heavy)
+            assert (shape["BLOCK"] >= classes) == (classes <= launch.ONE_SHOT_LIMIT >> heavy) and shape["ROWS"] >= 1
+    for classes in (launch.ONE_SHOT_LIMIT + 1, 40000, 151936):
+        for size in (2, 4):
+            shape = launch.row_shape(classes, size)
+            assert shape["BLOCK"] * size == shape["num_warps"] * 32 * 16  # 16 bytes a thread
 
 
 def test_the_counter_of_a_compiled_call_is_its_own(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("with a GPU tests/gpu runs the kernels themselves", allow_module_level=True)
+
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from benchmarks.gpu.traffic import count, counted
 from regfast.ops.target import Target
@@ -150,3 +154,45 @@ def test_a_loss_of_scaled_parts_agrees_with_the_reference(passes):
         right.backward()
         torch.testing.assert_close(value.detach().double(), right.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("kind", ["index", "mixed"])
+def test_a_compiled_step_is_one_launch_a_pass(kind):
+    rows, classes = 6, 8
+    z, q = logits(rows, classes).requires_grad_(), target(kind, rows, classes)
+    graphs = []
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def step(z):
+        return loss.soft_cross_entropy(z, q) / 3
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=aot_autograd(fw_compiler=kept, bw_compiler=kept), fullgraph=True)
+    compiled(z).backward()
+    asked = []
+    for graph in graphs:
+        for node in graph.graph.nodes:
+            if node.target is torch.ops.regfast_triton.rows.default:
+                asked.append(node.args[-5])  # for the gradient
+            elif node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor):
+                # Of the logits' size nothing is moved but by these launches.
+                assert node.meta["val"].numel() < rows * classes or node.target is operator.getitem
+    assert asked == [False, True]
+    exact = z.detach().clone().requires_grad_()
+    step(exact).backward()
+    torch.testing.assert_close(z.grad, exact.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_a_graph_under_capture_takes_no_memory_of_the_host(monkeypatch):
+    device, capturing = torch.device("cuda", 3), True
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype, pin_memory: zeros(*shape, dtype=dtype))
+    assert scaling.met_scale(device) is None and not scaling._met
+    capturing = False
+    kept = scaling.met_scale(device)
+    capturing = True
+    assert kept is not None and scaling.met_scale(device) is kept

@@ -24,13 +24,21 @@ def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **optio
         kernel[(programs,)](*args, **options)
 
 
-def row_shape(columns: int) -> dict[str, int]:
-    """ROWS, BLOCK and num_warps for rows of so many columns; a BLOCK of fewer columns than that means two passes."""
-    if columns > ONE_SHOT_LIMIT:
-        return {"ROWS": 1, "BLOCK": 1024, "num_warps": 8}
+def row_shape(columns: int, size: int = 4, heavy: int = 0) -> dict[str, int]:
+    """ROWS, BLOCK and num_warps for rows of so many columns of `size` bytes; a BLOCK of fewer columns: two passes.
+
+    `heavy` kernels hold more than logits and exponentials a column (2: statistics' gradients as well): fewer columns in
+    one shot, and half as many a thread, keep them at 64 registers with 512 threads. Of short rows a program takes 1,024
+    columns, which keeps 20 kB a multiprocessor under way, but of the shortest 256: what is kept once a row takes
+    registers too. In two passes a thread loads 16 bytes, and the warps a row grow with the row: what the rows under way
+    read a second time should still lie in the L2 cache (an H100's 50 MB for 132 multiprocessors).
+    """
+    if columns > ONE_SHOT_LIMIT >> heavy:
+        warps = 8 if heavy or columns * size <= 1 << 16 else 16 if columns * size <= 3 << 16 else 32
+        return {"ROWS": 1, "BLOCK": warps * 512 // size, "num_warps": warps}
     block = triton.next_power_of_2(max(columns, 1))
-    rows = max(1, 256 // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // 512))}
+    rows = max(1, (1024 if block >= 64 else 256) // block)
+    return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // (256 if heavy else 512)))}
 
 
 def feature_block(columns: int, rows: int) -> int:

@@ -16,7 +16,7 @@ from regfast.ops.backward import batched, check_first, keeps_graph
 from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.ops.target import Target
 from regfast.ops.triton.feature_stats import features_backward
-from regfast.ops.triton.launch import ONE_SHOT_LIMIT, check_dtype, counter, feature_block, launch, row_shape, rows_of
+from regfast.ops.triton.launch import check_dtype, counter, feature_block, launch, row_shape, rows_of
 from regfast.ops.triton.rows import DENSE, INDEX, STRUCTURED
 from regfast.ops.triton.scaling import met_scale, rescale, share_sum
 from regfast.ops.triton.soft_cross_entropy_kernels import one_shot_kernel, two_pass_kernel
@@ -256,9 +256,9 @@ def rows_eager(
         if want_total:  # a sum of nothing; a mean of nothing is NaN, see _run
             total.zero_()
         return losses, total, count, grad, stats, classes
-    shape = row_shape(columns)
-    if stat_grads is not None and dense is not None and columns > ONE_SHOT_LIMIT // 2:
-        shape = row_shape(ONE_SHOT_LIMIT + 1)  # a dense row, logits and the statistics' gradients: one shot spills
+    smooth = smoothing is not None or smoothing_value != 0.0
+    heavy = int(want_stats or dense is not None or (smooth and class_weight is not None))
+    shape = row_shape(columns, logits.element_size(), 2 if stat_grads is not None else heavy)
     programs = triton.cdiv(batch, shape["ROWS"])
     kind = DENSE if dense is not None else INDEX if second is None else STRUCTURED
     grad_stride = 0
@@ -282,7 +282,7 @@ def rows_eager(
         scaled,
         batch, ignore_index, lam_value, smoothing_value, z_loss, scale,
         TARGET=kind.value,
-        SMOOTH=smoothing is not None or smoothing_value != 0.0,
+        SMOOTH=smooth,
         Z_LOSS=z_loss != 0.0,
         STATS=want_stats or stat_grads is not None,
         LAM_STRIDE=1 if lam is not None and lam.dim() else 0,
