@@ -17,7 +17,7 @@ from regfast.data import DATASETS
 from regfast.ops.dispatch import _TABLE
 from regfast.paper.parts import PARTS
 from regfast.registry import Registry
-from regfast.training import REGULARIZERS
+from regfast.training import RECIPES, REGULARIZERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -90,12 +90,21 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def recipes() -> str:
+    """Every value of every recipe."""
+    built = [RECIPES.build(name) for name in RECIPES.names()]
+    values = [recipe.as_dict() for recipe in built]
+    rows = [[f"`{key}`", *(f"{value[key]}" for value in values)] for key in values[0] if key != "name"]
+    return table(["value", *(f"`{name}`" for name in RECIPES.names())], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "attacks": lambda: registered(ATTACKS),  # type: ignore[arg-type]
     "backends": backends,
     "commands": commands,
     "datasets": lambda: registered(DATASETS),  # type: ignore[arg-type]
     "paper-parts": paper_parts,
+    "recipes": recipes,
     "regularizers": lambda: registered(REGULARIZERS),  # type: ignore[arg-type]
 }
 

@@ -45,6 +45,14 @@ Regularizers = Annotated[
         rich_help_panel="Training",
     ),
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, cifar, cifar-fast, imagenet or your own module:Name, with options: cifar-fast:epochs=30,"
+        "precision=bf16; by default what suits the data set.",
+        rich_help_panel="Training",
+    ),
+]
 ClassMap = Annotated[
     str | None,
     typer.Option(

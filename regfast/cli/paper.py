@@ -15,6 +15,7 @@ from regfast.cli._options import (
     Device,
     Download,
     Page,
+    RecipeName,
     Regularizers,
     Size,
     Threads,
@@ -53,6 +54,7 @@ def paper(
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     regularizer: Regularizers = None,
+    recipe: RecipeName = None,
     label: Annotated[int, typer.Option(min=0, help="Class whose loss and gradients are drawn (Fig. 2 and 5).")] = 3,
     limit: Annotated[
         int | None,
@@ -82,6 +84,7 @@ def paper(
             model,
             data_root=None if data_root is None else str(data_root),
             label=label,
+            recipe=recipe,
             epochs=epochs,
             seeds=None if seeds is None else whole_numbers(seeds, "--seeds"),
             regularizers=regularizer or None,

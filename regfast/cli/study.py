@@ -17,6 +17,7 @@ from regfast.cli._options import (
     Device,
     Download,
     Page,
+    RecipeName,
     Regularizers,
     Size,
     Threads,
@@ -56,6 +57,7 @@ def study(
         str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
     ] = None,
     regularizer: Regularizers = None,
+    recipe: RecipeName = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
@@ -90,7 +92,9 @@ def study(
         use_threads(threads)
         place = pick_device(device)
         chosen = _changed(
-            sized(size, dataset, **_given(model=model, limit=limit, data_root=data_root and str(data_root))),
+            sized(
+                size, dataset, recipe=recipe, **_given(model=model, limit=limit, data_root=data_root and str(data_root))
+            ),
             regularizers=regularizer,
             seeds=seeds,
             recipe=_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from regfast.cli._console import console
-from regfast.cli._options import DataRoot, Dataset, Device, Download, Seed, Threads, pick_device, use_threads
+from regfast.cli._options import (
+    DataRoot,
+    Dataset,
+    Device,
+    Download,
+    RecipeName,
+    Seed,
+    Threads,
+    pick_device,
+    use_threads,
+)
+
+_TRAINING, _RUNNING = "Training", "How it is computed"
 
 
 def train(
@@ -31,9 +43,32 @@ def train(
         str | None,
         typer.Option(help="As for study; by default what suits the data set.", rich_help_panel="Data and model"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
+    recipe: RecipeName = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay of a moving average of the weights, which is what is kept.", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bf16 or fp16 (with a loss scale); loss and statistics are always float32.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option(help="Memory format of images and weights.", rich_help_panel=_RUNNING)
+    ] = None,
+    compile: Annotated[  # noqa: A002
+        bool | None, typer.Option(help="torch.compile the network.", rich_help_panel=_RUNNING)
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts that a batch is cut in, to save memory.", rich_help_panel=_RUNNING)
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     threads: Threads = None,
@@ -57,15 +92,24 @@ def train(
         use_threads(threads)
         rule = REGULARIZERS.build(regularizer)
         attacker = None if adversary is None else build_adversary(adversary, seed)
-        suited = sized("full", dataset)
-        options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        recipe = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
+        suited = sized("full", dataset, recipe=recipe)
+        options: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "ema": ema,
+            "precision": precision,
+            "channels_last": channels_last,
+            "compile": compile,
+            "accumulate": accumulate,
+        }
+        chosen = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
         splits = load_splits(dataset, data_root, download=download)
         network = load_model(
             model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
         ).to(pick_device(device))
     with alone(out.with_name(f".{out.name}.lock")), Steps() as steps:
-        steps.start(recipe.epochs, 0)
+        steps.start(chosen.epochs, 0)
         step = Step(steps)
 
         def on_epoch(epoch: Epoch) -> None:
@@ -73,7 +117,7 @@ def train(
             steps.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
 
         history = run(
-            network, splits.train, splits.holdout, rule, recipe, seed=seed, adversary=attacker, on_epoch=on_epoch,
+            network, splits.train, splits.holdout, rule, chosen, seed=seed, adversary=attacker, on_epoch=on_epoch,
             on_batch=step.reach,
         )  # fmt: skip
         write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})

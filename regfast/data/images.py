@@ -61,11 +61,11 @@ class ImageArray:
         return len(self.labels)
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-        return _unit(self.images[index]), int(self.labels[index])
+        return unit(self.images[index]), int(self.labels[index])
 
     def batch(self, indices: Tensor) -> Tensor:
         """Images (B, C, H, W) float32 in [0, 1] at `indices` (B,) int64."""
-        return _unit(self.images[indices])
+        return unit(self.images[indices])
 
 
 class ImageFiles:
@@ -78,6 +78,7 @@ class ImageFiles:
     def __init__(self, folder: Any, transform: Transform, class_map: ClassMap | None = None):
         self.folder = folder
         self.transform = transform
+        self.class_map = class_map
         numbers = folder.class_to_idx if class_map is None else class_map.numbers
         names = {number: name for name, number in numbers.items()} if class_map is None else class_map.names
         label_of = torch.tensor([numbers[name] for name in folder.classes], dtype=torch.int64)
@@ -94,6 +95,10 @@ class ImageFiles:
     def mapped(self, class_map: ClassMap) -> ImageFiles:
         """The same images with the labels of `class_map`."""
         return ImageFiles(self.folder, self.transform, class_map)
+
+    def transformed(self, transform: Transform) -> ImageFiles:
+        """The same images made tensors by another `transform`."""
+        return ImageFiles(self.folder, transform, self.class_map)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -202,5 +207,6 @@ def check_labels(labels: Tensor, count: int, num_classes: int, name: str) -> Ten
     return labels.to(torch.int64)
 
 
-def _unit(images: Tensor) -> Tensor:
+def unit(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]; others as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images

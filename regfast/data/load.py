@@ -18,10 +18,12 @@ class DataSet(ABC):
         embedded: nothing has to be fetched, and it is small: no `root` is needed, studies train long and in several
             processes.
         network: the model that suits it, by name; None: the study chooses by `embedded`.
+        recipe: how it is trained, by name.
     """
 
     embedded: bool = False
     network: str | None = None
+    recipe: str = "cifar"
 
     @abstractmethod
     def splits(self, root: Path, *, download: bool, transform: Transform | None) -> Splits:
@@ -44,6 +46,7 @@ class Digits(DataSet):
     """Scikit-learn's handwritten digits, 8×8."""
 
     embedded = True
+    recipe = "digits"
     noise = 0.0
 
     def splits(self, root: Path, *, download: bool, transform: Transform | None) -> Splits:
@@ -91,6 +94,7 @@ class ImageFolder(DataSet):
     """A folder of class folders, as ImageNet's."""
 
     network = "torchvision:resnet18"
+    recipe = "imagenet"
 
     def splits(self, root: Path, *, download: bool, transform: Transform | None) -> Splits:
         """`root/train` and `root/val` (or `test`); a tenth of the training images is held out."""

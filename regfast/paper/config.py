@@ -75,6 +75,7 @@ def paper_config(
     *,
     data_root: str | None = None,
     label: int = 3,
+    recipe: str | None = None,
     epochs: int | None = None,
     seeds: Sequence[int] | None = None,
     regularizers: Sequence[str] | None = None,
@@ -84,8 +85,8 @@ def paper_config(
 
     Without `datasets` and `models`: noisy digits and clean digits with the small CNN, noisy digits with a ResNet-20
     (smoke: the first two), at most two seeds, 15 epochs and 96 test images each beside the main study. `label`: the
-    class whose loss and gradients are drawn. The other options replace the studies' own. Photographs are measured on
-    1,000 test images unless `limit` says otherwise.
+    class whose loss and gradients are drawn. `recipe`: as in `sized`. The other options replace the studies' own.
+    Photographs are measured on 1,000 test images unless `limit` says otherwise.
 
     Raises ValueError for names, sizes and values that do not exist or fit.
     """
@@ -101,7 +102,7 @@ def paper_config(
         options |= {} if model is None else {"model": model}
         options |= {} if seeds is None else {"seeds": tuple(seeds)}
         options |= {} if regularizers is None else {"regularizers": named_regularizers(regularizers)}
-        study = sized(size, dataset, **options)
+        study = sized(size, dataset, recipe=recipe, **options)
         if not data_set(dataset).embedded and study.limit is None:
             study = replace(study, limit=_LIMIT)
         study = replace(study, attacks=figure_attacks(study.attacks), limit=study.limit if limit is None else limit)
@@ -111,7 +112,7 @@ def paper_config(
             study = replace(study, seeds=study.seeds[:2])
         if own and studies and limit is None:
             study = replace(study, limit=min(study.limit or _BESIDE_IMAGES, _BESIDE_IMAGES))
-        if own and studies and epochs is None:
+        if own and studies and epochs is None and recipe is None:
             study = replace(study, recipe=replace(study.recipe, epochs=min(study.recipe.epochs, _BESIDE_EPOCHS)))
         if not studies:
             study = replace(study, trajectory=_WATCHED_DIGITS if data_set(dataset).embedded else _WATCHED)

@@ -16,7 +16,8 @@ from regfast.registry import parse
 from regfast.runs.errors import InputError
 from regfast.runs.files import read_json
 from regfast.runs.workers import cores
-from regfast.training import REGULARIZERS, Recipe, Regularizer
+from regfast.training import RECIPES, REGULARIZERS, Recipe, Regularizer
+from regfast.training.recipe import stored_recipe
 
 PAPER = ("hard", "smoothing", "mixup", "cutmix")  # the regularizers of the paper: what a study compares by default
 VERSION = 2  # of the result files; a run of another version is not continued
@@ -180,7 +181,7 @@ class StudyConfig:
             "data_root": self.data_root,
             "model": self.model,
             "epochs": self.recipe.epochs,
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.as_dict(),
             "seeds": list(self.seeds),
             "regularizers": {name: dict(params) for name, params in self.regularizers.items()},
             "attacks": [{"id": attack.id, **asdict(attack)} for attack in self.attacks],
@@ -199,7 +200,7 @@ class StudyConfig:
                 dataset=stored["dataset"],
                 data_root=stored["data_root"],
                 model=stored["model"],
-                recipe=Recipe(**stored["recipe"]),
+                recipe=stored_recipe(stored["recipe"]),
                 regularizers=stored["regularizers"],
                 seeds=tuple(stored["seeds"]),
                 attacks=tuple(
@@ -231,10 +232,9 @@ class _Size:
 
 @dataclass(frozen=True)
 class Kind:
-    """What suits a kind of images: model, recipe, and eps by norm."""
+    """What suits a kind of images: model, and eps by norm."""
 
     model: str
-    recipe: Recipe
     weak: Mapping[str, float]
     strong: Mapping[str, float]
     sweep: tuple[float, ...]
@@ -249,14 +249,12 @@ SIZES = tuple(_SIZES)
 
 _DIGITS = Kind(
     "small-cnn",
-    Recipe(),
     {"linf": 0.03, "l2": 0.15},
     {"linf": 0.06, "l2": 0.3},
     (0.005, 0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.12),
 )
 _PHOTOGRAPHS = Kind(
     "resnet20",
-    Recipe(epochs=100, batch_size=128, learning_rate=0.1, warmup=5, augment=True),
     {"linf": 1 / 255, "l2": 0.1},
     {"linf": 4 / 255, "l2": 0.5},
     tuple(eighth / 8 / 255 for eighth in (1, 2, 4, 8, 12, 16, 24, 32)),
@@ -268,12 +266,15 @@ def kind_of(dataset: str | None) -> Kind:
     return _DIGITS if dataset is not None and data_set(dataset).embedded else _PHOTOGRAPHS
 
 
-def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConfig:
+def sized(
+    size: str, dataset: str = "noisy-digits", *, recipe: str | Recipe | None = None, **options: Any
+) -> StudyConfig:
     """The study of one of `SIZES` on `dataset`, with `options` (fields of `StudyConfig`) in the place of its own.
 
     full: 3 seeds, all test images. small: half the epochs, 2 seeds, 256 images. smoke: a tenth of the epochs, 1 seed,
     96 images; it shows that everything works, and nothing about regularizers. Model, recipe and eps suit the data set:
-    8×8 digits (what is embedded), or photographs (ResNet-20, for imagefolder ResNet-18).
+    8×8 digits (what is embedded), or photographs (ResNet-20, for imagefolder ResNet-18). `recipe`: `name:option=value`;
+    its epochs are the size's share too, unless they are among the options.
     """
     if size not in _SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -281,10 +282,15 @@ def sized(size: str, dataset: str = "noisy-digits", **options: Any) -> StudyConf
     defaults: dict[str, Any] = {
         "dataset": dataset,
         "model": found.network or kind.model,
-        "recipe": replace(kind.recipe, epochs=max(1, round(kind.recipe.epochs * chosen.share))),
+        "recipe": recipe if isinstance(recipe, Recipe) else _recipe(recipe or found.recipe, chosen.share),
         "seeds": tuple(range(chosen.seeds)),
         "attacks": attacks_at(kind.weak, kind.strong, chosen.steps, chosen.restarts),
         "sweep": Sweep("linf", kind.sweep, chosen.sweep_steps),
         "limit": chosen.limit,
     }
     return StudyConfig(**{**defaults, **options})
+
+
+def _recipe(spec: str, share: float) -> Recipe:
+    recipe = RECIPES.build(spec)
+    return recipe if "epochs" in parse(spec)[1] else replace(recipe, epochs=max(1, round(recipe.epochs * share)))

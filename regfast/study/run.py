@@ -37,7 +37,7 @@ from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import write_metrics
-from regfast.training import Epoch, predict, train
+from regfast.training import Epoch, Recipe, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
 DECISIVE = ("torch", "regfast", "device")
@@ -195,8 +195,12 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the results, as the options say it: epochs is left out, a copy of recipe.epochs for readers."""
-    return {key: value for key, value in config.items() if key not in ("command", "environment", "epochs", "data")}
+    """What decides the results, as the options say it: epochs is left out, a copy of recipe.epochs for readers.
+
+    What an older run does not say of its recipe was as in `Recipe()`.
+    """
+    kept = {key: value for key, value in config.items() if key not in ("command", "environment", "epochs", "data")}
+    return {**kept, "recipe": {**Recipe().as_dict(), **config["recipe"]}}
 
 
 def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: Progress) -> None:

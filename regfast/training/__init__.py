@@ -1,7 +1,7 @@
 """Training recipes: regularizer, optimizer, schedule and loop."""
 
 from regfast.training.loop import Epoch, predict, train
-from regfast.training.recipe import Recipe
+from regfast.training.recipe import RECIPES, Recipe
 from regfast.training.regularizers import REGULARIZERS, Context, Regularizer
 
-__all__ = ["REGULARIZERS", "Context", "Epoch", "Recipe", "Regularizer", "predict", "train"]
+__all__ = ["RECIPES", "REGULARIZERS", "Context", "Epoch", "Recipe", "Regularizer", "predict", "train"]

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from regfast.attacks import Adversary
 from regfast.data import ImageSet
-from regfast.functional import Target
+from regfast.data.images import unit
+from regfast.data.loading import Batches, for_training
 from regfast.models import SplitClassifier, seeded
-from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.representation import class_centers, default_radius, feature_geometry
 from regfast.runs.errors import RunStopped
-from regfast.training.recipe import Recipe, crop_and_flip
+from regfast.training.augment import crop_and_flip
+from regfast.training.recipe import Recipe
 from regfast.training.regularizers import Context, Regularizer
+from regfast.training.step import Stepper
 
 _CURVE_TOLERANCE = 1e-4  # of the centers behind a curve, in nats: far below what a plot shows
 
@@ -77,44 +79,36 @@ def train(
     if len(train_set.classes) > model.num_classes:
         raise ValueError(f"the data has {len(train_set.classes)} classes, the model {model.num_classes}")
     generator = torch.Generator().manual_seed(seed)
-    optimizer = recipe.optimizer(model)
+    shown = Batches(for_training(train_set) if recipe.augment else train_set, device)
+    shift = recipe.augment and not shown.files
     steps = recipe.steps(len(train_set))
     context = Context(model, _centers(model, *predict(model, holdout)), generator, epochs=recipe.epochs)
+    step = Stepper(model, regularizer, recipe, context, adversary)
     history: list[Epoch] = []
     with seeded(seed):
         for number in range(1, recipe.epochs + 1):
             model.train()
             context.epoch = number
             sums = torch.zeros(3, dtype=torch.float64, device=device)
-            for step, indices in enumerate(recipe.batches(len(train_set), generator), (number - 1) * steps):
-                rate = recipe.rate(step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                images = train_set.batch(indices)
-                if recipe.augment:
-                    images = crop_and_flip(images, generator)
-                mixed, target = regularizer.batch(images, train_set.labels[indices], context)
-                context.images, context.stats, target = mixed.to(device), None, target.to(device)
-                if adversary is not None:
-                    context.images = adversary(model, context.images, target)
-                features = model.features(context.images)
-                logits = model.head(features)
-                loss = regularizer.loss(logits, target, features, context)
-                stats = context.stats or _stats(logits, target, features, context)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                sums += torch.stack([loss, stats.rms.mean(), stats.cosine.mean()]).detach()
+            order = list(recipe.batches(len(train_set), generator))
+            draw = 0 if shown.in_memory else int(torch.randint(2**62, (), generator=generator))
+            for done, (indices, pixels) in enumerate(zip(order, shown.pixels(order, draw), strict=True)):
+                rate = recipe.rate((number - 1) * steps + done, steps)
+                images = unit(crop_and_flip(pixels, generator) if shift else pixels)
+                mixed, target = regularizer.batch(images, shown.labels[indices.to(device)], context)
+                sums += step(mixed, target, rate)
                 if on_batch is not None:
-                    on_batch((step + 1 - (number - 1) * steps) / steps)
-            loss_mean, rms, cosine = (sums / steps).tolist()
-            outputs = predict(model, holdout)
-            if not math.isfinite(loss_mean) or not bool(outputs[1].isfinite().all()):
+                    on_batch((done + 1) / steps)
+            loss, rms, cosine = (sums / steps).tolist()
+            outputs = predict(step.judged, holdout)
+            if not math.isfinite(loss) or not bool(outputs[1].isfinite().all()):
                 raise RunStopped(f"training diverged in epoch {number}: try a learning rate below {rate:g}")
-            context.centers = _centers(model, *outputs)
-            history.append(Epoch(number, loss_mean, rate, rms, cosine, **_measure(model, *outputs, context.centers)))
+            context.centers = _centers(step.judged, *outputs)
+            measured = _measure(step.judged, *outputs, context.centers)
+            history.append(Epoch(number, loss, rate, rms, cosine, **measured))
             if on_epoch is not None:
                 on_epoch(history[-1])
+    model.load_state_dict(step.judged.state_dict())
     model.eval()
     return history
 
@@ -126,18 +120,12 @@ def predict(model: SplitClassifier, images: ImageSet, batch_size: int = 512) -> 
     model.eval()
     features = []
     with torch.no_grad():
-        for indices in torch.arange(len(images)).split(batch_size):
-            features.append(model.features(images.batch(indices).to(device)))
+        for part in Batches(images, device).images(torch.arange(len(images)).split(batch_size)):
+            features.append(model.features(part))
         stacked = torch.cat(features)
         logits = model.head(stacked)
     model.train(was_training)
     return stacked.cpu(), logits.cpu(), images.labels
-
-
-@torch.no_grad()
-def _stats(logits: Tensor, target: Target, features: Tensor, context: Context) -> SampleStats:
-    """What the curves need of a batch whose loss did not ask for statistics."""
-    return context.cross_entropy(logits, target, features)[1]
 
 
 def _centers(model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

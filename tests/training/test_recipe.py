@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from regfast.training import Recipe
-from regfast.training.recipe import crop_and_flip
+from regfast.training import RECIPES, Recipe
+from regfast.training.augment import crop_and_flip
+from regfast.training.recipe import stored_recipe
 
 
 def test_rate_warms_up_and_falls_to_zero():
@@ -21,6 +22,22 @@ def test_rate_warms_up_and_falls_to_zero():
 def test_warm_up_never_takes_more_than_half():
     recipe = Recipe(epochs=1, warmup=5, learning_rate=1)
     assert max(recipe.rate(step, 10) for step in range(10)) > 0.8
+
+
+def test_schedules():
+    steps = Recipe(epochs=8, learning_rate=1.0, warmup=0, schedule="steps")
+    assert [steps.rate(step, 3) for step in range(24)] == pytest.approx([1.0] * 12 + [0.1] * 6 + [0.01] * 6)
+    linear = Recipe(epochs=10, learning_rate=1.0, warmup=2, schedule="linear")
+    assert [linear.rate(step, 1) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *(1 - k / 8 for k in range(8))])
+
+
+@pytest.mark.parametrize("name", RECIPES.names())
+def test_recipes_by_name_are_stored_with_every_value(name):
+    recipe = RECIPES.build(f"{name}:epochs=3,ema=0.9")
+    assert recipe.epochs == 3 and recipe.ema == 0.9
+    stored = recipe.as_dict()
+    assert stored["name"] == name and set(stored) == {"name", *Recipe.__dataclass_fields__}
+    assert stored_recipe(stored) == recipe
 
 
 @pytest.mark.parametrize(("count", "size"), [(100, 32), (97, 32), (1, 32), (64, 64), (65, 64)])
@@ -63,6 +80,12 @@ def test_crops_are_shifted_windows_and_mirrors():
         {"learning_rate": math.nan},
         {"momentum": 1.0},
         {"weight_decay": -1e-4},
+        {"epochs": "many"},
+        {"schedule": "exponential"},
+        {"precision": "int8"},
+        {"ema": 1},
+        {"compile": "yes"},
+        {"accumulate": 33},
     ],
 )
 def test_values_out_of_range(wrong):
