@@ -85,6 +85,8 @@ def test_help_is_short_of_torch():
         (["study", "--size", "smoke", "--device", "abacus"], "--device abacus"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--out", "x.safetensors", "--regularizer", "hard:alpha=1"], "hard takes no alpha"),
+        (["train", "--out", "x.safetensors", "--recipe", "cifar11"], "no recipe is called 'cifar11'"),
+        (["train", "--out", "x.safetensors", "--precision", "int8"], "precision must be one of float32, bf16, fp16"),
         (["train", "--out", "x.safetensors", "--adversary", "pgd:keep=first"], "keep must be"),
         (["train", "--out", "x.safetensors", "--adversary", "square"], "gradient steps"),
         (["train", "--out", "x.safetensors", "--adversary", "pgd:stepz=3"], "pgd takes no stepz"),
