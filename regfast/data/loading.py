@@ -96,7 +96,7 @@ class _Seeded:
 
     def __getitem__(self, index: int) -> Tensor | Exception:
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed((self._seed + index) % 2**63)
+            torch.default_generator.manual_seed((self._seed + index) % 2**63)
             try:
                 return self._images[index][0]
             except Exception as error:  # a user's data set can raise anything
@@ -110,10 +110,10 @@ def _stack(images: list[Tensor | Exception]) -> Tensor | Exception:
 
 def _unfolded(images: ImageSet) -> tuple[ImageSet, Tensor]:
     """The set that subsets were taken of, and the places in it."""
-    chosen = torch.arange(len(images))
-    while isinstance(images, Subset):
-        images, chosen = images.whole, images.indices[chosen]
-    return images, chosen
+    whole, chosen = images, torch.arange(len(images))
+    while isinstance(whole, Subset):
+        whole, chosen = whole.whole, whole.indices[chosen]
+    return whole, chosen
 
 
 def _workers() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Stepper:
         self._network: Any = Split(model)
         if recipe.compile:
             self._network = torch.compile(self._network)
-        self.judged: SplitClassifier = self._average.module if self._average else model
+        self.judged = model if self._average is None else cast(SplitClassifier, self._average.module)
 
     def __call__(self, images: Tensor, target: Target, rate: float) -> Tensor:
         """One step at learning rate `rate`; mean loss, RMS and cosine of the batch (3,) float32, on the device."""
