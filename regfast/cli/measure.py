@@ -103,9 +103,9 @@ def measure(
         given: dict[str, Any] = {"limit": limit, "attacked": attacked}
         options = {name: value for name, value in given.items() if value is not None}
         usual = sized_measurement(size, dataset).attacks
-        attacks = changed_attacks(usual, {"linf": eps_linf}, steps, attack or [])
-        config = sized_measurement(size, dataset, attacks=attacks, **options)
+        options["attacks"] = changed_attacks(usual, {"linf": eps_linf}, steps, attack or [])
         networks = open_networks(network, preprocess or [])
+        config = sized_measurement(size, dataset, classes=networks[0].num_classes, **options)
         images = open_images(
             dataset, data_root, networks, train_root=train_root, class_map=class_map, download=download
         )

@@ -83,12 +83,15 @@ def measured_parts() -> list[Part]:
     return [part for part in PARTS if any(map(part.has, ("of_run", "of_model", "of_measured", "of_seed")))]
 
 
-def sized_measurement(size: str = "full", dataset: str | None = None, **options: Any) -> MeasureConfig:
+def sized_measurement(
+    size: str = "full", dataset: str | None = None, *, classes: int = 0, **options: Any
+) -> MeasureConfig:
     """The measurement of one of the studies' sizes, with `options` (fields of `MeasureConfig`) in place of its own.
 
     full: all images, 1,000 of them attacked. small: 5,000 images, 200 of them attacked. smoke: 200 and 16; it shows
     that everything works. The attacks are those of Fig. 3: FGSM, PGD and AutoAttack (its fast version), weak and
-    strong; eps suit the data set: 8×8 digits (what is embedded) or photographs (everything else).
+    strong; eps suit the data set: 8×8 digits (what is embedded) or photographs (everything else). `classes`: of the
+    networks; where there are more than 100, some stand for all in what takes a solver for each.
     Raises ValueError for another size.
     """
     if size not in _SIZES:
@@ -103,7 +106,7 @@ def sized_measurement(size: str = "full", dataset: str | None = None, **options:
         "part_images": chosen.parts["images"],
     }
     found = {**defaults, **options}
-    given = Given(_Main(tuple(found["attacks"])), 0, **chosen.parts)
+    given = Given(_Main(tuple(found["attacks"])), 0, **chosen.parts, classes=classes)
     parts = {part.name: part.settings(given) for part in measured_parts()}
     return MeasureConfig(**{"parts": parts, **found})
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from regfast.data import ImageSet, Subset
 from regfast.evaluation.group import WorkerGroup, agree, join
 from regfast.evaluation.identity import data_fingerprint
 from regfast.evaluation.queue import draw_chunks
@@ -34,6 +35,8 @@ from regfast.runs.folder import alone, check_kind, check_same
 from regfast.runs.progress import Line, Silent, time_left
 from regfast.study.metrics import write_metrics
 from regfast.study.run import DECISIVE, environment
+
+_TRAIN = 20_000  # training images at most that class means are taken from
 
 Piece = LookPiece | JoinPiece | PartPiece
 
@@ -111,7 +114,7 @@ def measure(
         images = Images(type(dataset).__name__, of, {})
     if train is not None:
         images = replace(images, train=for_all("train", train, list(networks)))
-    config = sized_measurement(size, dataset if named else None, **options)
+    config = sized_measurement(size, dataset if named else None, classes=opened[0].num_classes, **options)
     return run_measure(
         opened, images, config, out, reference=reference, some_classes=some_classes, device=device, progress=progress
     )
@@ -138,6 +141,8 @@ def run_measure(
     if not images.train:
         parts = {name: settings for name, settings in config.parts.items() if name != "collapse"}
         config = replace(config, parts=parts)
+    few = {id(own): _some(own, _TRAIN) for own in images.train.values()}
+    images = replace(images, train={name: few[id(own)] for name, own in images.train.items()})
     workers = join(device)
     task = Task(networks, images, division, config, folder, workers.device)
     picked = torch.cat([division.measured, division.holdout]).sort().values.tolist()
@@ -176,6 +181,13 @@ def run_measure(
             agree(workers, lambda: _close(task))
         workers.leave()
     return MeasureResult(folder, read_json(folder / "metrics.json", REMEDY)["regularizers"])
+
+
+def _some(images: ImageSet, count: int) -> ImageSet:
+    """`count` of the images, spread over all of them."""
+    if len(images) <= count:
+        return images
+    return Subset(images, torch.linspace(0, len(images) - 1, count).long())
 
 
 def _different(images: Mapping[str, Any]) -> dict[str, Any]:

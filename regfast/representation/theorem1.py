@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.checks import checked, number, optional, several, whole
+from regfast.checks import checked, classes, number, optional, several, whole
 from regfast.representation.soft_minimizer import full_rank_inverse, smoothed_targets, soft_minimizer
 from regfast.representation.span import LINEAR_HEAD, centered, check_weight
 
@@ -24,7 +24,7 @@ class Theorem1(NamedTuple):
     """Minimizers over smoothing: row s for smoothing[s], column c for class c."""
 
     smoothing: Tensor  # (S,) float64, rising
-    norm: Tensor  # (S, K) ‖v*‖
+    norm: Tensor  # (S, K) ‖v*‖; with `labels` a column for each of them
     projection: Tensor  # (S, K) ⟨v*, w_c - mean w⟩
 
     def norm_rises(self, tolerance: float = 1e-9) -> Tensor:
@@ -36,14 +36,17 @@ class Theorem1(NamedTuple):
         return _rises(self.projection, tolerance)
 
 
-@checked(**LINEAR_HEAD, smoothing=several(number(0, 1)), ridge=number(0))
-def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *, ridge: float) -> Theorem1:
+@checked(**LINEAR_HEAD, smoothing=several(number(0, 1)), ridge=number(0), labels=optional(classes("n", "K")))
+def theorem1(
+    weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *, ridge: float, labels: Tensor | None = None
+) -> Theorem1:
     """Norm and projection of the minimizer of smoothed cross-entropy + ridge/2·‖v‖², for every class and smoothing.
 
     Args:
         weight: (K, d), bias: (K,) or None.
         smoothing: rising values in [0, 1].
         ridge: > 0 where smoothing holds 0; makes the hard label's minimizer finite. 1e-3 or less changes little.
+        labels: (n,) int64 classes, where not all are asked for: each takes its own Newton solver, of order K³ a step.
 
     Raises:
         ValueError: smoothing that is empty or does not rise, and what `soft_minimizer` rejects.
@@ -51,12 +54,11 @@ def theorem1(weight: Tensor, bias: Tensor | None, smoothing: Sequence[float], *,
     levels = [float(level) for level in smoothing]
     if not levels or any(after <= before for before, after in pairwise(levels)):
         raise ValueError(f"smoothing must hold rising values, got {levels}")
-    num_classes = len(weight)
-    targets = torch.cat([smoothed_targets(num_classes, level) for level in levels])
-    points = soft_minimizer(weight, bias, targets, ridge=ridge).view(len(levels), num_classes, -1)
-    return Theorem1(
-        torch.tensor(levels, dtype=torch.float64), points.norm(dim=2), (points * centered(weight)).sum(dim=2)
-    )
+    labels = torch.arange(len(weight)) if labels is None else labels
+    targets = torch.cat([smoothed_targets(len(weight), level, labels) for level in levels])
+    points = soft_minimizer(weight, bias, targets, ridge=ridge).view(len(levels), len(labels), -1)
+    own = centered(weight)[labels.to(weight.device)]
+    return Theorem1(torch.tensor(levels, dtype=torch.float64), points.norm(dim=2), (points * own).sum(dim=2))
 
 
 @checked(num_classes=whole(2), dim=optional(whole(1)), weight_norm=number(0, above=True))

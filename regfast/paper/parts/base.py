@@ -24,6 +24,9 @@ Columns = Mapping[str, Array]
 Rows = list[dict[str, Any]]
 
 
+MANY = 100  # classes that a solver for each of them can take
+
+
 class Main(Protocol):
     """What parts without training need to know of the main study, or of a measurement."""
 
@@ -35,7 +38,10 @@ class Main(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """What the settings of a part follow from: the main study, the run's size, and the class that is drawn."""
+    """What the settings of a part follow from: the main study, the run's size, and the class that is drawn.
+
+    `classes`: K of a measurement; 0 in a paper run, whose classes are few.
+    """
 
     main: Main
     label: int
@@ -43,6 +49,12 @@ class Given:
     steps: int  # of the attacks beside the studies
     scales: int
     radii: int
+    classes: int = 0
+
+    @property
+    def many(self) -> bool:
+        """Whether some of the classes must stand for all where each takes its own solver."""
+        return self.classes > MANY
 
     def pgd(self, setting: str) -> AttackSetting:
         """The main study's PGD, "weak" or "strong"."""

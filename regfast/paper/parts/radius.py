@@ -29,19 +29,23 @@ class Radius(Part):
     section = "radius-section"
 
     def settings(self, given: Given) -> dict[str, Any]:
-        return {"radii": geometric(1 / 16, 16, given.radii), "unit": "median norm of the correct features"}
+        limit = {"limit": False} if given.many else {}
+        return {"radii": geometric(1 / 16, 16, given.radii), "unit": "median norm of the correct features", **limit}
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
-        return as_columns(compute(outputs, work.settings["radii"]))
+        return as_columns(compute(outputs, work.settings["radii"], work.settings.get("limit", True)))
 
     def figures(self, paper: Paper) -> list[Drawing]:
         return draw(paper)
 
 
-def compute(outputs: Outputs, radii: list[float]) -> Rows:
-    """Rows of radius.parquet: how v_opt turns with its radius, and what that does to the cosine."""
+def compute(outputs: Outputs, radii: list[float], limit: bool = True) -> Rows:
+    """Rows of radius.parquet: how v_opt turns with its radius, and what that does to the cosine.
+
+    `limit`: with the r→∞ direction, which takes hours for 1,000 classes.
+    """
     usual = default_radius(outputs.features, outputs.correct)
-    found = radius_sensitivity(outputs.weight, outputs.bias, [factor * usual for factor in radii])
+    found = radius_sensitivity(outputs.weight, outputs.bias, [factor * usual for factor in radii], limit=limit)
     correct, labels = outputs.correct, outputs.labels
     rows = []
     for place, factor in enumerate(radii):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regfast.paper.outputs import Outputs
-from regfast.paper.parts.base import Columns, Given, Part, Rows, Work, as_columns, behind, ours
+from regfast.paper.parts.base import MANY, Columns, Given, Part, Rows, Work, as_columns, behind, ours
 from regfast.paper.results import Paper, where
 from regfast.report import style
 from regfast.report.drawing import Drawing
@@ -31,20 +31,25 @@ class Theorem1(Part):
     named = False
 
     def settings(self, given: Given) -> dict[str, Any]:
+        few = {"smoothing": [0.0, 0.1, 0.3, 0.9], "labels": 5, "classes_of_other_heads": MANY}
         return {
             "ridge": 1e-3,
             "smoothing": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9],
             "random_dimensions": 64,
             "seed": 0,
+            **(few if given.many else {}),
         }
 
     def of_run(self, work: Work) -> Columns:
         chosen = (work.settings[name] for name in ("smoothing", "ridge", "random_dimensions", "seed"))
-        return as_columns(known_heads(work.num_classes, *chosen))
+        classes = work.settings.get("classes_of_other_heads", work.num_classes)
+        return as_columns(known_heads(classes, *chosen))
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
         chosen = (work.settings[name] for name in ("smoothing", "ridge"))
-        return as_columns(head_rows(f"{work.regularizer}-seed{work.seed}", outputs.weight, outputs.bias, *chosen))
+        head = f"{work.regularizer}-seed{work.seed}"
+        labels = torch.linspace(0, len(outputs.weight) - 1, work.settings.get("labels", len(outputs.weight))).long()
+        return as_columns(head_rows(head, outputs.weight, outputs.bias, *chosen, labels=labels))
 
     def figures(self, paper: Paper) -> list[Drawing]:
         return draw(paper)
@@ -75,9 +80,11 @@ def head_rows(
     smoothing: Sequence[float],
     ridge: float,
     closed_form: Sequence[float] | None = None,
+    labels: Tensor | None = None,
 ) -> Rows:
-    """Rows of theorem1.parquet for one head, a class and a smoothing each."""
-    found = theorem1(weight, bias, smoothing, ridge=ridge)
+    """Rows of theorem1.parquet for one head, a class and a smoothing each; of the classes `labels`, by default all."""
+    labels = torch.arange(len(weight)) if labels is None else labels
+    found = theorem1(weight, bias, smoothing, ridge=ridge, labels=labels)
     closed = [np.nan] * len(smoothing) if closed_form is None else closed_form
     return [
         {
@@ -85,11 +92,11 @@ def head_rows(
             "label": label,
             "smoothing": float(level),
             "ridge": ridge,
-            "norm": float(found.norm[place, label]),
-            "projection": float(found.projection[place, label]),
+            "norm": float(found.norm[place, column]),
+            "projection": float(found.projection[place, column]),
             "closed_form": float(closed[place]),
         }
-        for label in range(len(weight))
+        for column, label in enumerate(labels.tolist())
         for place, level in enumerate(smoothing)
     ]
 
