@@ -113,6 +113,34 @@ def paired_difference(
     return _bootstrap(evaluate, sizes, confidence, resamples, seed, shared_samples, firsts[0][0].size, method)
 
 
+def counted_interval(
+    statistic: Callable[[int, Array], Array],
+    groups: int,
+    samples: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    method: Method = "percentile",
+) -> Interval:
+    """`bootstrap_interval` of groups that share their samples, for a statistic that takes weights in place of rows.
+
+    Args:
+        statistic: takes a group's number and (R, samples) whole weights, how often each sample was drawn; returns (R,).
+        groups, samples: how many, at least 1 each.
+        confidence, resamples, seed, method: as in `bootstrap_interval`, with the same draws.
+    """
+    _check_confidence(confidence)
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(groups, size=(resamples, groups))
+    weights = np.ones((resamples + 1, samples), dtype=np.uint16)
+    for row in weights[1:]:
+        row[:] = np.bincount(rng.integers(samples, size=samples), minlength=samples)
+    found = np.stack([statistic(group, weights) for group in range(groups)])
+    draws = found[picks, 1 + np.arange(resamples)[:, None]].mean(axis=1)
+    return _ends(draws, found[:, 0].mean(), confidence, method)
+
+
 def wilson_interval(successes: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927), elementwise over integer ``successes`` and ``n``.
 
@@ -264,9 +292,14 @@ def _bootstrap(
                         rng.integers(sizes[group], size=(len(chosen), sizes[group])) if rows is None else rows[chosen]
                     )
                     draws[start + chosen] += evaluate(group, drawn) / count
+    return _ends(draws, estimate, confidence, method)
+
+
+def _ends(draws: Array, estimate: Any, confidence: float, method: Method) -> Interval:
+    """The interval of an estimate () or (…) from its resamples (R, …)."""
     tail = (1 - confidence) / 2
     # A resample without what the statistic needs (no positives for an AUC) is NaN: left out, unless all are.
-    whole = ~np.isnan(draws).reshape(resamples, -1).any(axis=1)
+    whole = ~np.isnan(draws).reshape(len(draws), -1).any(axis=1)
     low, high = np.quantile(draws[whole] if whole.any() else draws, [tail, 1 - tail], axis=0)
     if method == "basic":
         low, high = np.minimum(estimate, 2 * estimate - high), np.maximum(estimate, 2 * estimate - low)

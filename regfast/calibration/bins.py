@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from regfast.calibration._arrays import confidence_and_correct, probabilities_and_labels
@@ -134,6 +136,32 @@ def classwise_ece_statistic(bins: int = 15) -> Statistic:
         return np.abs(sums).sum(axis=1) / samples / classes
 
     return statistic
+
+
+def weighted_classwise_ece(
+    chunks: Iterable[tuple[Array, Array, Array]], weights: Array, num_classes: int, bins: int = 15
+) -> Array:
+    """Classwise ECE of weighted samples, (R,), from some of them at a time: memory does not grow with their number.
+
+    Args:
+        chunks: rows (n,) of the samples, their probabilities (n, K), and labels (n,).
+        weights: (R, N) how often each sample counts.
+        num_classes: K. bins: of equal width.
+    """
+    edges = _edges(bins)
+    sums = np.zeros((bins, num_classes, len(weights)))
+    for rows, table, labels in chunks:
+        drawn = weights[:, rows].T.astype(np.float64)
+        gap = (labels[:, None] == np.arange(num_classes)) - table
+        place = _equal_width(table.ravel(), edges).reshape(table.shape)
+        # Of many classes nearly all probabilities lie in the first bin: one matrix product, the others are few.
+        sums[0] += np.where(place == 0, gap, 0.0).T @ drawn
+        sample, label = place.nonzero()
+        for each in np.unique(place[sample, label]):
+            here = place[sample, label] == each
+            entries = (gap[sample[here], label[here]], (label[here], sample[here]))
+            sums[each] += csr_array(entries, shape=(num_classes, len(rows))) @ drawn
+    return np.abs(sums).sum(axis=(0, 1)) / weights.sum(axis=1) / num_classes
 
 
 @checked(confidence=array("n"), correct=array("n"), bins=whole(1), level=number(0, 1), resamples=whole(1), seed=whole())

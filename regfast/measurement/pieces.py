@@ -194,10 +194,9 @@ class JoinPiece:
             norms.append(clean["features"].double().norm(dim=1))
             right.append(clean["logits"].argmax(1) == labels[samples])
         centers = centers_at(model, default_radius(torch.cat(norms)[:, None], torch.cat(right)))
-        tables, logits = [], []
+        tables = []
         for samples, clean in clean_chunks(task, self.name, self.seed):
             tables.append(clean_columns(model, centers, samples, clean["features"], clean["logits"], labels[samples]))
-            logits.append(clean["logits"])
         held = [clean["logits"] for _, clean in clean_chunks(task, self.name, self.seed, held=True)]
         order = task.division.measured.argsort().numpy()
         columns = {name: np.concatenate([table[name] for table in tables])[order] for name in tables[0]}
@@ -206,7 +205,7 @@ class JoinPiece:
         looks = [piece for piece in look_pieces(task, self.name, self.seed) if len(piece.attacked(task))]
         swept = [read_columns(piece.files(task)["sweep"]) for piece in looks]
         write_table(files["sweep.parquet"], [{**identity, **row} for row in joined_sweeps(swept)])
-        write_arrays(files["model.npz"], {"logits": torch.cat(logits)[order].numpy(), **figures})
+        write_arrays(files["model.npz"], figures)
         columns |= attack_columns(task, looks, columns["sample"])
         write_table(files["samples.parquet"], named_columns(columns, identity))
         progress.advance()
@@ -238,6 +237,16 @@ def clean_chunks(
         samples = piece.samples(task)[:left]
         yield samples, {what: torch.from_numpy(values[: len(samples)]) for what, values in stored.items()}
         left = None if left is None else left - len(samples)
+
+
+def logits_of(task: Task, name: str, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Rows of samples.parquet (n,) with their logits (n, K), a chunk at a time."""
+    places = task.division.measured.argsort().argsort()
+    start = 0
+    for piece in look_pieces(task, name, seed):
+        logits = read_arrays(piece.files(task)["clean"], ["logits"])["logits"]
+        yield places[start : start + len(logits)].numpy(), logits
+        start += len(logits)
 
 
 def look_pieces(task: Task, name: str, seed: int, *, held: bool = False) -> list[LookPiece]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from regfast.evaluation.queue import draw_chunks
 from regfast.measurement.config import VERSION, MeasureConfig, sized_measurement
 from regfast.measurement.images import Images, check_images, divide, for_all, open_images
 from regfast.measurement.networks import Network, given_networks
-from regfast.measurement.pieces import JoinPiece, LookPiece, PartPiece, Task, look_pieces, part_pieces
+from regfast.measurement.pieces import JoinPiece, LookPiece, PartPiece, Task, logits_of, look_pieces, part_pieces
 from regfast.runs.errors import InputError
 from regfast.runs.files import (
     REMEDY,
@@ -288,4 +289,5 @@ def _close(task: Task) -> None:
         write_joined(path, own)
         write_table(path, part.combined(read_columns(path)))
     units = {n.name: [task.unit(n.name, seed) for seed in range(len(n.members))] for n in task.networks}
-    write_metrics(folder, units, [attack.id for attack in task.config.attacks])
+    logits = {name: [partial(logits_of, task, name, seed) for seed in range(len(own))] for name, own in units.items()}
+    write_metrics(folder, units, [attack.id for attack in task.config.attacks], logits)

@@ -138,12 +138,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # its stub forgets that names are free
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an `.npz` file. Raises MissingInput, or InputError that names a damaged file."""
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, Array]:
+    """The arrays of an `.npz` file, or those called `names`. Raises MissingInput, or InputError that names a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in (arrays.files if names is None else names)}
     except FileNotFoundError as error:
         raise MissingInput(f"{path} is missing") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged: {error}") from error

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regfast.calibration import adaptive_ece_statistic, classwise_ece_statistic, ece_statistic
-from regfast.calibration.bins import at_least_zero
+from regfast.calibration import adaptive_ece_statistic, ece_statistic
+from regfast.calibration.bins import at_least_zero, weighted_classwise_ece
 from regfast.runs.files import read_arrays, read_columns, write_json
-from regfast.statistics import Interval, Method, Statistic, bootstrap_interval
+from regfast.statistics import Interval, Method, Statistic, bootstrap_interval, counted_interval
 
 Array = NDArray[Any]
 Columns = Mapping[str, Array]
 Figure = dict[str, Any]
+Logits = Callable[[], Iterable[tuple[Array, Array]]]
 
 BINS = 15
 RESAMPLES = 1000
+_ROWS = 4096  # samples whose logits are held at once
 MEANS = ("rms", "rms_in_span", "cosine", "cosine_predicted", "cosine_in_span", "share_in_span", "confidence")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one regularizer, a seed each: columns of samples.parquet as float64, and of its model."""
+    """What was measured of one regularizer, a seed each: columns of samples.parquet as float64, and of its model.
+
+    `logits` give rows of the samples (n,) with their logits (n, K), some at a time.
+    """
 
     samples: Sequence[Columns]
     models: Sequence[Columns]
+    logits: Sequence[Logits]
+    num_classes: int
 
     def pick(self, *names: str) -> list[Array]:
         """(N, names) of each seed."""
         return [np.stack([seed[name] for name in names], axis=1) for seed in self.samples]
-
-    def probabilities(self, scaled: bool = False) -> list[Array]:
-        """(N, K) of each seed, at its temperature where `scaled`."""
-        return [_softmax(seed["logits"] / seed["temperature"] if scaled else seed["logits"]) for seed in self.models]
 
     def of_model(self, name: str) -> list[float]:
         """One figure a model."""
@@ -45,13 +49,27 @@ class Measured:
 
 
 def _classwise(measured: Measured) -> Figure:
-    pairs = zip(measured.probabilities(), measured.samples, strict=True)
-    return _error([_join(p, seed["label"]) for p, seed in pairs], classwise_ece_statistic(BINS))
+    labels, classes = [seed["label"] for seed in measured.samples], measured.num_classes
+
+    def statistic(seed: int, weights: Array) -> Array:
+        chunks = ((rows, _softmax(logits), labels[seed][rows]) for rows, logits in measured.logits[seed]())
+        return weighted_classwise_ece(chunks, weights, classes, BINS)
+
+    count, every = len(labels[0]), np.ones((1, len(labels[0])), dtype=np.uint16)
+    found = at_least_zero(counted_interval(statistic, len(labels), count, resamples=RESAMPLES, method="basic"))
+    return _with_seeds(found, [float(statistic(seed, every)[0]) for seed in range(len(labels))])
 
 
 def _after_scaling(measured: Measured) -> Figure:
-    pairs = zip(measured.probabilities(scaled=True), measured.samples, strict=True)
-    return _error([_join(p.max(axis=1), seed["correct"]) for p, seed in pairs], ece_statistic(BINS))
+    columns = []
+    for seed, logits, temperature in zip(
+        measured.samples, measured.logits, measured.of_model("temperature"), strict=True
+    ):
+        confidence = np.empty(len(seed["correct"]))
+        for rows, chunk in logits():
+            confidence[rows] = _softmax(chunk / temperature).max(axis=1)
+        columns.append(np.stack([confidence, seed["correct"]], axis=1))
+    return _error(columns, ece_statistic(BINS))
 
 
 def mean_of(column: str) -> Callable[[Measured], Figure]:
@@ -75,34 +93,58 @@ FIGURES: dict[str, Callable[[Measured], Figure]] = {
 }
 
 
-def metrics(samples: Sequence[Columns], models: Sequence[Columns], attacks: Sequence[str]) -> dict[str, Figure]:
+def metrics(
+    samples: Sequence[Columns],
+    models: Sequence[Columns],
+    attacks: Sequence[str],
+    logits: Sequence[Logits] | None = None,
+) -> dict[str, Figure]:
     """Every figure of one regularizer: mean over seeds, 95 % interval, value of each seed.
 
     `samples` and `models`: what `measure_clean` gives for each seed, with the columns of the attacks (by id) added to
-    the first. A resample draws seeds, and test images, the same ones for every seed. `temperature` is fitted to
-    held-out images and `radius` is one figure a model: their intervals are over seeds alone, and `ece_temperature`
-    keeps each seed's temperature.
+    the first. `logits`: where the second has none, rows (n,) of the samples with their logits (n, K), some at a time.
+    A resample draws seeds, and test images, the same ones for every seed. `temperature` is fitted to held-out images
+    and `radius` is one figure a model: their intervals are over seeds alone, and `ece_temperature` keeps each seed's
+    temperature.
     """
     columns = [{name: np.asarray(values, dtype=np.float64) for name, values in seed.items()} for seed in samples]
-    measured = Measured(columns, models)
+    given = [partial(_chunks, model["logits"]) for model in models] if logits is None else logits
+    measured = Measured(columns, models, given, next(iter(given[0]()))[1].shape[1])
     found = {name: figure(measured) for name, figure in FIGURES.items()}
     for seed in columns:
         seed["judged"] = seed["correct"] * seed.get("attacked", 1.0)
     return found | {f"asr_{id_}": _figure(measured.pick(f"success_{id_}", "judged"), _ratio) for id_ in attacks}
 
 
-def write_metrics(folder: Path, units: Mapping[str, Sequence[Path]], attacks: Sequence[str]) -> None:
+def _chunks(logits: Array) -> Iterator[tuple[Array, Array]]:
+    for start in range(0, len(logits), _ROWS):
+        chunk = logits[start : start + _ROWS]
+        yield np.arange(start, start + len(chunk)), chunk
+
+
+def write_metrics(
+    folder: Path,
+    units: Mapping[str, Sequence[Path]],
+    attacks: Sequence[str],
+    logits: Mapping[str, Sequence[Logits]] | None = None,
+) -> None:
     """Write `metrics.json` into `folder`.
 
     Args:
         units: per regularizer the folders, one a seed, that hold its `samples.parquet` and `model.npz`.
         attacks: their ids.
+        logits: per regularizer as in `metrics`, where model.npz does not hold them.
     """
     found: dict[str, Any] = {}
     for name, own in units.items():
         samples = [read_columns(unit / "samples.parquet") for unit in own]
         numbers = [{key: values for key, values in seed.items() if key != "regularizer"} for seed in samples]
-        found[name] = metrics(numbers, [read_arrays(unit / "model.npz") for unit in own], attacks)
+        found[name] = metrics(
+            numbers,
+            [read_arrays(unit / "model.npz") for unit in own],
+            attacks,
+            None if logits is None else logits[name],
+        )
     temperature = {name: figures["temperature"] for name, figures in found.items()}
     write_json(folder / "metrics.json", {"regularizers": found, "temperature": temperature})
 
@@ -131,17 +173,15 @@ def _interval(groups: Sequence[Array], statistic: Statistic, method: Method) -> 
 
 
 def _described(found: Interval, groups: Sequence[Array], statistic: Statistic) -> Figure:
-    per_seed = [float(statistic(group[None])[0]) for group in groups]
-    return {"mean": float(found.estimate), "low": float(found.low), "high": float(found.high), "per_seed": per_seed}
+    return _with_seeds(found, [float(statistic(group[None])[0]) for group in groups])
 
 
 def _over_seeds(values: Sequence[float]) -> Figure:
-    found = bootstrap_interval(np.array(values), resamples=RESAMPLES)
+    return _with_seeds(bootstrap_interval(np.array(values), resamples=RESAMPLES), values)
+
+
+def _with_seeds(found: Interval, values: Sequence[float]) -> Figure:
     return {"mean": float(found.estimate), "low": float(found.low), "high": float(found.high), "per_seed": list(values)}
-
-
-def _join(values: Array, last: Array) -> Array:
-    return np.concatenate([values.reshape(len(last), -1), last[:, None]], axis=1)
 
 
 def _softmax(logits: Array) -> Array:

@@ -46,10 +46,11 @@ class Theorem1(Part):
         return as_columns(known_heads(classes, *chosen))
 
     def of_model(self, work: Work, outputs: Outputs) -> Columns:
-        chosen = (work.settings[name] for name in ("smoothing", "ridge"))
+        settings, classes = work.settings, len(outputs.weight)
+        labels = torch.linspace(0, classes - 1, settings.get("labels", classes)).long()
         head = f"{work.regularizer}-seed{work.seed}"
-        labels = torch.linspace(0, len(outputs.weight) - 1, work.settings.get("labels", len(outputs.weight))).long()
-        return as_columns(head_rows(head, outputs.weight, outputs.bias, *chosen, labels=labels))
+        rows = head_rows(head, outputs.weight, outputs.bias, settings["smoothing"], settings["ridge"], labels=labels)
+        return as_columns(rows)
 
     def figures(self, paper: Paper) -> list[Drawing]:
         return draw(paper)
