@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regfast.data import DATASETS, ImageFiles, ImageSet, load_images, load_training, map_classes
-from regfast.data.images import check_labels, stratified
+from regfast.data.images import check_labels, pick_samples, stratified
 from regfast.measurement.networks import Network
 from regfast.runs.errors import InputError, user_input
 
@@ -36,15 +36,16 @@ class Division(NamedTuple):
 def divide(labels: Tensor, limit: int | None, attacked: int | None, holdout: float) -> Division:
     """Of images with `labels` (N,): `limit` are used, the share `holdout` of those held out, `attacked` attacked.
 
-    None: all. The same division every time. Raises InputError where nothing would be left to measure, or to hold out.
+    None: all. The same division every time; `limit` takes the images that `regfast evaluate --limit` takes with seed 0.
+    Raises InputError where nothing would be left to measure, or to hold out.
     """
-    used = len(labels) if limit is None else min(limit, len(labels))
-    held = max(1, min(round(used * holdout), _HELD))
-    measured = used - held
+    used = torch.tensor(pick_samples(len(labels), limit, seed=0))
+    held = max(1, min(round(len(used) * holdout), _HELD))
+    measured = len(used) - held
     if measured < 1:
-        raise InputError(f"{used} images are too few: {held} are held out to fit temperatures on, none is left")
+        raise InputError(f"{len(used)} images are too few: {held} are held out to fit temperatures on, none is left")
     hit = measured if attacked is None else min(attacked, measured)
-    return Division(*stratified(labels, (hit, measured - hit, held), SPLIT_SEED))
+    return Division(*(used[part] for part in stratified(labels[used], (hit, measured - hit, held), SPLIT_SEED)))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ class Network:
     def describe(self) -> str:
         """One line for the user, before a run starts."""
         mean_std = self.as_dict()["mean, std"]
-        inside = "not normalized inside" if mean_std is None else "normalized inside: mean {}, std {}".format(*mean_std)
+        inside = (
+            "no normalization added" if mean_std is None else "normalized inside: mean {}, std {}".format(*mean_std)
+        )
         parts = [
             f"{self.model}, {self.num_features} features, {self.num_classes} classes",
             f"images in [0, 1], {inside}",

@@ -12,7 +12,8 @@ from regfast.calibration import (
     expected_calibration_error,
     reliability_bins,
 )
-from regfast.statistics import bootstrap_interval
+from regfast.calibration.bins import weighted_classwise_ece
+from regfast.statistics import bootstrap_interval, counted_interval
 
 
 def predictions(n=1000, num_classes=5, seed=0):
@@ -209,3 +210,21 @@ def test_ignored_samples_and_single_columns():
         classwise_calibration_error(table, marked, ignore_index=9)
     with pytest.raises(ValueError, match="K >= 2 classes"):
         classwise_calibration_error(torch.ones(3, 1), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("method", ["percentile", "basic"])
+def test_weighted_classwise_ece_bootstraps_as_resampled_rows_do(method):
+    generator = np.random.default_rng(3)
+    tables = [generator.dirichlet(np.full(30, 0.2), 40) for _ in range(3)]
+    labels = [generator.integers(30, size=40) for _ in range(3)]
+
+    def statistic(group, weights):
+        parts = [slice(start, start + 16) for start in range(0, 40, 16)]
+        chunks = [(np.arange(40)[part], tables[group][part], labels[group][part]) for part in parts]
+        return weighted_classwise_ece(chunks, weights, 30)
+
+    rows = [np.column_stack([table, label]) for table, label in zip(tables, labels, strict=True)]
+    expected = bootstrap_interval(rows, classwise_ece_statistic(), resamples=50, grouped=True, shared_samples=True,
+                                  method=method)  # fmt: skip
+    found = counted_interval(statistic, 3, 40, resamples=50, method=method)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)  # sums of 40 terms of at most 1, over 40

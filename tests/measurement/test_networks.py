@@ -24,7 +24,7 @@ def test_several_checkpoints_are_seeds(folder):
     assert not torch.equal(first.head.weight, second.head.weight)
     assert len(set(both.as_dict()["fingerprints"])) == 2
     assert both.describe().startswith(
-        "both: small-cnn, 128 features, 10 classes; images in [0, 1], not normalized inside;"
+        "both: small-cnn, 128 features, 10 classes; images in [0, 1], no normalization added;"
     )
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import regfast
 from regfast.data import Subset, load_images
+from regfast.data.images import pick_samples
 from regfast.measurement import measure, sized_measurement
 from regfast.measurement.images import divide
 from regfast.models import split_classifier
@@ -178,10 +179,12 @@ def test_what_does_not_fit_is_named_before_anything_is_written(networks, tmp_pat
 
 def test_division_keeps_the_proportions_and_never_changes():
     labels = torch.arange(10).repeat_interleave(50)
-    division = divide(labels, 200, 40, 0.25)
-    assert [len(ids) for ids in division] == [40, 110, 50]
-    assert len(torch.cat(list(division)).unique()) == 200
+    division = divide(labels, None, 40, 0.25)
+    assert [len(ids) for ids in division] == [40, 335, 125]
+    assert torch.cat(list(division)).sort().values.tolist() == list(range(500))
     assert (labels[division.attacked].bincount() == 4).all()
-    assert all(map(torch.equal, division, divide(labels, 200, 40, 0.25)))
+    some = divide(labels, 200, 40, 0.25)
+    assert torch.cat(list(some)).sort().values.tolist() == pick_samples(500, 200, seed=0)
+    assert all(map(torch.equal, some, divide(labels, 200, 40, 0.25)))
     with pytest.raises(InputError, match="1 images are too few"):
         divide(labels, 1, None, 0.2)
