@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **optio
         kernel[(programs,)](*args, **options)
 
 
+@functools.cache
 def row_shape(columns: int, size: int = 4, heavy: int = 0) -> dict[str, int]:
     """ROWS, BLOCK and num_warps for rows of so many columns of `size` bytes; a BLOCK of fewer columns: two passes.
 
@@ -41,6 +43,7 @@ def row_shape(columns: int, size: int = 4, heavy: int = 0) -> dict[str, int]:
     return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // (256 if heavy else 512)))}
 
 
+@functools.cache
 def feature_block(columns: int, rows: int) -> int:
     """Columns of a step over features, for `rows` rows at once."""
     return min(triton.next_power_of_2(max(columns, 1)), max(16, 1024 // rows))

@@ -58,7 +58,7 @@ def share_sum(
         return share.sum()
     if batch == 0:
         return torch.zeros((), device=device)
-    programs = triton.cdiv(batch, _ROWS)
+    programs = -(-batch // _ROWS)
     share = torch.empty((), dtype=torch.float32, device=device)
     partial = torch.empty(programs, dtype=torch.float32, device=device)
     launch(
@@ -103,7 +103,7 @@ def rescale(
     out = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device) if keeps_graph() else None
     shape = row_shape(columns)
     launch(
-        rescale_kernel, min(triton.cdiv(batch, shape["ROWS"]), _PROGRAMS), grad.device,
+        rescale_kernel, min(-(-batch // shape["ROWS"]), _PROGRAMS), grad.device,
         rows, out, grad_output, first, second, batch, ignore_index,
         K=columns, STRIDE=rows.stride(0), **shape,
     )  # fmt: skip

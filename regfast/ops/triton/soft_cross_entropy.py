@@ -6,10 +6,10 @@ hides behind the custom op `regfast_triton::rows`; eager calls go past the dispa
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from regfast.ops.backward import batched, check_first, keeps_graph
@@ -145,7 +145,7 @@ class _RowLoss(torch.autograd.Function):
         )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.numbers, ctx.scale, ctx.reduced = numbers, scale, reduction != "none"
-        # A stored gradient that has to be scaled is made anew: rounded once, with the bits of one that was not stored.
+        # A stored gradient that has to be scaled is made anew: rounded once, as one that was not stored is.
         # What would read more than a rescaling does, or has no logits left, is rescaled.
         ctx.rescaled = store and (inplace or dense is not None or compiling)
         ctx.save_for_backward(
@@ -246,7 +246,7 @@ def rows_eager(
     """
     batch, columns = logits.shape
     device = logits.device
-    outputs = _outputs(logits, features, centers, reduction, want_grad and into is None, want_stats)
+    outputs = _outputs(logits, features, centers, reduction, count_rows, want_grad and into is None, want_stats, traced)
     losses, total, count, grad, stats, classes = outputs
     if into is not None:
         torch.autograd.graph.increment_version(into)
@@ -259,7 +259,7 @@ def rows_eager(
     smooth = smoothing is not None or smoothing_value != 0.0
     heavy = int(want_stats or dense is not None or (smooth and class_weight is not None))
     shape = row_shape(columns, logits.element_size(), 2 if stat_grads is not None else heavy)
-    programs = triton.cdiv(batch, shape["ROWS"])
+    programs = -(-batch // shape["ROWS"])
     kind = DENSE if dense is not None else INDEX if second is None else STRUCTURED
     grad_stride = 0
     if grad_output is not None and grad_output.dim() == 1:
@@ -271,7 +271,7 @@ def rows_eager(
         one_shot_kernel if shape["BLOCK"] >= columns else two_pass_kernel, programs, device,
         logits, first, second, dense, lam, smoothing, class_weight, sample_weight, grad_output, denominator,
         features, centers, stat_grads,
-        losses if len(losses) else None,
+        losses if want_stats or reduction == "none" else None,
         grad if want_grad else None,
         total if want_total else None,
         count if want_total and count_rows else None,
@@ -301,17 +301,37 @@ def rows_eager(
 
 
 def _outputs(
-    logits: Tensor, features: Tensor | None, centers: Tensor | None, reduction: str, want_grad: bool, want_stats: bool
+    logits: Tensor,
+    features: Tensor | None,
+    centers: Tensor | None,
+    reduction: str,
+    count_rows: bool,
+    want_grad: bool,
+    want_stats: bool,
+    traced: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch = logits.shape[0]
-    losses = logits.new_empty(batch if reduction == "none" or want_stats else 0, dtype=torch.float32)
-    total = logits.new_empty((), dtype=torch.float32)
-    count = logits.new_empty((), dtype=torch.float32)
-    grad = logits.new_empty(logits.shape if want_grad else (0, 0))
-    numbers = 0 if not want_stats else 4 if features is None else 5 if centers is None else 7
-    stats = logits.new_empty((numbers, batch), dtype=torch.float32)
-    classes = logits.new_empty((2, batch if want_stats else 0), dtype=torch.int64)
-    return losses, total, count, grad, stats, classes
+    """See `rows_eager`. What is not asked for is one and the same tensor, unless an op returns it: each takes 1 µs."""
+    batch, kind, make = logits.shape[0], torch.float32, logits.new_empty
+    nothing = None if traced else _nothing(logits.device)
+
+    def empty() -> Tensor:
+        return make(0, dtype=kind) if nothing is None else nothing
+
+    reduced = reduction in ("mean", "sum")
+    numbers = 4 if features is None else 5 if centers is None else 7
+    return (
+        make(batch, dtype=kind) if reduction == "none" or want_stats else empty(),
+        make((), dtype=kind) if reduced else empty(),
+        make((), dtype=kind) if reduced and count_rows else empty(),
+        make(logits.shape) if want_grad else empty(),
+        make((numbers, batch), dtype=kind) if want_stats else empty(),
+        make((2, batch), dtype=torch.int64) if want_stats else empty(),
+    )
+
+
+@functools.cache
+def _nothing(device: torch.device) -> Tensor:
+    return torch.empty(0, device=device)
 
 
 _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_args=())
@@ -319,8 +339,8 @@ _rows_op = torch.library.custom_op("regfast_triton::rows", rows_eager, mutates_a
 
 @_rows_op.register_fake
 def _(logits, *rest):
-    features, centers, _, _, reduction, _, want_grad, want_stats, _, _, _ = rest[-11:]
-    return _outputs(logits, features, centers, reduction, want_grad, want_stats)
+    features, centers, _, _, reduction, count_rows, want_grad, want_stats, _, _, traced = rest[-11:]
+    return _outputs(logits, features, centers, reduction, count_rows, want_grad, want_stats, traced)
 
 
 def number(value: Tensor | float, device: torch.device) -> tuple[Tensor | None, float]:
