@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regfast.data import ImageArray, Subset
+from regfast.data import ImageArray, ImageSet, Subset
 from regfast.evaluation.within import stage_cost
 from regfast.measurement.config import MeasureConfig, measured_parts
 from regfast.measurement.images import Division, Images
@@ -124,21 +124,21 @@ class LookPiece:
         if not left:
             return
         model, costs = task.model(self.name, self.seed), self._costs(task)
-        samples, attacked = self.samples(task), self.attacked(task)
-        needed = samples if "clean" in left else attacked
-        own = task.images.of[self.name]
-        images = ImageArray(own.batch(needed), own.labels[needed], own.classes, f"network {self.name}")
-        hit = Subset(images, torch.arange(len(attacked)))
-        seed = task.config.seed
+        attacked, own, seed = self.attacked(task), task.images.of[self.name], task.config.seed
+        hit: ImageSet | None = None  # read once for all attacks
         for what, path in left.items():
             step = Step(_Scaled(progress, costs[what]))
             progress.say(
                 f"{self.name}{f' seed {self.seed}' if len(task.network(self.name).members) > 1 else ''}: {what}"
             )
             if what == "clean":
-                features, logits, _ = predict(model, images)
+                features, logits, _ = predict(model, Subset(own, self.samples(task)))
                 write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
-            elif what == "sweep":
+                step.finish()
+                continue
+            if hit is None:
+                hit = ImageArray(own.batch(attacked), own.labels[attacked], own.classes, f"network {self.name}")
+            if what == "sweep":
                 rows = measure_sweep(model, hit, task.config.sweep, seed, lambda: None, samples=attacked)
                 write_table(path, rows)
             else:

@@ -21,6 +21,7 @@ from regfast.training.recipe import Recipe
 from regfast.training.regularizers import Context, Regularizer
 from regfast.training.step import Stepper
 
+_PIXELS = 1 << 23  # values of the images that go through a network at once
 _CURVE_TOLERANCE = 1e-4  # of the centers behind a curve, in nats: far below what a plot shows
 
 
@@ -113,8 +114,13 @@ def train(
     return history
 
 
-def predict(model: SplitClassifier, images: ImageSet, batch_size: int = 512) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (N, d), logits (N, K) and labels (N,) of all images, in evaluation mode, on the CPU."""
+def predict(model: SplitClassifier, images: ImageSet, batch_size: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, d), logits (N, K) and labels (N,) of all images, in evaluation mode, on the CPU.
+
+    `batch_size`: images at a time; by default 512, fewer of large ones (55 of 224×224 in three channels).
+    """
+    if batch_size is None:
+        batch_size = min(512, max(16, _PIXELS // images[0][0].numel())) if len(images) else 1
     device = model.head.weight.device
     was_training = model.training
     model.eval()
