@@ -167,7 +167,7 @@ def test_half_precision_is_rounded_once(dtype, classes):
     _, gradient = oracle.losses(leaf, q)
     loss = soft_cross_entropy(leaf, first, second, MIX, smoothing=SMOOTHING, reduction="sum")
     assert loss.dtype == torch.float32
-    assert oracle.within_an_ulp(torch.autograd.grad(loss, leaf)[0], gradient) >= 0.999
+    assert oracle.within_an_ulp(torch.autograd.grad(loss, leaf)[0], gradient, gradient + 2 * q) >= 0.999  # p and q
 
 
 def test_every_half_number_survives_the_conversions():

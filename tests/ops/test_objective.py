@@ -8,6 +8,7 @@ import torch
 from regfast.ops.objective import KINDS, objective
 from tests.ops import oracle
 from tests.ops.backends import on_cpu
+from tests.ops.triton_inputs import apart, of_a_rows_size
 
 pytestmark = on_cpu("objective")
 
@@ -16,10 +17,9 @@ pytestmark = on_cpu("objective")
 @pytest.mark.parametrize("classes", [4, 10, 101])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_value_and_gradient(backend, kind, classes, dtype):
-    # DLR divides by the distance of the largest: apart, and near 0.
-    logits = torch.stack([(torch.randperm(classes) - classes) / 8 for _ in range(40)])
-    if dtype != torch.bfloat16:  # whose 8 bits hold no more
-        logits += torch.rand(40, classes) / 16
+    logits = apart(40, classes)
+    if dtype == torch.bfloat16:  # whose 8 bits hold no more
+        logits = (logits * 8).floor() / 8
     logits = logits.to(dtype)
     labels, targets = torch.randint(classes, (2, 40))
     labels[:10] = logits[:10].argmax(1)  # right, and wrong ones
@@ -32,8 +32,7 @@ def test_value_and_gradient(backend, kind, classes, dtype):
     assert torch.equal(got.prediction, logits.argmax(1))
     assert got.gradient.dtype == dtype
     loose = {"rtol": 1e-2, "atol": 1e-3} if dtype == torch.bfloat16 else close
-    size = gradient.abs().amax(1, keepdim=True).clamp(min=1)  # of the terms that an entry may be the difference of
-    torch.testing.assert_close(got.gradient.double() / size, gradient / size, **loose)
+    torch.testing.assert_close(*of_a_rows_size(got.gradient, gradient), **loose)
 
 
 def test_ties_go_to_the_lowest_index(backend):

@@ -119,7 +119,7 @@ def test_precision(backend, classes, kind, dtype, reduction):
         tolerance = 1e-12 if dtype == torch.float64 else 1e-5
         assert (got.double() - gradient).abs().amax() <= tolerance * torch.clamp(scale, min=0.01)
     elif classes > 1:
-        assert oracle.within_an_ulp(got, gradient) >= 0.999
+        assert oracle.within_an_ulp(got, gradient, gradient + 2 * q) >= 0.999  # p and q
 
 
 def test_empty_batch(backend):

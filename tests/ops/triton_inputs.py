@@ -22,6 +22,18 @@ def logits(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: in
     return (3 * torch.randn(rows, classes, generator=generator)).to(dtype)
 
 
+def apart(rows: int, classes: int) -> Tensor:
+    """Logits that no two of a row are near, the largest of them near 0: DLR divides by the distance of the largest."""
+    places = torch.stack([torch.randperm(classes) for _ in range(rows)])
+    return (places - classes) / 8 + torch.rand(rows, classes) / 16
+
+
+def of_a_rows_size(gradient: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Both divided by the row's largest entry, if that is above 1: other entries may be the difference of two such."""
+    size = right.nan_to_num(0).abs().amax(1, keepdim=True).clamp(min=1)
+    return gradient.double() / size, right / size
+
+
 def labels(rows: int, classes: int, seed: int = 0) -> Tensor:
     return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(torch.initial_seed() + seed + rows))
 
