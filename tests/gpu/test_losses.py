@@ -184,6 +184,18 @@ def test_a_stored_gradient_is_rescaled_on_the_device(gpu_backend, classes):
     close(leaf.grad, exact(z, arguments)[1] * 3, 1e-5)
 
 
+@pytest.mark.parametrize("classes", [10, 100, 1000, 21841])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_steps_that_are_scaled_and_rows_that_are_ignored(gpu_backend, classes, kind):
+    z, arguments = logits(33, classes).cuda(), target(kind, 33, classes)
+    if kind != "dense":
+        arguments["first"][::3] = -100
+        z[::3] = torch.nan
+    for factor in (1.0, 0.5, 0.5, 1.0, 1.0):  # stored, made anew, recomputed
+        compare(z, arguments, factor)
+        torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("classes", [10, 1000, 21841])
 def test_backward_again_and_again(gpu_backend, classes, inplace):
@@ -239,12 +251,13 @@ def test_streams(gpu_backend, classes):
 
 
 @pytest.mark.parametrize("classes", [10, 1000, 21841])
-def test_cuda_graphs(gpu_backend, classes):
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_cuda_graphs(gpu_backend, classes, scale):
     z, arguments = logits(64, classes).cuda().requires_grad_(), target("mixed", 64, classes)
 
     def step():
         loss = soft_cross_entropy(z, **arguments, smoothing=0.1)
-        return loss, torch.autograd.grad(loss, z)[0]
+        return loss, torch.autograd.grad(loss * scale, z)[0]
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -260,7 +273,7 @@ def test_cuda_graphs(gpu_backend, classes):
         graph.replay()
         right, right_grad = exact(z, arguments | {"smoothing": 0.1})
         close(loss.detach(), right, 1e-6)
-        close(grad, right_grad, 1e-5)
+        close(grad, scale * right_grad, 1e-5)
 
 
 @pytest.mark.parametrize("classes", [10, 1000])
