@@ -1,4 +1,4 @@
-"""The command line: `regfast measure|study|paper|train|attack|evaluate|compare|report|show-config`; one file a command.
+"""The command line: `regfast measure|study|paper|train|attack|evaluate|compare|report|plot|…`; one file a command.
 
 Commands read options, call one function and print. What a user can get wrong is answered by one line and status 2.
 """
@@ -18,6 +18,7 @@ from regfast.cli.compare import compare
 from regfast.cli.evaluate import evaluate
 from regfast.cli.measure import measure
 from regfast.cli.paper import paper
+from regfast.cli.plot import plot
 from regfast.cli.report import report
 from regfast.cli.show_config import show_config
 from regfast.cli.study import study
@@ -62,7 +63,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (measure, study, paper, train, attack, evaluate, compare, report, show_config):
+for _command in (measure, study, paper, train, attack, evaluate, compare, report, plot, show_config):
     app.command(cls=_Command)(_command)
 
 _INTERRUPTED = 130

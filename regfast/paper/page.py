@@ -12,10 +12,20 @@ from regfast.report import style
 from regfast.report.claims import Verdict
 from regfast.report.claims import verdicts as study_verdicts
 from regfast.report.drawing import Drawing
-from regfast.report.page import Page, Section, VerdictGroup
+from regfast.report.page import Page, Section, VerdictGroup, verdict_cards
 from regfast.report.results import Columns, Study, read_columns
-from regfast.report.study_figures import attack_settings, drawings, training
-from regfast.report.study_page import chance_note, environment, settings, study_name, study_page, words
+from regfast.report.study_figures import attack_settings, drawings, glance_figure, training
+from regfast.report.study_page import (
+    chance_note,
+    environment,
+    facts,
+    notice,
+    settings,
+    study_name,
+    study_page,
+    what_ran,
+    words,
+)
 from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table, verdict_table
 from regfast.report.tables import write as write_tables
 from regfast.report.write import write_page, write_study_page
@@ -43,25 +53,45 @@ def write(run_dir: Path) -> Path:
     return write_page(paper.path, paper_page(paper, answers, drawn, features), names)
 
 
+def drawings_of(run_dir: Path) -> list[Drawing]:
+    """Every figure of the page of a paper run."""
+    paper = Paper.read(run_dir, SCHEMAS)
+    drawn = {study.path.name: drawings(study) for study in paper.studies}
+    return [glance_figure(paper.main), *(d for section in sections(paper, drawn) for d in section.drawings)]
+
+
 def write_measured(run_dir: Path) -> Path:
     """Figures, tables and page of a measurement; returns the page's path."""
+    study, paper = _measured(run_dir)
+    answers = study_verdicts(study)
+    features = [verdict for part in PARTS for verdict in part.verdicts(paper)]
+    beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
+    write_tables([metrics_table(study), verdict_table(answers), *beyond], inside(study.path, "tables"))
+    extra = [VerdictGroup("Beyond the paper", features, study.regularizers)] * bool(features)
+    page = _measured_page(study, paper, answers)
+    return write_page(study.path, replace(page, verdicts=[*page.verdicts, *extra]), study.regularizers)
+
+
+def measured_drawings(run_dir: Path) -> list[Drawing]:
+    """Every figure of the page of a measurement."""
+    return _measured_page(*_measured(run_dir), []).drawings
+
+
+def _measured(run_dir: Path) -> tuple[Study, Paper]:
     study = Study.read(run_dir)
     found: dict[str, Columns] = {
         name: read_columns(run_dir / f"{name}.parquet", columns)
         for name, columns in SCHEMAS.items()
         if (run_dir / f"{name}.parquet").is_file()
     }
-    paper = Paper(study.path, study.config, [study], found)
-    answers = study_verdicts(study)
-    features = [verdict for part in PARTS for verdict in part.verdicts(paper)]
-    beyond = [verdict_table(features, "verdicts-features", "Attacks on features")] if features else []
-    write_tables([metrics_table(study), verdict_table(answers), *beyond], inside(study.path, "tables"))
+    return study, Paper(study.path, study.config, [study], found)
+
+
+def _measured_page(study: Study, paper: Paper, answers: Sequence[Verdict]) -> Page:
     page = study_page(study, drawings(study), answers)
     figures, *rest = page.sections
     beside = [s for s in sections(paper, {study.path.name: []}) if s.drawings]
-    extra = [VerdictGroup("Beyond the paper", features, study.regularizers)] * bool(features)
-    page = replace(page, sections=[figures, *beside, *rest], verdicts=[*page.verdicts, *extra])
-    return write_page(study.path, page, study.regularizers)
+    return replace(page, sections=[figures, *beside, *rest])
 
 
 def paper_page(
@@ -75,36 +105,27 @@ def paper_page(
     ``verdicts`` and ``drawn`` hold what the studies' own pages show, by the studies' folder names; ``features`` are
     those on attacks on the features, which are not the paper's claims and not counted among them.
     """
-    every = [v for found in verdicts.values() for v in found]
-    counts = {answer: sum(v.answer == answer for v in every) for answer in ("holds", "does not hold", "undecided")}
     names = [study_name(study) for study in paper.studies]
     lead = (
-        "Park, Kim and Lee report that label smoothing, Mixup and CutMix pull a classifier's features toward the "
-        "origin and toward their class centers, and that this is why such classifiers are better calibrated and "
-        f"harder to fool. Every figure and table that the paper's text defines, made again on {len(names)} "
-        f"{'studies' if len(names) > 1 else 'study'} of our own. "
+        "Park, Kim and Lee report that soft labels pull features toward the origin and toward their class centers, and "
+        f"so calibrate and protect a classifier. The paper's figures and tables, made again. {what_ran(paper.main)}"
     )
-    if every:
-        lead += (
-            f"Of {len(every)} comparisons, the claim holds in {counts['holds']}, does not hold in "
-            f"{counts['does not hold']} and is undecided in {counts['undecided']}."
-        )
     main = paper.main
     return Page(
         title="Soft labels in the representation space: the paper's figures and tables",
+        notice=notice(main, str(paper.config.get("command", ""))),
         lead=lead,
-        facts=[
-            ("Studies", "; ".join(names)),
-            ("Seeds", str(len(main.seeds))),
-            ("Test samples", str(main.order[main.regularizers[0]].shape[1])),
-        ],
+        facts=[*([("Studies", "; ".join(names))] if len(names) > 1 else []), *facts(main)],
+        cards=verdict_cards(verdicts[main.path.name], main.reference),
+        glance=glance_figure(main),
+        glance_of=f"{main.path.name}-representation",
         verdicts=[
             VerdictGroup(name, verdicts[study.path.name], study.regularizers)
             for name, study in zip(names, paper.studies, strict=True)
             if verdicts[study.path.name]
         ]
         + [VerdictGroup(f"Beyond the paper: {study_name(main)}", features, main.regularizers)] * bool(features),
-        verdict_note=chance_note(len(every), len(main.seeds)),
+        verdict_note=chance_note(sum(map(len, verdicts.values())), len(main.seeds)),
         sections=sections(paper, drawn),
         settings=paper_settings(paper),
         environment=environment(paper.config),

@@ -29,6 +29,7 @@ class Drawing:
     data: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     svg: Path | None = None  # where the figure already is, if another page has drawn it
     settings: str = ""  # values of ours that the paper's public text leaves open, said next to the figure
+    paper: Sequence[int] = ()  # the paper's figures that it is
 
 
 def cell(value: Any) -> str:

@@ -15,7 +15,6 @@ from regfast.evaluation.summary import eps_text
 from regfast.report import style
 from regfast.report.drawing import Drawing
 
-PALETTE = ("#24292f", "#0072b2", "#d55e00", "#009e73", *style.SPARE_COLORS)
 SHOWN = 20  # classes in the figure: the least robust of more
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
@@ -40,16 +39,16 @@ def accuracy_figure(summary: Mapping[str, Any]) -> Drawing:
     attacks = sorted({row["attack"] for row in summary["attacks"]})
     columns: dict[str, list[Any]] = {name: [] for name in ("attack", "norm", "eps", "robust", "low", "high")}
     for axis, norm in zip(panels, norms, strict=True):
-        for place, attack in enumerate(attacks):
+        for attack in attacks:
             rows = [row for row in summary["attacks"] if (row["attack"], row["norm"]) == (attack, norm)]
             if not rows:
                 continue
             shares = [summary["clean"], *(row["robust_accuracy"] for row in rows)]
             eps = [0.0, *(row["eps"] for row in rows)]
-            color = PALETTE[place % len(PALETTE)]
-            axis.plot(eps, [share["value"] for share in shares], marker="os^Dv"[place % 5], color=color, label=attack)
+            line: Any = {"color": style.color(attack, attacks), "marker": style.marker(attack, attacks)}
+            axis.plot(eps, [share["value"] for share in shares], label=style.label(attack), **line)
             low, high = ([share[end] for share in shares] for end in ("low", "high"))
-            axis.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
+            axis.fill_between(eps, low, high, color=line["color"], alpha=0.15, linewidth=0)
             columns["attack"] += [attack] * len(eps)
             columns["norm"] += [norm] * len(eps)
             columns["eps"] += eps
@@ -83,7 +82,7 @@ def class_figure(classes: Sequence[ClassRow]) -> Drawing:
     axis = figure.subplots()
     places = np.arange(len(shown))[::-1]
     axis.barh(places, [row.clean / row.samples for row in shown], 0.7, color=style.GRID, label="clean")
-    axis.barh(places, [row.robust / row.samples for row in shown], 0.35, color=PALETTE[1], label="robust")
+    axis.barh(places, [row.robust / row.samples for row in shown], 0.35, color=style.SPARE_COLORS[1], label="robust")
     axis.set_yticks(places, [_short(row.name) for row in shown])
     axis.set(xlim=(0, 1), xlabel="accuracy")
     axis.grid(axis="y", visible=False)

@@ -8,8 +8,9 @@ from typing import Any
 from regfast.evaluation.classes import read_classes
 from regfast.evaluation.examples import read_examples
 from regfast.evaluation.summary import eps_text
+from regfast.report.drawing import sentence
 from regfast.report.evaluation_figures import NORMS, drawings
-from regfast.report.page import Page, Section
+from regfast.report.page import Card, CardRow, Page, Section
 from regfast.report.tables import Cell, Estimate, Table
 from regfast.runs.files import read_json
 
@@ -22,23 +23,18 @@ def evaluation_page(folder: Path) -> Page:
     warnings = " ".join(summary.get("warnings", []))
     return Page(
         title=f"Robustness of {summary['model']} on {summary['dataset']}",
-        lead=f"{figures[0].found} {warnings}".strip(),
+        notice=warnings,
+        lead=f"{figures[0].found} Intervals are 95 %.",
         facts=[
             ("Samples", f"{summary['usable']} of {summary['samples']}"),
-            ("Clean accuracy", _share(summary["clean"])),
             *([("Target", str(summary["target"]))] if "target" in summary else []),
-            *[
-                (
-                    f"Robust at {eps_text(row['eps'])} ({NORMS.get(row['norm'], row['norm'])})",
-                    _share(row["robust_accuracy"]),
-                )
-                for row in summary["worst_case"]
-            ],
         ],
+        cards=_cards(summary),
+        glance=figures[0],
         verdicts=[],
         verdict_note="",
         sections=[
-            Section("results", "Results", drawings=figures[:1], tables=[_results(summary), *_unusable(summary)]),
+            Section("results", "Results", tables=[_results(summary), *_unusable(summary)]),
             Section("images", "Images and classes", drawings=figures[1:]),
         ],
         settings=[(name, str(value), False) for name, value in _settings(summary, run)],
@@ -54,6 +50,24 @@ def evaluation_page(folder: Path) -> Page:
         "report makes it again.",
         formulas=(),
     )
+
+
+def _cards(summary: dict[str, Any]) -> list[Card]:
+    """Clean accuracy, and per norm what survived every attack at each radius."""
+    found = [Card("Clean accuracy", _share(summary["clean"]), note="Share of the images that the model gets right.")]
+    for norm in dict.fromkeys(row["norm"] for row in summary["worst_case"]):
+        rows = [row for row in summary["worst_case"] if row["norm"] == norm]
+        attacks = sentence(list(dict.fromkeys(row["attack"] for row in summary["attacks"] if row["norm"] == norm)))
+        name = NORMS.get(norm, norm)
+        found.append(
+            Card(
+                f"Robust in {name}",
+                f"At ε = {eps_text(rows[-1]['eps'])}, {_share(rows[-1]['robust_accuracy'])} stay right.",
+                [CardRow(f"Robust at {eps_text(r['eps'])} ({name})", _share(r["robust_accuracy"])) for r in rows],
+                f"Under all of {attacks}: an image counts as robust where every one of them fails.",
+            )
+        )
+    return found
 
 
 def _share(share: dict[str, Any]) -> str:

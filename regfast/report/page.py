@@ -17,6 +17,7 @@ from regfast.report.tables import Table, number, text, to_latex, to_markdown
 from regfast.report.tables import to_csv as table_csv
 
 MEASURES = 2  # a claim with more measures is summed up per regularizer
+ROWS = 6  # regularizers that a card lists
 PREVIEW = 12  # rows of a figure's numbers shown on the page; the whole table is in its download
 SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
@@ -43,12 +44,37 @@ class VerdictGroup:
 
 
 @dataclass(frozen=True)
+class CardRow:
+    """A figure with its interval in a card: of which regularizer, or of what, and the answer it gives ("" for none)."""
+
+    name: str
+    text: str
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One result on the first screen, in words and with its figures."""
+
+    title: str
+    words: str
+    rows: Sequence[CardRow] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
-    """What a page says, as data. Every string is plain text: the templates escape it."""
+    """What a page says, as data. Every string is plain text: the templates escape it.
+
+    The first screen is ``title``, ``notice`` (what a reader must know before anything else), ``lead`` (what ran),
+    ``facts``, ``cards`` and the small figure ``glance``; ``glance_of`` is the id of the figure that shows it in full.
+    """
 
     title: str
     lead: str
     facts: Sequence[tuple[str, str]]
+    cards: Sequence[Card]
+    glance: Drawing | None
     verdicts: Sequence[VerdictGroup]
     verdict_note: str
     sections: Sequence[Section]
@@ -57,6 +83,13 @@ class Page:
     formulas: Sequence[str] = ("rms", "center", "cosine", "in_span", "ece", "asr")
     settings_note: str = ""  # by default what the paper leaves open
     sources: str = ""  # by default the files of a study
+    notice: str = ""
+    glance_of: str = ""
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """Every figure of the page."""
+        return [*filter(None, [self.glance]), *(d for section in self.sections for d in section.drawings)]
 
 
 @dataclass(frozen=True)
@@ -78,20 +111,48 @@ def matrix(verdicts: Sequence[Verdict], regularizers: Sequence[str]) -> dict[str
     }
 
 
+def verdict_cards(verdicts: Sequence[Verdict], reference: str) -> list[Card]:
+    """A card a claim: the answer of its leading measure for each regularizer, and in words those of the others."""
+    cards = []
+    for claim in dict.fromkeys(v.claim for v in verdicts if v.leading):
+        mine = [v for v in verdicts if v.claim == claim]
+        leading = [v for v in mine if v.leading]
+        rows = [
+            CardRow(v.regularizer, f"{number(v.effect, signed=True)} [{number(v.low, signed=True)}, "
+                    f"{number(v.high, signed=True)}]", v.answer)
+            for v in leading[:ROWS]
+        ]  # fmt: skip
+        first = leading[0]
+        note = f"{first.measure[0].upper()}{first.measure[1:]}; {style.in_sentence(reference)}: {number(first.before)}."
+        others = list(dict.fromkeys(v.measure for v in mine if not v.leading))
+        if len(others) == 1:
+            note += f" {_sentence(others[0], [v for v in mine if not v.leading])}"
+        elif others:
+            note += f" Over all {len(others) + 1} attacks: {_counted([v.answer for v in mine])} comparisons."
+        cards.append(Card(claim, _sentence("", leading), rows, note))
+    return cards
+
+
+def _sentence(measure: str, verdicts: Sequence[Verdict]) -> str:
+    """For whom a measure's claim holds, for whom not: "Feature RMS: holds for Mixup; undecided for CutMix."."""
+    named = {a: [style.in_sentence(v.regularizer) for v in verdicts if v.answer == a] for a in SYMBOLS}
+    parts = [f"{answer} for {sentence(names)}" for answer, names in named.items() if names]
+    text = f"{measure}: {'; '.join(parts)}." if measure else f"{'; '.join(parts)}."
+    return text[0].upper() + text[1:]
+
+
+def _counted(answers: Sequence[str]) -> str:
+    return sentence([f"{answer} in {answers.count(answer)}" for answer in SYMBOLS if answer in answers])
+
+
 def claim_lines(verdicts: Sequence[Verdict]) -> list[tuple[str, dict[str, int], list[str]]]:
     """Per claim: its name, how many comparisons gave each answer, and a sentence per measure."""
     lines = []
     for claim in dict.fromkeys(v.claim for v in verdicts):
         mine = [v for v in verdicts if v.claim == claim]
         counts = {answer: sum(v.answer == answer for v in mine) for answer in SYMBOLS}
-        sentences = []
-        for measure in dict.fromkeys(v.measure for v in mine):
-            named = {
-                answer: [style.in_sentence(v.regularizer) for v in mine if v.measure == measure and v.answer == answer]
-                for answer in SYMBOLS
-            }
-            parts = [f"{answer} for {sentence(names)}" for answer, names in named.items() if names]
-            sentences.append(f"{measure[0].upper()}{measure[1:]}: {'; '.join(parts)}.")
+        measures = dict.fromkeys(v.measure for v in mine)
+        sentences = [_sentence(measure, [v for v in mine if v.measure == measure]) for measure in measures]
         if len(sentences) > MEASURES:
             sentences = _by_regularizer(mine)
         lines.append((claim, counts, sentences))
@@ -103,9 +164,8 @@ def _by_regularizer(verdicts: Sequence[Verdict]) -> list[str]:
     sentences = []
     for regularizer in dict.fromkeys(v.regularizer for v in verdicts):
         mine = [v.answer for v in verdicts if v.regularizer == regularizer]
-        parts = [f"{answer} in {mine.count(answer)}" for answer in SYMBOLS if answer in mine]
-        one = f"{mine[0]} in all {len(mine)} attacks"
-        sentences.append(f"{style.label(regularizer)}: {one if len(parts) == 1 else sentence(parts)}.")
+        counted = f"{mine[0]} in all {len(mine)} attacks" if len(set(mine)) == 1 else _counted(mine)
+        sentences.append(f"{style.label(regularizer)}: {counted}.")
     return sentences
 
 
@@ -164,7 +224,7 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         (f"r{k}", style.color(name, names), style.DARK.get(style.color(name, names), style.color(name, names)))
         for k, name in enumerate(names)
     ]
-    drawings = [d for section in page.sections for d in section.drawings]
+    drawings = page.drawings
     images = {d.name: style.themed_svg(d.svg or figures / f"{d.name}.svg") for d in drawings}
     return env.get_template("page.html.j2").render(
         page=page,

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from regfast.calibration.bins import expected_calibration_error, reliability_bins
 from regfast.report import style
+from regfast.report.claims import main_attack
 from regfast.report.drawing import Drawing, sentence, stack
-from regfast.report.figures import curves, distributions, representation, sweep
+from regfast.report.figures import curves, distributions, glance, representation, sweep
 from regfast.report.figures.bins import rates, shared_edges, thin
 from regfast.report.results import Study, attack_name
 from regfast.report.tables import listed, number
@@ -59,6 +60,21 @@ def drawings(study: Study) -> list[Drawing]:
     return found
 
 
+def glance_figure(study: Study) -> Drawing:
+    """Fig. 3 in small, for the first screen."""
+    attack = main_attack(study)
+    parts = ["Magnitude over cosine, the large mark at the medians", "accuracy over confidence"]
+    if attack:
+        parts.insert(1, f"success of {attack_name(attack)} over cosine")
+    return Drawing(
+        "glance",
+        "Fig. 3 in small",
+        glance.draw(models(study, "rms", "cosine"), representation.attack_style(attack) if attack else None),
+        f"Fig. 3 in small: {'; '.join(parts)}.",
+        "The figure in full says what was found.",
+    )
+
+
 def representation_figures(study: Study) -> list[Drawing]:
     """The paper's Fig. 3 for this data: with raw cosines, as the paper has it, and with the in-span parts."""
     found = [_representation(study, "representation", "rms", "cosine", "Representation, robustness and calibration")]
@@ -103,7 +119,7 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     figure = representation.draw(
         columns,
         [representation.attack_style(a) for a in study.attacks],
-        cosine_label=r"in-span $\cos(v,\, v_\mathrm{opt})$" if in_span else r"$\cos(v,\, v_\mathrm{opt})$",
+        cosine_label="in-span cosine" if in_span else "cosine to v_opt",
         rms_label="in-span RMS" if in_span else "feature RMS",
         with_reliability=not in_span,
     )
@@ -131,7 +147,8 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     settings = f"Ours: {training(study)}; v_opt at the median norm of each model's correct features; "
     settings += "" if in_span else f"{representation.RELIABILITY_BINS} bins of equal width in the ECE; "
     settings += f"attacks: {attack_settings(study.attacks)}."
-    return Drawing(name, title, figure, look, found, _representation_data(study, columns, in_span), settings=settings)
+    data = _representation_data(study, columns, in_span)
+    return Drawing(name, title, figure, look, found, data, settings=settings, paper=() if in_span else (3,))
 
 
 def asr_along_cosine(columns: Sequence[representation.Model], attack: Mapping[str, Any]) -> str:

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regfast.report import style
 from regfast.report.claims import Verdict
 from regfast.report.drawing import Drawing, sentence
-from regfast.report.page import Page, Section, VerdictGroup
+from regfast.report.page import Page, Section, VerdictGroup, verdict_cards
 from regfast.report.results import Study, attack_name
+from regfast.report.study_figures import glance_figure
 from regfast.report.tables import metrics_table
 
 
 def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Verdict]) -> Page:
     """The page of ``study``: verdicts, tables, figures, settings, environment."""
     config = study.config
-    data, model = str(config.get("dataset", "unknown data")), str(config.get("model", "unknown model"))
-    counts = {answer: sum(v.answer == answer for v in verdicts) for answer in ("holds", "does not hold", "undecided")}
-    samples = len(study.order[study.regularizers[0]][0])
-    lead = (
-        f"Soft labels change where a classifier puts its features. This study trains {model} on {data} with "
-        f"{sentence([style.in_sentence(r) for r in study.regularizers])}, attacks each model, and asks whether the "
-        "effects that the paper reports appear on this data. "
-    )
-    if verdicts:
-        lead += (
-            f"Of {len(verdicts)} comparisons, the claim holds in {counts['holds']}, does not hold in "
-            f"{counts['does not hold']} and is undecided in {counts['undecided']}."
-        )
-    seeds = len(study.seeds)
-    note = chance_note(len(verdicts), seeds)
+    data = str(config.get("dataset", "unknown data"))
     return Page(
         title=f"How soft labels reshape the representation space: {data}",
-        lead=lead,
-        facts=[
-            ("Data", data),
-            ("Model", model),
-            ("Test samples", str(samples)),
-            ("Seeds", str(seeds)),
-            ("Epochs", str(config.get("epochs", "–"))),
-        ],
+        notice=notice(study),
+        lead=f"{what_ran(study)} Does what the paper reports of soft labels appear on this data? Each answer compares "
+        f"with {style.in_sentence(study.reference)}, with its 95 % interval.",
+        facts=facts(study),
+        cards=verdict_cards(verdicts, study.reference),
+        glance=glance_figure(study),
+        glance_of="representation",
         verdicts=[VerdictGroup("", verdicts, study.regularizers)] if verdicts else [],
-        verdict_note=note,
+        verdict_note=chance_note(len(verdicts), len(study.seeds)),
         sections=[
             Section("figures", "Figures", drawings=drawings),
             Section("measures", "Tables", tables=[metrics_table(study)]),
@@ -50,6 +37,38 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
         settings=settings(config),
         environment=environment(config),
     )
+
+
+def what_ran(study: Study) -> str:
+    """One sentence: what was trained or measured, and on what."""
+    names = sentence([style.in_sentence(name) for name in study.regularizers])
+    data, model = study.config.get("dataset", "unknown data"), study.config.get("model", "unknown model")
+    if study.config.get("kind") == "measure":
+        return f"{names}: measured and attacked on the same images of {data}."
+    return f"{model} was trained on {data} with {names}; each model was measured and attacked on the same test images."
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """How much data, and how many trainings, stand behind the page."""
+    samples = study.order[study.regularizers[0]].shape[1]
+    found = [("Test images", f"{samples:,}"), ("Seeds", str(len(study.seeds)))]
+    if "attacked" in study.samples:
+        found.insert(1, ("Attacked", f"{int(study.column('attacked', study.regularizers[0])[0].sum()):,}"))
+    return found + [("Epochs", str(study.config["epochs"]))] * ("epochs" in study.config)
+
+
+LEAST = 200  # test images, below which a single training shows nothing
+
+
+def notice(study: Study, command: str = "") -> str:
+    """That a smoke run, or one as small, shows nothing; "" for any other run. ``command`` is by default the study's."""
+    samples, seeds = study.order[study.regularizers[0]].shape[1], len(study.seeds)
+    smoke = re.search(r"--size[= ]smoke\b", command or str(study.config.get("command", "")))
+    tiny = "epochs" in study.config and seeds == 1 and samples < LEAST
+    if not (smoke or tiny):
+        return ""
+    size = f"{seeds} seed{'s' * (seeds != 1)}, {study.config.get('epochs', '–')} epochs, {samples} test images"
+    return f"{'Smoke' if smoke else 'Tiny'} run ({size}): it shows that everything works. What it finds means nothing."
 
 
 def chance_note(comparisons: int, seeds: int) -> str:

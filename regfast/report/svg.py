@@ -18,8 +18,9 @@ Point = tuple[int, int]
 def compact(text: str) -> str:
     """The same picture in fewer bytes: short paths, a class for each style, no metadata, comments or unused names.
 
-    Takes what matplotlib writes with its text as paths (no text nodes, absolute commands M, L, Q, C and z).
+    Takes what matplotlib writes (paths of absolute commands M, L, Q, C and z; text as text or as paths).
     """
+    text = re.sub(r">[^<]*<", lambda found: found[0].replace('"', "&quot;"), text)  # in text, no quote is an attribute
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' d="([^"]*)"', lambda found: f' d="{short_path(found[1])}"', text)
     text = re.sub(r'(?<= )(x|y)="(-?[\d.]+)"', lambda found: f'{found[1]}="{_number(_round(found[2]))}"', text)

@@ -10,7 +10,7 @@ from regfast.report.drawing import Drawing
 from regfast.report.evaluation_page import evaluation_page
 from regfast.report.page import Page, render
 from regfast.report.results import Study
-from regfast.report.study_figures import drawings
+from regfast.report.study_figures import drawings, glance_figure
 from regfast.report.study_page import study_page
 from regfast.report.style import save
 from regfast.report.tables import metrics_table, verdict_table, write
@@ -23,6 +23,17 @@ def write_study(run_dir: Path) -> Path:
     study = Study.read(run_dir)
     answers = verdicts(study)
     return write_study_page(study, drawings(study), answers)
+
+
+def study_drawings(run_dir: Path) -> list[Drawing]:
+    """Every figure of a study's page."""
+    study = Study.read(run_dir)
+    return [glance_figure(study), *drawings(study)]
+
+
+def evaluation_drawings(run_dir: Path) -> list[Drawing]:
+    """Every figure of an evaluation's page."""
+    return evaluation_page(run_dir).drawings
 
 
 def write_evaluation(run_dir: Path) -> Path:
@@ -40,10 +51,9 @@ def write_study_page(study: Study, drawn: Sequence[Drawing], answers: Sequence[V
 
 def write_page(folder: Path, page: Page, regularizers: Sequence[str]) -> Path:
     """The page's figures under ``figures/``, then ``report.html``; a reader never meets half a page."""
-    for section in page.sections:
-        for drawing in section.drawings:
-            if drawing.svg is None:
-                save(drawing.figure, inside(folder, "figures"), drawing.name)
+    for drawing in page.drawings:
+        if drawing.svg is None:
+            save(drawing.figure, inside(folder, "figures"), drawing.name)
     path = folder / "report.html"
     write_text(path, render(page, folder / "figures", regularizers))
     return path

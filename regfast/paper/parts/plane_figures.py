@@ -48,6 +48,7 @@ def draw_planes(paper: Paper) -> list[Drawing]:
             text,
             {"points": behind(paper.tables["planes"])},
             settings=ours(paper, "planes"),
+            paper=(1, 4),
         )
     ]
     if uneven([p for _, row in rows for p in row]):
@@ -93,6 +94,7 @@ def draw_fields(paper: Paper) -> list[Drawing]:
                 f"mean {number(inward)} (1: the attack pushes straight inward).",
                 data={"points": behind(paper.tables["planes"])},
                 settings=f"Class {label} and the head {bias} bias are our choice; {settings_text(paper, 'planes')}",
+                paper=(2,),
             )
         )
     parts = {}
@@ -117,7 +119,8 @@ def draw_fields(paper: Paper) -> list[Drawing]:
     title = "Fig. 5: loss, gradient and the features an attack moves"
     ours = f"Class {label} and the head {bias} bias are our choice; {settings_text(paper, 'planes')}"
     data = {"points": behind(paper.tables["planes"])}
-    drawings.append(Drawing("gradient-field", title, fields.draw_field(row, label), look, carried, data, settings=ours))
+    field = fields.draw_field(row, label)
+    drawings.append(Drawing("gradient-field", title, field, look, carried, data, settings=ours, paper=(5,)))
     if uneven(row):
         own = fields.draw_field(row, label, shared=False)
         title, look = (

@@ -41,6 +41,7 @@ def draw(
             )
         axes.axvline(1, color=style.MUTED, lw=0.8, ls=":")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("radius r, in units of the default one")
     edge = float(radius.max()) * 1.5
     for name in names:

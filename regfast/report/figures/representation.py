@@ -67,7 +67,7 @@ def attack_style(attack: Mapping[str, Any]) -> AttackStyle:
 def draw(
     models: Sequence[Model],
     attacks: Sequence[AttackStyle],
-    cosine_label: str = r"$\cos(v,\, v_\mathrm{opt})$",
+    cosine_label: str = "cosine to v_opt",
     rms_label: str = "feature RMS",
     with_reliability: bool = True,
 ) -> Figure:
