@@ -210,8 +210,15 @@ def _halves(study: Study, column: str, regularizer: str) -> tuple[list[Array], l
     return [up for up, _ in halves], [down for _, down in halves]
 
 
-def verdicts(study: Study, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
-    """Every verdict that ``study`` can give, in the page's order."""
+DRAWS = 20_000_000  # rows that a bootstrap may draw for each model
+
+
+def verdicts(study: Study, resamples: int | None = None, seed: int = 0) -> list[Verdict]:
+    """Every verdict that ``study`` can give, in the page's order.
+
+    ``resamples`` is by default 2,000, and fewer, at least 400, for more than 10,000 samples.
+    """
+    resamples = resamples or min(2000, max(400, DRAWS // study.order[study.regularizers[0]].shape[1]))
     return against_reference(study, resamples, seed) + within_models(study, resamples, seed)
 
 

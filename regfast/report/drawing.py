@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from regfast.runs.text import spreadsheet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """One figure of the page. ``name`` is its file name; ``data`` maps a table's name to its columns."""
 

@@ -14,10 +14,9 @@ from regfast.evaluation.examples import Example
 from regfast.evaluation.summary import eps_text
 from regfast.report import style
 from regfast.report.drawing import Drawing
+from regfast.report.results import NORMS
 
 SHOWN = 20  # classes in the figure: the least robust of more
-
-NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
 
 
 def drawings(summary: Mapping[str, Any], classes: Sequence[ClassRow], examples: Sequence[Example]) -> list[Drawing]:

@@ -9,8 +9,9 @@ from regfast.evaluation.classes import read_classes
 from regfast.evaluation.examples import read_examples
 from regfast.evaluation.summary import eps_text
 from regfast.report.drawing import sentence
-from regfast.report.evaluation_figures import NORMS, drawings
+from regfast.report.evaluation_figures import drawings
 from regfast.report.page import Card, CardRow, Page, Section
+from regfast.report.results import NORMS
 from regfast.report.tables import Cell, Estimate, Table
 from regfast.runs.files import read_json
 

@@ -13,11 +13,13 @@ from markupsafe import Markup
 from regfast.report import style
 from regfast.report.claims import RULE, Verdict
 from regfast.report.drawing import Drawing, cell, data_address, sentence, to_csv
+from regfast.report.figures.bins import thin
 from regfast.report.tables import Table, number, text, to_latex, to_markdown
 from regfast.report.tables import to_csv as table_csv
 
 MEASURES = 2  # a claim with more measures is summed up per regularizer
 ROWS = 6  # regularizers that a card lists
+MOST = 3000  # rows of a figure's numbers that the page holds
 PREVIEW = 12  # rows of a figure's numbers shown on the page; the whole table is in its download
 SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?"}
 
@@ -174,13 +176,28 @@ def preview(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     return [[cell(value) for value in row] for row in list(zip(*columns.values(), strict=True))[:PREVIEW]]
 
 
-def repeated(drawings: Sequence[Drawing]) -> dict[tuple[str, str], Drawing]:
+@dataclass(frozen=True)
+class Numbers:
+    """A table behind a figure: at most `MOST` of its ``rows`` rows, evenly picked."""
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: int
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> Numbers:
+        """What the page holds of ``columns``."""
+        rows = len(next(iter(columns.values())))
+        kept = thin(rows, MOST)
+        return cls({name: [values[k] for k in kept] for name, values in columns.items()}, rows)
+
+
+def repeated(numbers: Mapping[Drawing, Mapping[str, Numbers]]) -> dict[tuple[str, str], Drawing]:
     """Which figure already gives the same numbers, by figure and table: the page holds them once."""
     first: dict[str, Drawing] = {}
     found = {}
-    for drawing in drawings:
-        for name, columns in drawing.data.items():
-            earlier = first.setdefault(to_csv(columns), drawing)
+    for drawing, tables in numbers.items():
+        for name, table in tables.items():
+            earlier = first.setdefault(to_csv(table.columns), drawing)
             if earlier is not drawing:
                 found[drawing.name, name] = earlier
     return found
@@ -211,7 +228,7 @@ def environment() -> jinja2.Environment:
         "lines": lambda group: claim_lines(group.verdicts),
         "slug": lambda value: value.replace(" ", "-"),
     }
-    env.globals |= {"SYMBOLS": SYMBOLS, "RULE": RULE}
+    env.globals |= {"SYMBOLS": SYMBOLS, "RULE": RULE, "MOST": MOST}
     return env
 
 
@@ -225,6 +242,7 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         for k, name in enumerate(names)
     ]
     drawings = page.drawings
+    numbers = {d: {name: Numbers.of(columns) for name, columns in d.data.items() if columns} for d in drawings}
     images = {d.name: style.themed_svg(d.svg or figures / f"{d.name}.svg") for d in drawings}
     return env.get_template("page.html.j2").render(
         page=page,
@@ -232,5 +250,6 @@ def render(page: Page, figures: Path, regularizers: Sequence[str]) -> str:
         css=Markup(source),
         colors=colors,
         images=images,
-        repeated=repeated(drawings),
+        numbers={d.name: tables for d, tables in numbers.items()},
+        repeated=repeated(numbers),
     )

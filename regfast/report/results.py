@@ -20,6 +20,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 SAMPLE_COLUMNS = ("regularizer", "seed", "sample", "label", "prediction", "correct", "confidence", "rms", "cosine")
 SWEEP_COLUMNS = ("regularizer", "seed", "attack", "norm", "eps", "correct", "success", "asr")
 CURVE_COLUMNS = ("regularizer", "seed", "epoch", "loss", "accuracy", "rms", "cosine")
+NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
 
 
 def read_columns(path: Path, required: Iterable[str] = ()) -> dict[str, npt.NDArray[Any]]:
@@ -134,7 +135,7 @@ def attack_name(attack: Mapping[str, Any]) -> str:
     name = str(attack["attack"])
     name = name.upper() if len(name) <= 4 else name.replace("autoattack", "AutoAttack")
     steps = f"-{attack['steps']}" if attack.get("steps") and name != "FGSM" else ""
-    norm = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}.get(str(attack.get("norm")), str(attack.get("norm", "")))
+    norm = NORMS.get(str(attack.get("norm")), str(attack.get("norm", "")))
     eps = f" ε = {eps_text(attack['eps'])}" if attack.get("eps") is not None else ""
     setting = f", {attack['setting']}" if attack.get("setting") else ""
     return f"{name}{steps} ({norm}{eps}{setting})"

@@ -14,7 +14,7 @@ from regfast.report.claims import main_attack
 from regfast.report.drawing import Drawing, sentence, stack
 from regfast.report.figures import curves, distributions, glance, representation, sweep
 from regfast.report.figures.bins import rates, shared_edges, thin
-from regfast.report.results import Study, attack_name
+from regfast.report.results import NORMS, Study, attack_name
 from regfast.report.tables import listed, number
 
 Array = npt.NDArray[Any]
@@ -221,9 +221,7 @@ def sweep_figures(study: Study) -> list[Drawing]:
                 per_seed.append(rows["asr"][order])
             lines[name] = np.stack(per_seed)
         linf = norm == "linf"
-        figure = sweep.draw(
-            eps, lines, xlabel="ε (ℓ∞, images in [0, 1])" if linf else f"ε ({norm}, images in [0, 1])", pixels=linf
-        )
+        figure = sweep.draw(eps, lines, xlabel=f"ε ({NORMS.get(norm, norm)}, images in [0, 1])", pixels=linf)
         half = {name: sweep.smallest_eps(eps, rate.mean(axis=0)) for name, rate in lines.items()}
         parts = [
             f"{style.in_sentence(n)} {'beyond the sweep' if np.isnan(e) else f'at {e:.3g}'}" for n, e in half.items()
@@ -232,7 +230,7 @@ def sweep_figures(study: Study) -> list[Drawing]:
         found.append(
             Drawing(
                 f"asr-over-eps-{attack}-{norm}",
-                f"Attack success over the perturbation size, {attack.upper()} in {'ℓ∞' if linf else norm}",
+                f"Attack success over the perturbation size, {attack.upper()} in {NORMS.get(norm, norm)}",
                 figure,
                 "A line further right or lower resists longer. Where the lines cross, the order of the regularizers "
                 "depends on ε. Lines are means over seeds, bands span the seeds.",

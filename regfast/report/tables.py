@@ -112,7 +112,8 @@ def metrics_table(study: Study) -> Table:
     note = f"Mean over {seeds} seed{'s' * (seeds != 1)} and bootstrap 95 % interval. "
     note += "ASR counts only samples that the model classified correctly. "
     note += ERRORS
-    return Table("metrics", "Every measure", ["", *map(style.label, study.regularizers)], rows, note)
+    head = ["", *map(style.label, study.regularizers)]
+    return Table("metrics", "Every measure", head, rows, note, stacked=len(head) > 5)
 
 
 def estimate(value: Mapping[str, Any] | None) -> Estimate:

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from regfast.data import ImageSet
+from regfast.evaluation.summary import eps_text
 from regfast.paper.outputs import Outputs
 from regfast.paper.results import Paper
 from regfast.report.claims import Verdict
 from regfast.report.drawing import Drawing
+from regfast.report.results import NORMS
 from regfast.report.study_figures import alphas
 from regfast.study import AttackSetting, StudyConfig
 
@@ -188,7 +190,10 @@ def settings_text(paper: Paper, part: str) -> str:
     """The settings of a part in words; nothing where the run names none."""
     given = paper.config.get(part) or {}
     strengths = [alphas(paper.main.config)] if part == "planes" else []
-    return "; ".join([*strengths, *(f"{key} = {_value(value)}" for key, value in given.items())]) + "." if given else ""
+    said = (
+        _SAID.get(key, f"{key.replace('_', ' ')} = {{}}").format(_value(value, key)) for key, value in given.items()
+    )
+    return "; ".join([*strengths, *said]) + "." if given else ""
 
 
 def ours(paper: Paper, part: str) -> str:
@@ -197,10 +202,20 @@ def ours(paper: Paper, part: str) -> str:
     return f"Ours: {settings}" if settings else ""
 
 
-def _value(value: Any) -> str:
+# Settings of the parts as a reader says them; any other is "name = value".
+_SAID = {
+    "attack": "{}", "dataset": "{}", "model": "{}", "norm": "{}", "eps": "ε = {}", "label": "class {}",
+    "seed": "seed {}", "images": "{} images", "steps": "{} steps", "epochs": "{} epochs", "bins": "{} bins",
+    "resamples": "{} resamples",
+}  # fmt: skip
+
+
+def _value(value: Any, key: str = "") -> str:
     """A setting in words; a long list by its ends."""
     if not isinstance(value, (list, tuple)):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        if key == "eps" and isinstance(value, float):
+            return eps_text(value)
+        return f"{value:g}" if isinstance(value, float) else NORMS.get(str(value), str(value))
     if len(value) > 4:
-        return f"{_value(value[0])} … {_value(value[-1])} ({len(value)} values)"
-    return ", ".join(map(_value, value))
+        return f"{_value(value[0], key)} … {_value(value[-1], key)} ({len(value)} values)"
+    return ", ".join(_value(one, key) for one in value)

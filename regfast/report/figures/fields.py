@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from regfast.report import style
 from regfast.report.figures.bins import thin
-from regfast.report.figures.plane import Plane, class_color, frame, mark_center, window
+from regfast.report.figures.plane import Plane, class_color, class_handles, frame, mark_center, window
 from regfast.representation.plane import confidence_contours, gradient_field
 
 Array = npt.NDArray[Any]
@@ -43,7 +43,7 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
     """
     half = window([plane])
     low, high = zoom or _box(plane.means[label], half)
-    figure = Figure(figsize=(style.WIDTH, 2.85))
+    figure = Figure(figsize=(style.WIDTH, 3.05))
     whole, losses, enlarged = figure.subplots(1, 3)
 
     x = np.linspace(-half, half, SIDE)
@@ -80,6 +80,8 @@ def draw_confidence(plane: Plane, label: int, zoom: tuple[Array, Array] | None =
     frame(enlarged, half)
     enlarged.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     enlarged.locator_params(nbins=4)
+    classes = class_handles(len(plane.weight))
+    figure.legend(handles=classes, loc="outside upper center", ncols=len(classes), handletextpad=0, columnspacing=1.2)
     return figure
 
 

@@ -66,8 +66,17 @@ def window(planes: Sequence[Plane], share: float = 99.0) -> float:
 
 
 def class_color(label: int) -> str:
-    """The color of class ``label``; classes beyond the tenth begin again."""
-    return CLASSES[label % len(CLASSES)]
+    """The color of class ``label``; classes beyond the ninth share one, gray."""
+    return CLASSES[min(label, len(CLASSES) - 1)]
+
+
+def class_handles(count: int) -> list[Line2D]:
+    """Legend entries for the colors of ``count`` classes."""
+    names = [str(label) for label in range(min(count, len(CLASSES)))]
+    if count > len(CLASSES):
+        names[-1] = "others"
+    names[0] = f"class {names[0]}"
+    return [Line2D([], [], marker="o", ls="none", ms=4.5, color=class_color(k), label=n) for k, n in enumerate(names)]
 
 
 def weight_scale(planes: Sequence[Plane], half: float) -> float:
@@ -109,6 +118,8 @@ def draw(rows: Sequence[tuple[str, Sequence[Plane]]], shared: bool = True) -> Fi
             axes.set_axis_off()
         line[0].set_ylabel(name)
     figure.legend(handles=symbol_handles(f"×{scale:g}" if shared else "scaled"), loc="outside lower center", ncols=4)
+    classes = class_handles(max(len(p.weight) for p in planes))
+    figure.legend(handles=classes, loc="outside upper center", ncols=len(classes), handletextpad=0, columnspacing=1.2)
     return figure
 
 

@@ -14,6 +14,8 @@ from regfast.report import style
 
 Array = npt.NDArray[Any]
 COLUMNS = 4  # heads side by side
+LINES = 20  # classes that get a line each
+RISING = 5  # of more classes, those whose value rises most
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Minimizers:
 def draw(smoothing: Array, heads: Mapping[str, Minimizers]) -> Figure:
     """Per head two panels: norm of the minimizer over smoothing, and under it its component along w_c - mean(w).
 
-    Each line is a class, relative to its value at the least smoothing; a norm that rises is drawn in vermilion. The
-    ETF's closed form is dashed. The lower row can never rise (convexity); the upper one can, when biases are large.
+    Each line is a class, relative to its value at the least smoothing; a norm that rises is drawn in vermilion. Of more
+    than `LINES` classes the median, a band of nine tenths of them, and those that rise most. The ETF's closed form is
+    dashed. The lower row can never rise (convexity); the upper one can, when biases are large.
     """
     columns = min(COLUMNS, len(heads))
     blocks = -(-len(heads) // columns)
@@ -49,11 +52,18 @@ def draw(smoothing: Array, heads: Mapping[str, Minimizers]) -> Figure:
         for axes, values, zero in ((upper, head.norm, 1), (lower, head.projection, 0)):
             scale = np.abs(values[:, :1])
             relative = np.divide(values, scale, out=np.full_like(values, np.nan), where=scale > 0)
-            for line in relative:
-                rises = bool((np.diff(line) > 1e-6).any())
-                axes.plot(
-                    smoothing, line, color="#d55e00" if rises else "#0072b2", lw=1.4 if rises else 0.9, alpha=0.85
-                )
+            climbs = np.nanmax(np.diff(relative), axis=1, initial=0.0)
+            rising = np.flatnonzero(climbs > 1e-6)
+            falling = np.flatnonzero(climbs <= 1e-6)
+            if len(relative) > LINES:
+                low, middle, high = np.nanpercentile(relative, [5, 50, 95], axis=0)
+                axes.fill_between(smoothing, low, high, color="#0072b2", alpha=0.2, lw=0)
+                axes.plot(smoothing, middle, color="#0072b2", lw=1.4)
+                rising, falling = rising[np.argsort(-climbs[rising])[:RISING]], falling[:0]
+            for line in relative[falling]:
+                axes.plot(smoothing, line, color="#0072b2", lw=0.9, alpha=0.85)
+            for line in relative[rising]:
+                axes.plot(smoothing, line, color="#d55e00", lw=1.4, alpha=0.85)
             axes.axhline(zero, color=style.MUTED, lw=0.6, ls=":")
         if head.closed_form is not None:
             upper.plot(smoothing, head.closed_form / head.closed_form[0], color=style.INK, ls="--", lw=1.2)
