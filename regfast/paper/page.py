@@ -8,13 +8,13 @@ from pathlib import Path
 
 from regfast.paper.parts import PARTS, SCHEMAS
 from regfast.paper.results import Paper
-from regfast.report import style
+from regfast.report.across import across
 from regfast.report.claims import Verdict
 from regfast.report.claims import verdicts as study_verdicts
 from regfast.report.drawing import Drawing
 from regfast.report.page import Page, Section, VerdictGroup, verdict_cards
 from regfast.report.results import Columns, Study, read_columns
-from regfast.report.study_figures import attack_settings, drawings, glance_figure, training
+from regfast.report.study_figures import drawings, glance_figure
 from regfast.report.study_page import (
     chance_note,
     environment,
@@ -26,12 +26,10 @@ from regfast.report.study_page import (
     what_ran,
     words,
 )
-from regfast.report.tables import ERRORS, Cell, Table, estimate, metrics_table, verdict_table
+from regfast.report.tables import Table, metrics_table, verdict_table
 from regfast.report.tables import write as write_tables
 from regfast.report.write import write_page, write_study_page
 from regfast.runs.folder import inside
-
-WIDE = ("accuracy", "ece", "rms", "cosine", "cosine_in_span")
 
 
 def write(run_dir: Path) -> Path:
@@ -184,32 +182,6 @@ def study_sections(paper: Paper, drawn: Mapping[str, Sequence[Drawing]]) -> list
 def tables(paper: Paper) -> list[Table]:
     """The table across architectures and data sets, and every measure of the main study."""
     return [across(paper.studies), replace(metrics_table(paper.main), title=f"Every measure, {study_name(paper.main)}")]
-
-
-def across(studies: Sequence[Study]) -> Table:
-    """One row per data set, model and regularizer: accuracy, ECE, RMS, cosine and the ASR of each attack."""
-    ids = list(dict.fromkeys(a["id"] for study in studies for a in study.config.get("attacks", [])))
-    titles = {
-        "accuracy": "Accuracy",
-        "ece": "ECE",
-        "rms": "RMS",
-        "cosine": "Cosine",
-        "cosine_in_span": "Cosine, in-span",
-    }
-    head = ["Data and model", "Regularizer", *(titles[m] for m in WIDE), *(f"ASR {i.replace('_', ' ')}" for i in ids)]
-    rows: list[list[Cell]] = []
-    for study in studies:
-        for name in study.regularizers:
-            metrics = study.metrics.get("regularizers", {}).get(name, {})
-            values = [estimate(metrics.get(m)) for m in (*WIDE, *(f"asr_{i}" for i in ids))]
-            rows.append([study_name(study), style.label(name), *values])
-    note = f"Mean over seeds and 95 % interval. {ERRORS} Ours: "
-    note += ". ".join(
-        f"{study_name(study)}: {training(study)}; {attack_settings(study.config.get('attacks', []))}"
-        for study in studies
-    )
-    note += "."
-    return Table("across", "Across data sets and architectures", head, rows, note, stacked=True)
 
 
 def paper_settings(paper: Paper) -> list[tuple[str, str, bool]]:

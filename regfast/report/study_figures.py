@@ -36,8 +36,10 @@ def alphas(config: Mapping[str, Any]) -> str:
 
 
 def training(study: Study) -> str:
-    """What the paper leaves open in training: strengths, epochs, seeds."""
+    """What the paper leaves open in training: strengths, epochs, seeds; of networks that were measured, how many."""
     epochs, seeds = study.config.get("epochs", "–"), len(study.seeds)
+    if study.config.get("kind") == "measure":
+        return f"{len(study.regularizers)} trained networks, {seeds} checkpoint{'s' * (seeds != 1)} each"
     return f"{alphas(study.config)}; {epochs} epochs; {seeds} seed{'s' * (seeds != 1)}"
 
 

@@ -19,11 +19,14 @@ def study_page(study: Study, drawings: Sequence[Drawing], verdicts: Sequence[Ver
     """The page of ``study``: verdicts, tables, figures, settings, environment."""
     config = study.config
     data = str(config.get("dataset", "unknown data"))
+    several = f"{len(study.regularizers)} networks" if len(study.regularizers) > 1 else study.regularizers[0]
     return Page(
-        title=f"How soft labels reshape the representation space: {data}",
+        title=f"The representation space of {several} on {data}"
+        if config.get("kind") == "measure"
+        else f"How soft labels reshape the representation space: {data}",
         notice=notice(study),
-        lead=f"{what_ran(study)} Does what the paper reports of soft labels appear on this data? Each answer compares "
-        f"with {style.in_sentence(study.reference)}, with its 95 % interval.",
+        lead=f"{what_ran(study)} Does what the paper reports of soft labels appear here? Each answer compares with "
+        f"{style.in_sentence(study.reference)}, with its 95 % interval.",
         facts=facts(study),
         cards=verdict_cards(verdicts, study.reference),
         glance=glance_figure(study),
@@ -44,7 +47,7 @@ def what_ran(study: Study) -> str:
     names = sentence([style.in_sentence(name) for name in study.regularizers])
     data, model = study.config.get("dataset", "unknown data"), study.config.get("model", "unknown model")
     if study.config.get("kind") == "measure":
-        return f"{names}: measured and attacked on the same images of {data}."
+        return f"{names}: measured and attacked on the same images."
     return f"{model} was trained on {data} with {names}; each model was measured and attacked on the same test images."
 
 
@@ -54,7 +57,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
     found = [("Test images", f"{samples:,}"), ("Seeds", str(len(study.seeds)))]
     if "attacked" in study.samples:
         found.insert(1, ("Attacked", f"{int(study.column('attacked', study.regularizers[0])[0].sum()):,}"))
-    return found + [("Epochs", str(study.config["epochs"]))] * ("epochs" in study.config)
+    return [*found, ("Epochs", str(study.config["epochs"]))] if "epochs" in study.config else found
 
 
 LEAST = 200  # test images, below which a single training shows nothing
@@ -67,8 +70,8 @@ def notice(study: Study, command: str = "") -> str:
     tiny = "epochs" in study.config and seeds == 1 and samples < LEAST
     if not (smoke or tiny):
         return ""
-    size = f"{seeds} seed{'s' * (seeds != 1)}, {study.config.get('epochs', '–')} epochs, {samples} test images"
-    return f"{'Smoke' if smoke else 'Tiny'} run ({size}): it shows that everything works. What it finds means nothing."
+    size = ", ".join(f"{name[0].lower()}{name[1:]}: {value}" for name, value in facts(study))
+    return f"{'Smoke' if smoke else 'Tiny'} run ({size}). It shows that everything works. What it finds means nothing."
 
 
 def chance_note(comparisons: int, seeds: int) -> str:
@@ -92,8 +95,8 @@ def settings(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """The settings of a run in words; the third entry says whether the paper's public text leaves the value open."""
     rows = [
         ("Data set", str(config.get("dataset", "–")), False),
-        ("Model", str(config.get("model", "–")), False),
-        ("Epochs", str(config.get("epochs", "–")), True),
+        *([("Model", str(config["model"]), False)] if "model" in config else []),
+        *([("Epochs", str(config["epochs"]), True)] if "epochs" in config else []),
         ("Seeds", ", ".join(map(str, config.get("seeds", []))), True),
     ]
     for name, params in config.get("regularizers", {}).items():

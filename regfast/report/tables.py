@@ -45,11 +45,15 @@ LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "→": r"$\to$",
     "−": "$-$",
     "ε": r"$\varepsilon$",
     "ℓ": r"$\ell$",
     "∞": r"$\infty$",
+    "₁": "$_1$",
     "₂": "$_2$",
 }
 
@@ -151,7 +155,7 @@ def to_latex(table: Table) -> str:
     """A LaTeX tabular for booktabs; names are escaped."""
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in cells) + r" \\"
+        return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in " ".join(cell.split())) for cell in cells) + r" \\"
 
     body = "\n".join(line([text(c) for c in row]) for row in table.rows)
     columns = "l" + "r" * (len(table.head) - 1)

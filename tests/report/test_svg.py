@@ -2,6 +2,7 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -95,3 +96,14 @@ def test_the_picture_keeps_every_mark(pair):
 def test_the_same_picture_gives_the_same_bytes(pair):
     assert compact(pair[0]) == pair[1]
     assert "<metadata" not in pair[1] and "<!--" not in pair[1]
+
+
+def test_text_stays_text_whatever_it_says():
+    figure = Figure(figsize=(2, 2))
+    hostile = 'a "b" d="M 1" id="x" <i> & style="y"'
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.suptitle(hostile)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    read = ElementTree.fromstring(compact(out.getvalue()))
+    assert hostile in {element.text for element in read.iter("{http://www.w3.org/2000/svg}text")}

@@ -41,7 +41,7 @@ def test_signed_numbers():
 
 def test_latex_escapes_what_is_special():
     text = to_latex(TABLE)
-    assert r"model\_1 \& co & a|b \\" in text
+    assert r"model\_1 \& co & a\textbar{}b \\" in text
     assert r"50 \% of \#1 & $-$0.500 [$-$0.600, 0.410] \\" in text
     assert text.count(r"\\") == 3
     assert text.startswith(r"\begin{tabular}{lr}") and text.rstrip().endswith(r"\end{tabular}")
