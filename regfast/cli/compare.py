@@ -62,7 +62,7 @@ def compare(
 def _evaluations(runs: list[Path], seed: int, out: Path | None) -> tuple[str, Table]:
     from regfast.evaluation.compare import compare as compare_runs
     from regfast.evaluation.compare import comparison_markdown, plot_comparison
-    from regfast.report.tables import Estimate, Table
+    from regfast.report.tables import Cell, Estimate, Table
     from regfast.runs.errors import user_input
     from regfast.runs.files import make_folder
 
@@ -72,7 +72,7 @@ def _evaluations(runs: list[Path], seed: int, out: Path | None) -> tuple[str, Ta
         make_folder(out)
         plot_comparison(found, out / "comparison.png")
     head = ["run", "figure", "n", found[0].base, "run %", "difference", "only base", "only run", "p"]
-    rows = [
+    rows: list[list[Cell]] = [
         [c.run, c.figure, str(c.n), 100 * c.first, 100 * c.second,
          Estimate(100 * c.difference, 100 * c.low, 100 * c.high), str(c.only_first), str(c.only_second), c.p_value]
         for c in found
