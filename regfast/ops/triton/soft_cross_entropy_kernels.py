@@ -246,13 +246,16 @@ def two_pass_kernel(
                     best_q = tl.where(better, t, best_q)
                     best_q_at = tl.where(better, cols[None, :], best_q_at)
             elif SMOOTH:
-                if class_weight is None:
-                    w = tl.where(mask, 1.0, 0.0)
+                if class_weight is None:  # sum_q would be the number of steps so far
+                    sum_qz += tl.where(mask, behind, 0.0) - product(start // BLOCK * 1.0, rise)
                 else:
                     w = tl.load(class_weight + cols, mask=cols < K, other=0.0).to(tl.float32)[None, :]
-                sum_qz += product(w, behind) - product(sum_q, rise)
-                sum_q += w
+                    sum_qz += product(w, behind) - product(sum_q, rise)
+                    sum_q += w
 
+        if SMOOTH and TARGET != DENSE and class_weight is None:
+            lanes = tl.arange(0, BLOCK)
+            sum_q += tl.where(lanes < K, (K - 1 - lanes) // BLOCK + 1, 0)[None, :]
         largest = tl.max(top, 1)
         below = top - largest[:, None]
         e = tl.exp(below)
