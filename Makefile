@@ -12,8 +12,8 @@ NATIVE := $(VENV)/.has-native
 SIZE   ?= full
 RUN    ?= runs/noisy-digits-$(SIZE)
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
-# A file's tests stay together: they share fixtures.
-PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Each process has half of the files in a row, and takes from the other when it is done: few fixtures are made twice.
+PARALLEL := --numprocesses auto --dist worksteal
 CSRC   := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 
 # What is installed there (ninja, mypy) comes first; the kernels compile while pip installs the rest.

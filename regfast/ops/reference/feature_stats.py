@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from regfast.ops.feature_stats import FeatureStats
-from regfast.ops.reference.rows import known, wide
+from regfast.ops.reference.rows import in_range, upcast
 
 
 def feature_stats(
     features: Tensor, centers: Tensor, labels: Tensor, predictions: Tensor | None = None, *, ignore_index: int = -100
 ) -> FeatureStats:
     """See `regfast.ops.feature_stats`."""
-    judged = known(labels, len(centers), "labels", ignore_index) & (labels != ignore_index)
+    judged = in_range(labels, len(centers), "labels", ignore_index) & (labels != ignore_index)
     rms, cosine, _ = geometry(features, centers, torch.where(judged, labels, 0), judged, None)
     cosine_predicted: Any = None
     if predictions is not None:
-        valid = known(predictions, len(centers), "predictions")
+        valid = in_range(predictions, len(centers), "predictions")
         cosine_predicted = geometry(features, centers, torch.where(valid, predictions, 0), valid, None)[1]
     return FeatureStats(rms, cosine, cosine_predicted)
 
@@ -28,7 +28,7 @@ def geometry(
     features: Tensor, centers: Tensor | None, labels: Tensor, judged: Tensor, predictions: Tensor | None
 ) -> tuple[Tensor, Any, Any]:
     """rms, cosine to centers[labels] (NaN where not `judged`), to centers[predictions]; None for want of input."""
-    v = wide(features)
+    v = upcast(features)
     norm = torch.linalg.vector_norm(v, dim=1)  # its gradient at 0 is 0
     rms = norm / v.shape[1] ** 0.5
     if centers is None:

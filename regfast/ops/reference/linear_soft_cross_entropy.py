@@ -11,7 +11,7 @@ from torch.nn import functional
 from regfast.ops.backward import check_first
 from regfast.ops.dispatch import transformed
 from regfast.ops.reference.mixture import mixture, smoothing_row, widened
-from regfast.ops.reference.rows import pick, product, wide
+from regfast.ops.reference.rows import pick, product, upcast
 from regfast.ops.reference.soft_cross_entropy import soft_cross_entropy
 from regfast.ops.target import Target
 
@@ -27,7 +27,7 @@ def linear_soft_cross_entropy(
         # Autograd, or torch.func, differentiates everything, at the price of keeping the logits.
         return soft_cross_entropy(functional.linear(features, linear_weight, linear_bias), target)
     classes, rows = len(linear_weight), len(features)
-    like = wide(features.new_zeros(()))
+    like = upcast(features.new_zeros(()))
     target = widened(target, like)
     dense, class_weight = target.dense, target.class_weight
     factor = like.new_ones(rows) if target.sample_weight is None else target.sample_weight
@@ -119,7 +119,7 @@ def _run(
     grad_bias = linear_weight.new_zeros(classes, dtype=dtype) if wanted and linear_bias is not None else None
     for begin in range(0, rows, step):
         part = slice(begin, begin + step)
-        z = wide(functional.linear(features[part], linear_weight, linear_bias))
+        z = upcast(functional.linear(features[part], linear_weight, linear_bias))
         largest = z.amax(1)
         shifted = z - largest.unsqueeze(1)
         e = shifted.exp()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.ops.reference.rows import known
+from regfast.ops.reference.rows import in_range
 from regfast.ops.target import Target
 
 
@@ -56,18 +56,18 @@ def mixture(target: Target, classes: int, like: Tensor) -> Mixture:
     """What the loss needs of a target of classes, `widened` to `like`.
 
     Raises:
-        IndexError: see `known`.
+        IndexError: see `in_range`.
     """
     first, class_weight = target.first, target.class_weight
     assert first is not None
     ignored = ignored_rows(target)
-    judged = known(first, classes, "target", target.ignore_index) & ~ignored
+    judged = in_range(first, classes, "target", target.ignore_index) & ~ignored
     true = label = torch.where(judged, first, 0)
     ones = torch.ones(len(first), dtype=like.dtype, device=like.device)
     mixed = [(label, ones)]
     if target.second is not None:
         partner = torch.where(ignored, 0, target.second)  # the partner of an ignored row is not looked at
-        judged = judged & known(partner, classes, "second")
+        judged = judged & in_range(partner, classes, "second")
         partner = torch.where(judged, partner, 0)
         mix = ones * target.lam
         mixed = [(label, mix), (partner, 1 - mix)]

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor
 
 from regfast.ops.objective import Objective
-from regfast.ops.reference.rows import known, pick, wide
+from regfast.ops.reference.rows import in_range, pick, upcast
 
 TINY = 1e-12
 
 
 def objective(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None) -> Objective:
     """See `regfast.ops.objective`."""
-    z = wide(logits.detach())
-    valid = known(labels, z.shape[1], "labels")
+    z = upcast(logits.detach())
+    valid = in_range(labels, z.shape[1], "labels")
     label = torch.where(valid, labels, 0)
     name = kind.removesuffix("-targeted")
     targeted = kind != name
     if targeted:
         assert targets is not None
-        inside = known(targets, z.shape[1], "targets")
+        inside = in_range(targets, z.shape[1], "targets")
         valid = valid & inside
         to = torch.where(inside, targets, 0)
     else:

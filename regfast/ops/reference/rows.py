@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def wide(tensor: Tensor) -> Tensor:
+def upcast(tensor: Tensor) -> Tensor:
     """In the dtype that sums are taken in: float64 stays, anything else becomes float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -34,7 +34,7 @@ def _batched(tensor: Tensor) -> bool:
     return False
 
 
-def known(labels: Tensor, classes: int, name: str, ignore_index: int | None = None) -> Tensor:
+def in_range(labels: Tensor, classes: int, name: str, ignore_index: int | None = None) -> Tensor:
     """(B,) bool: the labels in [0, classes).
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regfast.ops.reference.feature_stats import geometry
 from regfast.ops.reference.mixture import ignored_rows, mixture, widened
-from regfast.ops.reference.rows import pick, product, wide
+from regfast.ops.reference.rows import pick, product, upcast
 from regfast.ops.soft_cross_entropy import Backward, SampleStats
 from regfast.ops.target import Reduction, Target
 
@@ -40,7 +40,7 @@ def soft_cross_entropy_stats(
     """See `regfast.ops.soft_cross_entropy`."""
     rows = _rows(logits, target)
     shifted, log_sum = rows.shifted, rows.log_sum
-    prediction = wide(logits).argmax(1)
+    prediction = upcast(logits).argmax(1)
     entropy = log_sum - product((shifted - log_sum.unsqueeze(1)).exp(), shifted).sum(1)
     others = shifted.scatter(1, rows.true.unsqueeze(1), -torch.inf)
     margin = pick(shifted, rows.true) - pick(others, others.argmax(1))
@@ -66,7 +66,7 @@ def soft_cross_entropy_stats(
 
 def _rows(logits: Tensor, target: Target) -> _Rows:
     classes = logits.shape[1]
-    z = wide(logits)
+    z = upcast(logits)
     # The loss does not depend on what is subtracted, so the maximum is a constant.
     largest = z.detach().amax(1)
     if target.first is not None:
