@@ -49,6 +49,8 @@ def pgd(device: str, count: int) -> Iterable[Callable[[], Outcome]]:
     found, attack = setting("ordinary", count, device), PGD("linf", 2 / 255, 20, step_size=2 / 255 / 4)
     yield lambda: ours("regfast", attack, *found)
     yield lambda: ours("regfast bf16", attack, *found, precision="bf16")
+    model, images, labels = found
+    yield lambda: ours("regfast graphs", attack, PreparedModel(model, images, cuda_graphs=True), images, labels)
     for who, peer in peers.pgd(eps, steps, size).items():
         yield lambda who=who, peer=peer: theirs(who, peer, *found)  # type: ignore[misc]
 

@@ -1,11 +1,10 @@
-"""What a loss over many classes holds: `python -m benchmarks.loss.memory` prints a table and writes its numbers.
+"""What a loss over many classes holds: `python -m benchmarks.loss.memory` prints a line a loss.
 
 Every row is a process of its own: features (ROWS, WIDTH) times a head's weight, the loss, and backward to both.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import statistics
@@ -72,19 +71,15 @@ def _measure(name: str, classes: int) -> dict[str, object]:
 
 
 def main() -> None:
-    rows = []
     print(f"{ROWS} rows, float32")
     for classes in CLASSES:
         for name in LOSSES:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                rows.append(row := pool.apply(_measure, (name, classes)))
+                row = pool.apply(_measure, (name, classes))
             print(
                 f"{classes:>7} {name:36} between the passes {row['held']:5.0f} MiB, at most {row['peak']:5.0f} MiB, "
                 f"{row['seconds']:.2f} processor s"
             )
-    path = Path(__file__).parents[1] / "results" / "cpu-memory.json"
-    path.write_text(json.dumps({"rows": ROWS, "width": WIDTH, "torch": torch.__version__, "losses": rows}, indent=1))
-    print("wrote", path)
 
 
 if __name__ == "__main__":
