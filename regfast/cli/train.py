@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,13 +79,15 @@ def train(
     from regfast.calibration import expected_calibration_error
     from regfast.cli._attacks import build_adversary
     from regfast.data import load_splits
-    from regfast.models import load_model, save_checkpoint
+    from regfast.evaluation.identity import data_fingerprint
+    from regfast.models import SplitClassifier, load_model, save_checkpoint
     from regfast.runs.errors import InputError, user_input
-    from regfast.runs.files import write_json
+    from regfast.runs.files import remove_beside, write_json
     from regfast.runs.folder import alone
     from regfast.runs.progress import Step, Steps
     from regfast.study import sized
-    from regfast.training import REGULARIZERS, Epoch, predict
+    from regfast.study.run import environment
+    from regfast.training import REGULARIZERS, Epoch, SavedState, predict
     from regfast.training import train as run
 
     if out.is_dir() or out.suffix != ".safetensors":
@@ -105,23 +109,36 @@ def train(
         }
         chosen = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
         splits = load_splits(dataset, data_root, download=download)
+        place = pick_device(device)
         network = load_model(
             model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
-        ).to(pick_device(device))
+        ).to(place)
+        facts = {
+            "dataset": dataset,
+            "data": {part: data_fingerprint(getattr(splits, part)) for part in ("train", "holdout")},
+            "model": model or suited.model,
+            "environment": environment(place),
+        }
+    told = {"recipe": chosen.as_dict(), "regularizer": regularizer, "adversary": adversary, "seed": seed}
     with alone(out.with_name(f".{out.name}.lock")), Steps() as steps:
-        steps.start(chosen.epochs, 0)
+        remove_beside(out)
+        state = SavedState(out.with_suffix(".resume.pt"), facts)
+        steps.start(chosen.epochs, state.epochs)
         step = Step(steps)
 
-        def on_epoch(epoch: Epoch) -> None:
+        def on_epoch(epoch: Epoch, _: SplitClassifier) -> None:
             step.finish()
-            steps.say(f"loss {epoch.loss:.3f}, held-out accuracy {epoch.accuracy:.3f}, RMS {epoch.rms:.3f}")
+            steps.say(str(epoch))
 
         history = run(
-            network, splits.train, splits.holdout, rule, chosen, seed=seed, adversary=attacker, on_epoch=on_epoch,
-            on_batch=step.reach,
+            network, splits.train, splits.holdout, rule, chosen, seed=seed, adversary=attacker, state=state,
+            on_epoch=on_epoch, on_batch=step.reach,
         )  # fmt: skip
-        write_json(out.with_suffix(".json"), {"epochs": [epoch.as_dict() for epoch in history]})
+        command = shlex.join(["regfast", *sys.argv[1:]])
+        curves = [epoch.as_dict() for epoch in history]
+        write_json(out.with_suffix(".json"), {"config": {**facts, **told, "command": command}, "epochs": curves})
         save_checkpoint(network.network_state(), out)
+        state.remove()
     _, logits, labels = predict(network, splits.test)
     confidence, prediction = logits.softmax(1).max(1)
     correct = prediction == labels

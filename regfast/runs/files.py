@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -70,6 +71,12 @@ def remove_unfinished(*folders: Path) -> None:
                 shutil.rmtree(left_over)
             else:
                 left_over.unlink(missing_ok=True)
+
+
+def remove_beside(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; nobody else may be writing it."""
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left_over.unlink(missing_ok=True)
 
 
 def leave_now(reason: str) -> NoReturn:

@@ -37,7 +37,7 @@ from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import write_metrics
-from regfast.training import Epoch, Recipe, predict, train
+from regfast.training import Epoch, Recipe, SavedState, predict, train
 
 # Of the environment, what may move results by more than rounding: an unfinished study goes on with these alone.
 DECISIVE = ("torch", "regfast", "device")
@@ -60,6 +60,11 @@ class Unit:
     def checkpoint(self) -> Path:
         """Written last in training."""
         return self.run_dir / "checkpoints" / f"{self.name}.safetensors"
+
+    @property
+    def state(self) -> SavedState:
+        """Of a training that is not over."""
+        return SavedState(self.run_dir / "checkpoints" / f"{self.name}.resume.pt")
 
     @property
     def samples(self) -> Path:
@@ -125,7 +130,8 @@ def run_study(
         epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
         trained = sum(unit.trained(config) for unit in units)
         left = [unit for unit in units if not unit.finished(config)]
-        told.start(len(units) * (epochs + pieces), trained * epochs + (len(units) - len(left)) * pieces)
+        begun = sum(unit.state.epochs for unit in units if not unit.trained(config))
+        told.start(len(units) * (epochs + pieces), trained * epochs + begun + (len(units) - len(left)) * pieces)
         run_all(partial(_run_unit, config, torch.device(device)), left, workers, told)
         told.say("tables")
         _assemble(folder, config, units)
@@ -210,6 +216,7 @@ def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: P
     make_folder(unit.part(""))
     if unit.trained(config):
         model.load_network_state(read_checkpoint(unit.checkpoint), unit.checkpoint)
+        unit.state.remove()
     else:
         progress.say(f"{unit.name}: training")
         _train(unit, model, config, splits, progress)
@@ -222,25 +229,28 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
     # Spread over all of them, for a training set may be sorted by class.
     count = min(config.trajectory, len(splits.train))
     watched = Subset(splits.train, torch.linspace(0, len(splits.train) - 1, count).long())
-    moments: list[dict[str, Any]] = []
     step = Step(progress)
 
-    def on_epoch(epoch: Epoch) -> None:
-        if config.trajectory:
-            features, _, labels = predict(model, watched)
-            found = snapshot(features, model.head.weight.cpu(), _cpu(model.head.bias), labels)
-            moments.append({"regularizer": unit.regularizer, "seed": unit.seed, "epoch": epoch.epoch, **found})
+    def on_epoch(epoch: Epoch, judged: SplitClassifier) -> dict[str, Any]:
         step.finish()
+        progress.say(f"{unit.name}: {epoch}")
+        if not config.trajectory:
+            return {}
+        features, _, labels = predict(judged, watched)
+        return snapshot(features, judged.head.weight.cpu(), _cpu(judged.head.bias), labels)
 
+    make_folder(unit.checkpoint.parent)
     history = train(
-        model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, on_epoch=on_epoch,
-        on_batch=step.reach,
+        model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, state=unit.state,
+        on_epoch=on_epoch, on_batch=step.reach,
     )  # fmt: skip
-    rows = [{"regularizer": unit.regularizer, "seed": unit.seed, **epoch.as_dict()} for epoch in history]
-    write_table(unit.part("curves.parquet"), rows)
-    if moments:
+    identity = {"regularizer": unit.regularizer, "seed": unit.seed}
+    write_table(unit.part("curves.parquet"), [{**identity, **epoch.as_dict()} for epoch in history])
+    if config.trajectory:
+        moments = [{**identity, "epoch": epoch.epoch, **epoch.noted} for epoch in history]
         write_table(unit.part("trajectory.parquet"), moments)
     save_checkpoint(model.network_state(), unit.checkpoint)
+    unit.state.remove()
 
 
 def _measure(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:

@@ -113,16 +113,16 @@ class Recipe:
             return self.learning_rate * (1 - progress)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def batches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Indices of one epoch's batches, shuffled; a last batch of a single image is left out (batch norm)."""
+    def batches(self, count: int, generator: torch.Generator, ranks: int = 1) -> Iterator[Tensor]:
+        """Indices of one epoch's batches, shuffled; a last batch of a single image a rank is left out (batch norm)."""
         for indices in torch.randperm(count, generator=generator).split(self.batch_size):
-            if len(indices) > 1 or count == 1:
+            if len(indices) >= 2 * ranks or count == 1:
                 yield indices
 
-    def steps(self, count: int) -> int:
+    def steps(self, count: int, ranks: int = 1) -> int:
         """Batches an epoch has."""
         whole, rest = divmod(count, self.batch_size)
-        return whole + (rest > 1 or count == 1)
+        return whole + (rest >= 2 * ranks or count == 1)
 
 
 RECIPES: Registry[Recipe] = Registry("recipe", Recipe)

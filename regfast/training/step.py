@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from regfast.attacks import Adversary
 from regfast.functional import Target
 from regfast.models import SplitClassifier
 from regfast.ops.soft_cross_entropy import SampleStats
+from regfast.training.ranks import Ranks
 from regfast.training.recipe import PRECISIONS, Recipe
 from regfast.training.regularizers import Context, Regularizer
 
@@ -43,7 +46,9 @@ class Stepper:
         recipe: Recipe,
         context: Context,
         adversary: Adversary | None = None,
+        ranks: Ranks | None = None,
     ):
+        self._ranks = ranks or Ranks(0, 1, model.head.weight.device)
         self._model, self._regularizer, self._recipe = model, regularizer, recipe
         self._context, self._adversary = context, adversary
         self._device = model.head.weight.device
@@ -59,21 +64,32 @@ class Stepper:
         if recipe.ema:
             self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
         self._network: Any = Split(model)
+        if self._ranks.size > 1:
+            self._network = DistributedDataParallel(
+                self._network, [self._device] if self._device.type == "cuda" else None
+            )
         if recipe.compile:
             self._network = torch.compile(self._network)
         self.judged = model if self._average is None else cast(SplitClassifier, self._average.module)
 
-    def __call__(self, images: Tensor, target: Target, rate: float) -> Tensor:
-        """One step at learning rate `rate`; mean loss, RMS and cosine of the batch (3,) float32, on the device."""
+    def __call__(self, images: Tensor, target: Target, rate: float, whole: int | None = None) -> Tensor:
+        """One step at learning rate `rate`, on the device.
+
+        Mean loss, RMS and cosine of the batch (3,) float32; where `whole` says how many images the batch has on all
+        ranks, what this rank adds to them.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         found = torch.zeros(3, device=self._device)
         parts = min(self._recipe.accumulate, max(1, len(images) // 2))
-        for rows in torch.arange(len(images), device=self._device).tensor_split(parts):
-            loss, stats = self._forward(*((images, target) if parts == 1 else (images[rows], target[rows])))
-            share = len(rows) / len(images)
-            self._scaler.scale(loss * share).backward()
+        size = self._ranks.size
+        for part, rows in enumerate(torch.arange(len(images), device=self._device).tensor_split(parts), 1):
+            waits = self._network.no_sync() if size > 1 and part < parts else nullcontext()
+            with waits:
+                loss, stats = self._forward(*((images, target) if parts == 1 else (images[rows], target[rows])))
+                share = len(rows) / (whole or len(images))
+                self._scaler.scale(loss * (share * size)).backward()  # the ranks' gradients are averaged
             found += torch.stack([loss, stats.rms.mean(), stats.cosine.mean()]).detach() * share
         self._scaler.step(self._optimizer)
         self._scaler.update()

@@ -80,7 +80,7 @@ class Work:
     train: ImageSet | None
     num_classes: int
     device: torch.device
-    advance: Callable[[], None]
+    advance: Callable[..., None]  # of one step, or a part of it
     regularizer: str = ""
     seed: int = 0
     bias: bool = False

@@ -73,9 +73,10 @@ class Planes(Part):
         ).to(work.device)
         rule = built(work.regularizer, main.regularizers[work.regularizer])
         recipe = replace(main.recipe, epochs=settings["epochs"])
+        batches = recipe.steps(len(splits.train))
         train(
             model, splits.train, splits.holdout, rule, recipe, seed=work.seed,
-            on_epoch=lambda _: work.advance(),
+            on_batch=lambda _: work.advance(1 / batches),
         )  # fmt: skip
         found = plane(model, splits, **{name: settings[name] for name in ("images", "norm", "eps", "steps")})
         count = len(found["x"])
