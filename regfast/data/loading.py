@@ -110,9 +110,10 @@ def _stack(images: list[Tensor | Exception]) -> Tensor | Exception:
 
 def _unfolded(images: ImageSet) -> tuple[ImageSet, Tensor]:
     """The set that subsets were taken of, and the places in it."""
-    whole, chosen = images, torch.arange(len(images))
+    chosen, whole = torch.arange(len(images)), images
     while isinstance(whole, Subset):
-        whole, chosen = whole.whole, whole.indices[chosen]
+        chosen = whole.indices[chosen]
+        whole = whole.whole
     return whole, chosen
 
 

@@ -203,7 +203,7 @@ def _centers(model: SplitClassifier, features: Tensor, logits: Tensor, labels: T
 
 def _measure(
     model: SplitClassifier, features: Tensor, logits: Tensor, labels: Tensor, centers: Tensor
-) -> dict[str, float]:
+) -> dict[str, Any]:
     prediction = logits.argmax(1)
     geometry = feature_geometry(features, model.head.weight.detach().cpu(), centers.cpu(), labels, prediction)
     return {

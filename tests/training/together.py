@@ -1,7 +1,7 @@
-"""One rank of a training: python -m tests.training.together FOLDER, with RANK, WORLD_SIZE and the rest in the environment."""
+"""One rank of a training: python -m tests.training.together FOLDER, with RANK and WORLD_SIZE in the environment."""
 
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,14 +41,12 @@ class Read:
         return self.held[index]
 
 
-def result(together, regularizer, read=False, epochs=2, state=None):
+def result(together, regularizer, read=False):
     """Weights and curves: 29 images are two whole batches and one of five, in uneven parts."""
-    from dataclasses import replace
-
     network, held = model(), images(29, 1)
     history = train(
         network, Read(held) if read else held, images(10, 2), REGULARIZERS.build(regularizer),
-        replace(RECIPE, epochs=epochs, augment=not read), seed=0, together=together, state=state,
+        replace(RECIPE, augment=not read), seed=0, together=together,
     )  # fmt: skip
     return network.state_dict(), [epoch.as_dict() for epoch in history]
 
@@ -57,9 +55,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     folder, rank = Path(sys.argv[1]), dist.get_rank()
-    found = {
-        "mixup": result(True, "mixup"),
-        "read": result(True, "hard", read=True),
-    }
-    torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
+    found = {"mixup": result(True, "mixup"), "read": result(True, "hard", read=True)}
+    torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
