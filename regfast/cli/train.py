@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,14 +72,24 @@ def train(
     accumulate: Annotated[
         int | None, typer.Option(help="Parts that a batch is cut in, to save memory.", rich_help_panel=_RUNNING)
     ] = None,
+    sync_batchnorm: Annotated[
+        bool | None, typer.Option(help="Batch norm over all ranks (GPUs only).", rich_help_panel=_RUNNING)
+    ] = None,
+    log: Annotated[str | None, typer.Option(help="Write the curves to tensorboard or wandb, where installed.")] = None,
     seed: Seed = 0,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Train one model with one regularizer and save it; `regfast attack --checkpoint` takes it from there."""
+    """Train one model with one regularizer and save it; `regfast attack --checkpoint` takes it from there.
+
+    A training that was interrupted goes on with the same command, from its last epoch. Under torchrun all ranks train
+    the model together.
+    """
     from regfast.calibration import expected_calibration_error
     from regfast.cli._attacks import build_adversary
-    from regfast.data import load_splits
+    from regfast.data import Splits, load_splits
+    from regfast.data.loading import transformed
+    from regfast.evaluation.group import join
     from regfast.evaluation.identity import data_fingerprint
     from regfast.models import SplitClassifier, load_model, save_checkpoint
     from regfast.runs.errors import InputError, user_input
@@ -86,9 +97,10 @@ def train(
     from regfast.runs.folder import alone
     from regfast.runs.progress import Step, Steps
     from regfast.study import sized
-    from regfast.study.run import environment
+    from regfast.study.run import DECISIVE, environment
     from regfast.training import REGULARIZERS, Epoch, SavedState, predict
     from regfast.training import train as run
+    from regfast.training.log import open_log
 
     if out.is_dir() or out.suffix != ".safetensors":
         raise InputError(f"--out expects a file to write whose name ends in .safetensors, got {out}")
@@ -106,39 +118,55 @@ def train(
             "channels_last": channels_last,
             "compile": compile,
             "accumulate": accumulate,
+            "sync_batchnorm": sync_batchnorm,
         }
         chosen = replace(suited.recipe, **{name: value for name, value in options.items() if value is not None})
         splits = load_splits(dataset, data_root, download=download)
-        place = pick_device(device)
+        workers = join(None if device is None else pick_device(device))
+        here = environment(workers.device)
         network = load_model(
             model or suited.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0], seed=seed
-        ).to(place)
+        ).to(workers.device)
+        if network.preprocess is not None:
+            parts = (transformed(part, network.preprocess) for part in (splits.train, splits.holdout, splits.test))
+            splits = Splits(splits.name, *parts)
         facts = {
             "dataset": dataset,
             "data": {part: data_fingerprint(getattr(splits, part)) for part in ("train", "holdout")},
             "model": model or suited.model,
-            "environment": environment(place),
         }
+    command = shlex.join(["regfast", *sys.argv[1:]])
     told = {"recipe": chosen.as_dict(), "regularizer": regularizer, "adversary": adversary, "seed": seed}
-    with alone(out.with_name(f".{out.name}.lock")), Steps() as steps:
-        remove_beside(out)
-        state = SavedState(out.with_suffix(".resume.pt"), facts)
-        steps.start(chosen.epochs, state.epochs)
-        step = Step(steps)
+    config = {**facts, **told, "command": command, "environment": here}
+    state = SavedState(out.with_suffix(".resume.pt"), {**facts, **{key: here[key] for key in DECISIVE}})
+    with ExitStack() as held:
+        held.enter_context(workers.watched())
+        steps = held.enter_context(Steps(show=workers.leads))
+        step, write = Step(steps), lambda epoch: None
+        if workers.leads:
+            held.enter_context(alone(out.with_name(f".{out.name}.lock")))
+            remove_beside(out)
+            steps.start(chosen.epochs, state.epochs)
+            with user_input():
+                write = held.enter_context(open_log(log, out.with_suffix(""), config, state.epochs))
 
         def on_epoch(epoch: Epoch, _: SplitClassifier) -> None:
             step.finish()
             steps.say(str(epoch))
+            write(epoch)
 
         history = run(
             network, splits.train, splits.holdout, rule, chosen, seed=seed, adversary=attacker, state=state,
-            on_epoch=on_epoch, on_batch=step.reach,
+            together=workers.size > 1, on_epoch=on_epoch, on_batch=step.reach,
         )  # fmt: skip
-        command = shlex.join(["regfast", *sys.argv[1:]])
-        curves = [epoch.as_dict() for epoch in history]
-        write_json(out.with_suffix(".json"), {"config": {**facts, **told, "command": command}, "epochs": curves})
-        save_checkpoint(network.network_state(), out)
-        state.remove()
+        if workers.leads:
+            curves = [epoch.as_dict() for epoch in history]
+            write_json(out.with_suffix(".json"), {"config": config, "epochs": curves})
+            save_checkpoint(network.network_state(), out)
+            state.remove()
+        workers.leave()
+    if not workers.leads:
+        return
     _, logits, labels = predict(network, splits.test)
     confidence, prediction = logits.softmax(1).max(1)
     correct = prediction == labels

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from regfast.data.images import ImageArray, ImageFiles, ImageSet, Subset, unit
+from regfast.data.images import ImageArray, ImageFiles, ImageSet, Subset, Transform, unit
 from regfast.models import Preprocess
 from regfast.runs.workers import cores
 
-__all__ = ["Batches", "for_training"]
+__all__ = ["Batches", "for_training", "transformed"]
 
 _MOST_WORKERS = 16
 
@@ -70,9 +70,15 @@ class Batches:
         return map(unit, self.pixels(batches, seed))
 
 
+def transformed(images: ImageSet, transform: Transform) -> ImageSet:
+    """Image files with `transform` in the place of their own; others unchanged."""
+    whole, chosen = _unfolded(images)
+    return Subset(whole.transformed(transform), chosen) if isinstance(whole, ImageFiles) else images
+
+
 def for_training(images: ImageSet) -> ImageSet:
     """Image files with torchvision's RandomResizedCrop and flip in the place of their transform; others unchanged."""
-    whole, chosen = _unfolded(images)
+    whole, _ = _unfolded(images)
     if not isinstance(whole, ImageFiles):
         return images
     from regfast.models._torchvision import torchvision
@@ -80,9 +86,8 @@ def for_training(images: ImageSet) -> ImageSet:
     v2 = torchvision.transforms.v2
     shape = whole[0][0].shape[-2:]
     known = whole.transform.interpolation if isinstance(whole.transform, Preprocess) else "bilinear"
-    mode = torchvision.transforms.InterpolationMode(known)
-    crop = v2.RandomResizedCrop(tuple(shape), interpolation=mode)
-    return Subset(whole.transformed(v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])), chosen)
+    crop = v2.RandomResizedCrop(tuple(shape), interpolation=torchvision.transforms.InterpolationMode(known))
+    return transformed(images, v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()]))
 
 
 class _Seeded:

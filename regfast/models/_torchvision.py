@@ -35,5 +35,6 @@ for _name, _schema in _SCHEMAS.items():
         _library.define(_schema)
 
 import torchvision  # noqa: E402
+import torchvision.transforms.v2  # noqa: E402
 
 __all__ = ["torchvision"]
