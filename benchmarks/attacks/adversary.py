@@ -45,14 +45,13 @@ def plain(model: nn.Module, images: Tensor, labels: Tensor, backward: bool) -> T
     return point
 
 
-def cnn() -> nn.Module:
-    """Four convolutions with batch norm, for 32×32 images."""
+def cnn(stride: int = 1) -> nn.Module:
+    """Four convolutions with batch norm, for 32×32 images; `stride` of the first."""
     widths = [3, 32, 64, 128, 128]
     layers: list[nn.Module] = []
     for place, (before, after) in enumerate(itertools.pairwise(widths)):
-        stride = 1 if place == 0 else 2
-        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 10))
+        layers += [nn.Conv2d(before, after, 3, 2 if place else stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (4 // stride) ** 2, 10))
 
 
 def networks() -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:

@@ -45,6 +45,10 @@ class MaskedGradientWarning(AttackWarning):
     """An attack without gradients broke what gradient attacks could not."""
 
 
+class UnsettledWarning(AttackWarning):
+    """The last stages of an ensemble broke samples until their end."""
+
+
 class EpsWarning(AttackWarning):
     """The radius is larger than the whole range of images."""
 
@@ -190,6 +194,16 @@ def warn_if_masked(name: str, broken: int, total: int) -> None:
             MaskedGradientWarning,
             f"{name}, which uses no gradients, broke {broken} of {total} samples that gradient attacks had left: the "
             "model may mask its gradients, and its true robustness may be lower still",
+        )
+
+
+def warn_if_unsettled(late: int) -> None:
+    """Warn where the last stages of an ensemble broke `late` samples in the second half of their moves."""
+    if late:
+        warn(
+            UnsettledWarning,
+            f"{late} of the samples fell in the second half of the last stages' moves: the model may be less robust "
+            "than it looks, and longer stages (more steps; standard, where this is AutoAttack's fast) may break more",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
 Edge = float | Sequence[float] | Tensor
@@ -88,6 +88,13 @@ class Classifier:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
         asked = self.box.leave(images).to(self.dtype)
         return logits_of(self.network(asked.clone() if self.copies and asked is images else asked))
+
+
+def home(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Where the model computes and what it takes: as its parameters, else as the images."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    dtypes = (tensor.dtype for tensor in (*tensors, images) if tensor.is_floating_point())
+    return tensors[0].device if tensors else images.device, next(dtypes, torch.float32)
 
 
 def logits_of(output: object) -> Tensor:

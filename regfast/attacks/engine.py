@@ -121,6 +121,7 @@ class Engine:
         self.state = self.attack.state(self.lanes)
         self.found = nothing_found(self.lanes, late=self.lag > 0, seeks_nearest=self.attack.seeks_nearest)
         self.graph: GraphedStep | None = None
+        self.gradients = 0  # that an answer takes, where it takes any
         self._admit()
         while busy := self._busy():
             ending = [request.answers >= self.attack.steps for request in busy]
@@ -129,10 +130,10 @@ class Engine:
                 answer = self._graphed_step()
             else:
                 answer = self._step(gradient=gradient, some_end=any(ending))
-            for request in busy:
+            for request, last in zip(busy, ending, strict=True):
                 request.answers += 1
                 request.queries += self.attack.samples
-                request.gradients += self.gradients * gradient
+                request.gradients += 0 if last else self.gradients  # one that others in the lanes need is not its own
             length = self.attack.steps + 1
             self.watcher.moved(sum(request.run + request.answers / length for request in busy) / self.runs)
             self._read_flags()
@@ -154,9 +155,10 @@ class Engine:
         free, levels = self.lanes.point, self.attack.levels
         if levels is not None:
             self.lanes.point = (free * (levels - 1)).round() / (levels - 1)
-        answer, self.gradients = query(
+        answer, spent = query(
             self.attack, self.model.search, self.lanes, self.state, gradient=gradient, some_end=some_end
         )
+        self.gradients = spent if gradient else self.gradients
         self.found.judge(self.attack, self.lanes, self.state, answer, late=self.lag > 0)
         self.lanes.point = free
         if self.lag:

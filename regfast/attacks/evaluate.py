@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regfast.attacks.checks import EpsWarning, warn, warn_if_masked
+from regfast.attacks.checks import EpsWarning, warn, warn_if_masked, warn_if_unsettled
 from regfast.attacks.classifier import Box, Edge, Model
 from regfast.attacks.engine import Engine
 from regfast.attacks.lanes import per_lane
@@ -86,6 +86,7 @@ def evaluate(
             loss=torch.full((n,), torch.nan, device=images.device),
         )
         stage_of = ["" if right else "clean" for right in clean.tolist()]
+        late = torch.zeros_like(clean)
         for place, attack in enumerate(stages):
             survivors = (clean & ~outcomes.broken).nonzero().squeeze(1)
             if not len(survivors):
@@ -93,6 +94,7 @@ def evaluate(
             goals = targets
             if targets is None:
                 goals = _plan(attack, prepared, images, labels, logits, survivors, outcomes, width)
+            before = outcomes.queries.clone()
             shown.begin(attack.name, len(survivors))
             engine = Engine(
                 attack, prepared, Samples(images, labels, sample_ids, goals, radii[place]), outcomes,
@@ -104,8 +106,14 @@ def evaluate(
             broken = survivors[outcomes.broken[survivors]].tolist()
             for item in broken:
                 stage_of[item] = attack.name
+            whole = attack.samples * attack.runs * (1 if goals is None else goals.shape[1]) * (attack.steps + 1)
+            late[survivors] = outcomes.broken[survivors] & (2 * (outcomes.queries - before)[survivors] > whole)
             if attack.needs == "forward" and any(earlier.needs != "forward" for earlier in stages[:place]):
                 warn_if_masked(attack.name, len(broken), len(images))
+    if len(stages) > 1:
+        gradients = [place for place, attack in enumerate(stages) if attack.needs != "forward"]
+        final = {attack.name for attack in stages[max(gradients, default=0) :]}
+        warn_if_unsettled(sum(name in final for name, yes in zip(stage_of, late.tolist(), strict=True) if yes))
     return AttackResult(
         images=_returned(outcomes.images, images, given, prepared.box),
         success=outcomes.broken,
@@ -114,6 +122,7 @@ def evaluate(
         prediction=outcomes.prediction,
         clean_prediction=clean_prediction,
         stage=stage_of,
+        late=late,
         gradients=outcomes.gradients,
         queries=outcomes.queries,
         distance=outcomes.distance,

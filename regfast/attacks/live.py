@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regfast.attacks.classifier import Model, logits_of
+from regfast.attacks.classifier import Model, home, logits_of
 from regfast.attacks.prepare import foldable, folded_weights, frozen
 
 __all__ = ["LiveModel", "Mode"]
@@ -28,6 +28,7 @@ Mode = Literal["eval", "train"]
 class _Plan:
     modules: list[nn.Module]  # of the model it is for
     pairs: Sequence[tuple[Any, Any]]  # layers, and the batch norms to fold into them
+    dtype: torch.dtype  # of the images that it takes
     channels_last: bool
 
 
@@ -63,10 +64,10 @@ class LiveModel:
             model = model.module
         with _drawing(seed, images.device):
             if not isinstance(model, nn.Module):
-                yield _asked(model, False)
+                yield _asked(model, images.dtype, False)
                 return
             plan = self._planned(model, images)
-            ask = _asked(model, plan.channels_last)
+            ask = _asked(model, plan.dtype, plan.channels_last)
             if self.mode == "eval":
                 with frozen(model), _folded(plan.pairs):
                     yield ask
@@ -76,15 +77,18 @@ class LiveModel:
 
     def _planned(self, model: nn.Module, images: Tensor) -> _Plan:
         modules = list(model.modules())
-        if self._plan is None or self._plan.modules != modules:
-            self._plan = _plan(model, modules, images[:8], self.channels_last)
+        dtype = home(model, images)[1]
+        if self._plan is None or self._plan.modules != modules or self._plan.dtype != dtype:
+            self._plan = _plan(model, modules, images[:8].to(dtype), self.channels_last)
         return self._plan
 
 
 def _plan(model: nn.Module, modules: list[nn.Module], example: Tensor, channels_last: bool) -> _Plan:
     """The fastest form that repeats the model's logits on `example` (n, …), in eval mode, to 1e-4 of the largest."""
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules):
-        return _Plan(modules, [], False)  # a compiled module would be compiled again for every set of weights
+        return _Plan(
+            modules, [], example.dtype, False
+        )  # a compiled module would be compiled again for every set of weights
     with frozen(model), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
         expected = logits_of(model(example))
         found = [(layer, norm) for layer, norm, *_ in foldable(model)]
@@ -92,20 +96,20 @@ def _plan(model: nn.Module, modules: list[nn.Module], example: Tensor, channels_
             for last in (True, False) if channels_last and example.ndim == 4 else (False,):
                 try:
                     with _folded(pairs):
-                        logits = _asked(model, last)(example)
+                        logits = _asked(model, example.dtype, last)(example)
                 except RuntimeError:  # views its features in one layout only
                     continue
                 tolerance = 1e-4 * float(expected.abs().amax())
                 if torch.allclose(logits, expected, rtol=0.0, atol=tolerance, equal_nan=True):
-                    return _Plan(modules, pairs, last)
-    return _Plan(modules, [], False)
+                    return _Plan(modules, pairs, example.dtype, last)
+    return _Plan(modules, [], example.dtype, False)
 
 
-def _asked(model: Model, last: bool) -> Model:
-    """From images to logits, whatever holds them; channels last where `last`."""
+def _asked(model: Model, dtype: torch.dtype, last: bool) -> Model:
+    """From images to logits, whatever holds them; it takes them in `dtype`, channels last where `last`."""
     if last:
-        return lambda images: logits_of(model(images.contiguous(memory_format=torch.channels_last)))
-    return lambda images: logits_of(model(images))
+        return lambda images: logits_of(model(images.to(dtype, memory_format=torch.channels_last)))
+    return lambda images: logits_of(model(images.to(dtype)))
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regfast.attacks.checks import warn_if_bf16_is_emulated, warn_if_in_train_mode, warn_if_misleading
-from regfast.attacks.classifier import Box, Classifier, Edge, Model, logits_of
+from regfast.attacks.classifier import Box, Classifier, Edge, Model, home, logits_of
 from regfast.attacks.losses import mean_answer
 from regfast.attacks.memory import automatic_lanes, in_parts, is_out_of_memory
 from regfast.attacks.prepare import frozen, prepare
@@ -67,7 +67,7 @@ class PreparedModel:
             "bounds": bounds,
         }  # fmt: skip
         self.model, self.box = model, Box(bounds)
-        self.device = _home(model, example)[0]
+        self.device = home(model, example)[0]
         self.given = self.search = classifier_of(model, example, self.box)
         dtype = self.given.dtype
         if precision == "bf16":
@@ -172,11 +172,4 @@ def _remade(model: Model, example: Tensor, options: dict[str, Any]) -> PreparedM
 
 def classifier_of(model: Model, images: Tensor, box: Box | None = None) -> Classifier:
     """`model` as it is, from images like `images` in [0, 1] to logits: in its own dtype, whatever holds the logits."""
-    return Classifier(model, _home(model, images)[1], box or Box())
-
-
-def _home(model: Model, images: Tensor) -> tuple[torch.device, torch.dtype]:
-    """Where the model computes and what it takes: as its parameters, else as the images."""
-    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
-    dtypes = (tensor.dtype for tensor in (*tensors, images) if tensor.is_floating_point())
-    return tensors[0].device if tensors else images.device, next(dtypes, torch.float32)
+    return Classifier(model, home(model, images)[1], box or Box())

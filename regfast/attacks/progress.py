@@ -99,6 +99,8 @@ class Bar(Silent):
 def watcher(progress: bool | Watcher) -> Iterator[Watcher]:
     """What to tell, for the `progress` of `Attack.run`; a bar is live while the context lasts."""
     if not isinstance(progress, bool):
+        if not all(callable(getattr(progress, method, None)) for method in ("begin", "decided", "moved")):
+            raise TypeError(f"progress must be True, False or a Watcher, got {progress!r}")
         yield progress
     elif not progress:
         yield Silent()

@@ -20,7 +20,9 @@ class AttackResult:
         prediction: (N,) int64 class of `images` by the float32 model as given.
         clean_prediction: (N,) int64 class of the clean images; -1 where a logit is NaN.
         stage: per sample "clean" (wrong from the start), the attack that broke it, or "" (robust).
-        gradients: (N,) int64 input gradients spent on the sample.
+        late: (N,) bool: broken in the second half of what the stage that broke it spends on a sample that stands.
+            Where the last stages of an ensemble still break samples so late, longer ones may break more.
+        gradients: (N,) int64 input gradients that the sample asked for.
         queries: (N,) int64 forward passes spent on it, those of gradients and confirmations included.
         distance: (N,) float32 norm of the perturbation in `images`.
         loss: (N,) float32 the attack's objective at `images`; NaN where it was not asked.
@@ -33,6 +35,7 @@ class AttackResult:
     prediction: Tensor
     clean_prediction: Tensor
     stage: list[str]
+    late: Tensor
     gradients: Tensor
     queries: Tensor
     distance: Tensor

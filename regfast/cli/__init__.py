@@ -6,6 +6,7 @@ Commands read options, call one function and print. What a user can get wrong is
 import signal
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # an ASCII terminal shows ? for ℓ
+    warnings.showwarning = _warned
     sys.exit(run(arguments))
 
 
@@ -131,6 +133,10 @@ def run(arguments: list[str] | None = None) -> int:
 def _terminated(*_: object) -> NoReturn:
     """SIGTERM ends a command as Ctrl-C does: workers are ended, half-written files removed."""
     sys.exit(128 + signal.SIGTERM)
+
+
+def _warned(message: Warning | str, *_: object) -> None:
+    _complain(f"warning: {message}", 0)
 
 
 def _complain(message: str, status: int) -> int:

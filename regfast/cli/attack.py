@@ -81,10 +81,11 @@ def attack(
         "notes": [*given.notes, f"{len(chosen)} of {len(given.data)} images, seed {seed}"],
         "versions": {"regfast": regfast.__version__, "torch": torch.__version__},
     }
-    for note in facts["notes"]:
-        console.print(note)
     rows: list[dict[str, Any]] = []
     samples: dict[str, Any] = {"sample": chosen.tolist(), "label": labels.tolist()}
+    write_json(path, {**facts, "attacks": rows, "samples": samples})  # what can't be written is said before the work
+    for note in facts["notes"]:
+        console.print(note)
     for each in attacks:
         start = time.perf_counter()
         result = each.run(network, images, labels, sample_ids=chosen, seed=seed, lanes=lanes, progress=True)

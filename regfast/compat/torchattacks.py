@@ -271,11 +271,13 @@ class APGD(_Found):
         if rho != 0.75:
             raise ValueError(f"rho must be 0.75, the paper's, got {rho}")
         self.steps, self.n_restarts, self.loss, self.eot_iter = steps, n_restarts, loss, eot_iter
+        self.n_classes = 1  # of which all others are targets
 
     def _attack(self) -> Runnable:
         return attacks.APGD(
-            self.norm.lower(), self.eps, self.steps, self.n_restarts, loss=self.loss, samples=self.eot_iter
-        )
+            self.norm.lower(), self.eps, self.steps, self.n_restarts, loss=self.loss, targets=self.n_classes - 1,
+            samples=self.eot_iter,
+        )  # fmt: skip
 
 
 class APGDT(APGD):
@@ -296,12 +298,6 @@ class APGDT(APGD):
     ):
         super().__init__(model, norm, eps, steps, n_restarts, seed, "dlr", eot_iter, rho)
         self.n_classes = n_classes
-
-    def _attack(self) -> Runnable:
-        return attacks.APGD(
-            self.norm.lower(), self.eps, self.steps, self.n_restarts, loss=self.loss, targets=self.n_classes - 1,
-            samples=self.eot_iter,
-        )  # fmt: skip
 
 
 class AutoAttack(_Found):

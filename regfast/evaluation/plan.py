@@ -17,6 +17,7 @@ from regfast.attacks.prepared import classifier_of
 from regfast.data import pick_samples
 from regfast.evaluation.samples import Dataset, image_shape, load_chunk
 from regfast.evaluation.summary import eps_text
+from regfast.evaluation.within import answers
 from regfast.evaluation.worker import Settings, count_classes, group_by_eps
 
 __all__ = ["EvaluationPlan", "PlannedAttack", "cost_bounds", "duration", "plan_evaluation", "plan_markdown"]
@@ -182,14 +183,13 @@ def _cost(attack: Runnable, attacked: float, surviving: float, classes: int) -> 
     """Gradients and forward passes of all stages: the fallen pay a few moves of the first, survivors everything."""
     gradients = queries = 0.0
     for place, stage in enumerate(attack.stages()):
-        targets = min(int(stage.options.get("targets") or 0), classes - 1)
-        runs = stage.runs * max(targets, 1)
         per_answer = {"gradient": stage.samples, "jacobian": classes, "forward": 0}[stage.needs]
-        answers = surviving * runs * (stage.steps + 1)
+        most = answers(stage, classes)
+        asked = surviving * most
         if place == 0:
-            answers += (attacked - surviving) * min(_MOVES_TO_FALL, runs * (stage.steps + 1))
-        gradients += answers * per_answer
-        queries += answers * stage.samples
+            asked += (attacked - surviving) * min(_MOVES_TO_FALL, most)
+        gradients += asked * per_answer
+        queries += asked * stage.samples
     return gradients, queries
 
 

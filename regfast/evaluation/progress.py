@@ -20,16 +20,18 @@ class Progress:
     Args:
         group: the workers.
         total: samples of the whole run.
-        already: samples finished by earlier runs.
+        already: samples finished by earlier runs; `usable` and `robust` of them.
         what: name of the figure shown as robust accuracy, for example "autoattack linf 0.0314".
         show: False keeps silent.
         interval: seconds between plain lines, where standard error is no terminal.
     """
 
     def __init__(
-        self, group: WorkerGroup, total: int, already: int, what: str, *, show: bool = True, interval: float = 30.0
-    ) -> None:
+        self, group: WorkerGroup, total: int, already: int, what: str, *, usable: int = 0, robust: int = 0,
+        show: bool = True, interval: float = 30.0,
+    ) -> None:  # fmt: skip
         self.group, self.total, self.already, self.what = group, total, already, what
+        self._usable, self._robust = usable, robust
         self.show = show and group.leads
         self.started = time.monotonic()
         self._line = Line(lambda: (self._share(), self.line()), show=self.show, interval=interval)
@@ -54,7 +56,7 @@ class Progress:
     def line(self) -> str:
         """The progress so far in one line."""
         finished, done = self.group.count("samples"), self.group.count("hundredths") / 100
-        usable, robust = self.group.count("usable"), self.group.count("robust")
+        usable, robust = self._usable + self.group.count("usable"), self._robust + self.group.count("robust")
         seconds = max(time.monotonic() - self.started, 1e-9)
         parts = [f"{self.already + finished}/{self.total} samples"]
         if round(done - finished, 1) > 0:

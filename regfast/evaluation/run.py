@@ -31,7 +31,7 @@ from regfast.evaluation.identity import (
 from regfast.evaluation.leaderboard import write_leaderboard
 from regfast.evaluation.progress import Progress
 from regfast.evaluation.queue import chunk_samples, draw_chunks
-from regfast.evaluation.samples import Dataset, image_shape, load_chunk, read_pixels, spread
+from regfast.evaluation.samples import OK, Dataset, image_shape, load_chunk, read_pixels, spread
 from regfast.evaluation.store import ResultStore
 from regfast.evaluation.summary import eps_text, summarize, write_summary
 from regfast.evaluation.worker import Settings, attack_chunk, count_classes, group_by_eps
@@ -176,13 +176,15 @@ def evaluate(
             left = agree(workers, lambda: _open(store, identity, dataset, picked, facts, held))
             started = time.monotonic()
             what = f"({names[-1]} {groups[-1][-1].norm.name} {eps_text(groups[-1][-1].options['eps'])})"
-            with Progress(workers, len(picked), len(picked) - len(left), what, show=progress and bool(left)) as line:
+            show, already = progress and bool(left), len(picked) - len(left)
+            usable, robust = _standing(store, names[-1], groups[-1][-1]) if show and already else (0, 0)
+            with Progress(workers, len(picked), already, what, usable=usable, robust=robust, show=show) as line:
                 try:
                     _work(
                         model, dataset, shape, classes, left, groups, names, store, settings, workers, chunk_size, line
                     )
                 except NotWritten as error:
-                    safe = len(picked) - len(left) + workers.count("samples")
+                    safe = already + workers.count("samples")
                     raise EvaluationStopped(
                         f"{error}. {safe} of {len(picked)} samples are safe in {folder}; only the chunks in flight are "
                         "lost. Make room and run the same command again to go on."
@@ -232,6 +234,15 @@ def _work(
         facts = {"seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type}
         store.write(done.rows, facts, done.images)
         line.add(samples=len(chunk.samples), usable=done.usable, robust=done.robust, evaluations=done.evaluations)
+
+
+def _standing(store: ResultStore, name: str, attack: Runnable) -> tuple[int, int]:
+    """Usable samples in the store, and those that `attack`, called `name` there, left standing."""
+    rows = store.read()
+    figures = zip(*(rows[key].to_pylist() for key in ("attack", "norm", "eps", "status", "robust")), strict=True)
+    wanted = (name, attack.norm.name, attack.eps, OK)
+    found = [robust for *figure, robust in figures if tuple(figure) == wanted]
+    return len(found), sum(found)
 
 
 def _names(groups: Sequence[Sequence[Runnable]]) -> list[str]:

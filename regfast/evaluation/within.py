@@ -41,7 +41,14 @@ class Within(Silent):
             self._within(self._scale * (self._before + self._stages[0] * through / self.total))
 
 
+def answers(stage: Attack, classes: int | None = None) -> int:
+    """At how many points `stage` asks about a sample that stands to its end; `classes` limit its targets."""
+    targets = int(stage.options.get("targets") or 0)
+    targets = targets if classes is None else min(targets, classes - 1)
+    return stage.runs * max(targets, 1) * (stage.steps + 1)
+
+
 def stage_cost(stage: Attack) -> float:
     """What a sample that stands costs in this stage, in gradients; a forward pass is a third of one."""
-    asked = stage.runs * max(int(stage.options.get("targets") or 0), 1) * (stage.steps + 1) * stage.samples
+    asked = answers(stage) * stage.samples
     return asked / 3 if stage.needs == "forward" else float(asked)

@@ -388,3 +388,15 @@ def test_logits_in_a_dict(mode):
             if mode == "train" and model is not named:
                 continue  # a function has no modes
             assert torch.allclose(Adversary(pgd(), mode=mode, keep=keep)(model, images, labels), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_model_in_another_precision_gets_images_in_it(mode):
+    images, labels = batch()
+    for model, given in ((network().bfloat16(), images), (network().double(), images), (network(), images.double())):
+        dtype = next(model.parameters()).dtype
+
+        points = Adversary(pgd(), mode=mode)(model, given, labels)
+        assert points.dtype == given.dtype and (points - given).abs().max() <= EPS + 1e-6
+        if dtype != torch.bfloat16:  # whose convolutions round with their layout
+            close(points.float(), Adversary(pgd(), mode=mode)(model.float(), images, labels))

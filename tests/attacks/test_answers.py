@@ -208,6 +208,24 @@ def test_masked_gradients_are_named():
         AutoAttack("linf", 0.001, "fast").run(masked, images, labels)
 
 
+@pytest.mark.parametrize("first", [2, 7])
+def test_last_stages_that_break_samples_late_are_named(first):
+    class Waits(PGD):
+        def hit(self, lanes, state, answer):
+            return lanes.step >= first
+
+    class Both(AutoAttack):
+        def stages(self):
+            return [PGD("linf", 0.0, 1), Waits("linf", 0.5, 9, random_start=False)]
+
+    model, images, labels = linear(4)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = Both("linf", 0.5).run(model, images, labels)
+    assert result.success.all() and torch.equal(result.late, torch.full_like(result.success, first > 5))
+    assert any(warning.category is checks.UnsettledWarning for warning in told) == (first > 5)
+
+
 def test_numbers_of_other_kinds_and_no_numbers():
     assert PGD("linf", np.float32(0.125), np.int64(3)).eps == 0.125
     assert PGD("linf", torch.tensor(0.25), torch.tensor(3)).steps == 3

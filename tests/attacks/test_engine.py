@@ -180,21 +180,24 @@ def test_decided_samples_are_asked_nothing_more():
     assert broken.any()
     assert not broken.all()
     assert result.gradients[broken].max() <= 2
-    assert result.gradients[~broken].max() <= 11
+    assert result.gradients[~broken].max() <= 10
     warned = 5 * 8  # what prepare and checks ask before the attack, on eight images
     assert model.rows - warned <= result.queries.sum() + 8
-    assert model.with_gradient - 16 <= result.gradients.sum()  # and two gradients of theirs
+    last = int(result.robust.sum())  # points of a run that need no gradient, but whose neighbors in the lanes may
+    assert model.with_gradient - 16 - last <= result.gradients.sum()  # and two gradients of theirs
 
 
 def test_every_evaluation_is_counted_on_its_sample():
     model, images, labels = curved()
     result = ATTACK.run(model, images, labels, lanes=4)
+    for lanes in (1, 7):
+        assert torch.equal(ATTACK.run(model, images, labels, lanes=lanes).gradients, result.gradients)
     assert (result.queries[~result.clean] == 1).all()
     assert (result.gradients[~result.clean] == 0).all()
     robust = result.robust
-    # 3 restarts of 7 points each; the last point of a run needs no gradient, but its lane's neighbors may.
+    # 3 restarts of 7 points each; the last point of a run needs no gradient.
     assert (result.queries[robust] == 1 + 21).all()
-    assert ((result.gradients[robust] >= 18) & (result.gradients[robust] <= 21)).all()
+    assert (result.gradients[robust] == 18).all()
     assert (result.queries[result.success] < 1 + 21 + 2).all()
 
 

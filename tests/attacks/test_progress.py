@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskProgressColumn, TextColumn
@@ -55,6 +56,13 @@ def test_outside_a_terminal_there_are_lines(capsys):
     PGD("linf", 1e-6, steps=4).run(model, images, labels, progress=Lines(interval=0.0))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("pgd: 0%, 0 of 4 broken") and "at most" in lines[-1]
+
+
+@pytest.mark.parametrize("progress", ["yes", None, 1, object()])
+def test_what_is_no_watcher_is_named(progress):
+    model, images, labels = problem(4)
+    with pytest.raises(TypeError, match="progress must be True, False or a Watcher"):
+        PGD("linf", 1e-6, steps=4).run(model, images, labels, progress=progress)
 
 
 def test_on_a_terminal_there_is_a_bar():

@@ -238,6 +238,19 @@ def test_attack_on_data_with_more_classes(tmp_path, capsys):
     assert "3 classes" in one_line(capsys, "attack", "--model", "small-cnn", "--checkpoint", str(checkpoint))
 
 
+def test_attack_says_before_the_work_that_its_file_cannot_be_written(tmp_path, capsys):
+    said = one_line(
+        capsys, "attack", "--model", "small-cnn", "--dataset", "digits", "--limit", "4", "--out", str(tmp_path)
+    )
+    assert str(tmp_path) in said
+
+
+def test_a_warning_is_one_line():
+    code = "import warnings; from regfast import cli; cli.run = lambda _: warnings.warn('in train mode'); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "regfast: warning: in train mode\n"
+
+
 def test_tables_fit_or_fold_and_lose_nothing():
     lines = ["| attack | eps |", "|---|---|", "| pgd | 8/255 |", "| square | 0.5 |"]
     assert table_text(lines).splitlines() == ["attack    eps", "pgd     8/255", "square    0.5"]

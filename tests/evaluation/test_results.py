@@ -8,6 +8,7 @@ import torch
 
 from regfast.attacks import FGSM, PGD, AutoAttack
 from regfast.evaluation import evaluate
+from regfast.evaluation import run as run_module
 from regfast.evaluation.classes import class_rows, read_classes
 from regfast.evaluation.examples import read_examples
 from regfast.evaluation.targets import target_classes
@@ -31,7 +32,8 @@ class Broken(Toy):
 def run(out, data=None, attacks=None, model=None, **options):
     attacks = attacks or [PGD("linf", eps, steps=5) for eps in (0.02, 0.1)]
     model = model or RowwiseLinear().eval()
-    return evaluate(model, data or Toy(), attacks, out=out, progress=False, device="cpu", **options)
+    options = {"progress": False, "device": "cpu"} | options
+    return evaluate(model, data or Toy(), attacks, out=out, **options)
 
 
 def test_nothing_is_left_out_quietly(tmp_path):
@@ -148,3 +150,24 @@ def test_progress_inside_a_chunk_never_goes_back():
             watch.enter(attack)
             attack.run(model, data.images, data.labels, progress=watch)
     assert told == sorted(told) and 0 < told[3] < told[-1] <= 12
+
+
+def test_a_resumed_runs_line_counts_the_samples_before(tmp_path, capsys, monkeypatch):
+    work, whole = run_module.attack_chunk, run(tmp_path / "whole", chunk_size=4)
+    chunks = []
+
+    def stops(*arguments):
+        chunks.append(1)
+        if len(chunks) == 3:
+            raise KeyboardInterrupt
+        return work(*arguments)
+
+    monkeypatch.setattr(run_module, "attack_chunk", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", chunk_size=4)
+    monkeypatch.setattr(run_module, "attack_chunk", work)
+    capsys.readouterr()
+    run(tmp_path / "run", chunk_size=4, progress=True)
+    robust = whole.summary["attacks"][-1]["robust_accuracy"]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"robust {robust['value']:.1%} [{robust['low']:.1%}, {robust['high']:.1%}]" in last
