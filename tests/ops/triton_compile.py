@@ -28,6 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from regfast.ops.target import Target
+from regfast.ops.triton import launch
 
 TYPES = {
     torch.float32: "fp32",
@@ -151,6 +152,7 @@ def faults(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], ptx: str
 def main() -> int:
     backend, arch = sys.argv[1:3]
     target = GPUTarget(backend, int(arch) if backend == "cuda" else arch, 32 if backend == "cuda" else 64)
+    launch.LANES = target.warp_size
     seen, spilling, faulty = set(), 0, 0
     for label, kernel, args, options in record():
         compiled = compile_for(kernel, args, options, target)

@@ -12,6 +12,7 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # One-shot kernels keep whole rows in registers; beyond this many columns they would spill.
 ONE_SHOT_LIMIT = 8192
+LANES = 64 if torch.version.hip else 32  # of a warp
 
 
 def launch(kernel: Any, programs: int, device: torch.device, *args: Any, **options: Any) -> None:
@@ -37,7 +38,7 @@ def row_shape(columns: int, size: int = 4, heavy: int = 0) -> dict[str, int]:
     """
     if columns > ONE_SHOT_LIMIT >> heavy:
         warps = 8 if heavy or columns * size <= 1 << 16 else 16 if columns * size <= 3 << 16 else 32
-        return {"ROWS": 1, "BLOCK": warps * 512 // size, "num_warps": warps}
+        return {"ROWS": 1, "BLOCK": warps * 512 // size, "num_warps": max(8, warps * 32 // LANES)}
     block = triton.next_power_of_2(max(columns, 1))
     rows = max(1, (1024 if block >= 64 else 256) // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": min(16, max(4, block // (256 if heavy else 512)))}
