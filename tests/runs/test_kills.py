@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from regfast.evaluation.compare import read_run
+from regfast.models import load_model, save_checkpoint
 from tests.evaluation import toy
 from tests.runs.kills import TORCHRUN, TOY, Job, finish, litter
 
@@ -24,6 +25,7 @@ JOBS = {
     + ["--out"],
     "train": ["regfast", "train", "--dataset", "digits", "--epochs", "3", "--device", "cpu", "--out"],
 }
+MEASURED = ["--dataset", "digits", "--size", "smoke", "--limit", "60", "--attacked", "6", "--device", "cpu", "--no-report"]
 MOMENTS = int(os.environ.get("REGFAST_TEST_KILLS", "20"))
 RESULTS = ("*.parquet", "metrics.json", "studies/*/*.parquet", "studies/*/metrics.json")
 
@@ -137,13 +139,21 @@ def results(job, out):
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("job", ["evaluate", "evaluate under torchrun", *JOBS])
+@pytest.mark.parametrize(
+    "job", ["evaluate", "evaluate under torchrun", "measure", "measure under torchrun", *JOBS]
+)
 def test_killed_at_many_moments_the_results_are_those_of_a_run_in_peace(job, alone, tmp_path):
     draw = np.random.default_rng(int(os.environ["REGFAST_TEST_SEED"]))
     if job.startswith("evaluate"):
         out, peace = tmp_path / "run", None
         command = [*(TORCHRUN if "torchrun" in job else []), *TOY, str(out), "--chunk-size", "2", "--delay", "0.1"]
         last = [*TOY, str(out)]
+    elif job.startswith("measure"):
+        checkpoint, out, peace = tmp_path / "a.safetensors", tmp_path / "run", tmp_path / "peace"
+        save_checkpoint(load_model("small-cnn", seed=0).network_state(), checkpoint)
+        measure = ["regfast", "measure", "--network", f"a=small-cnn@{checkpoint}", *MEASURED, "--out"]
+        finish([*measure, str(peace)], seconds=1200)
+        command, last = [*(TORCHRUN if "torchrun" in job else []), *measure, str(out)], [*measure, str(out)]
     else:
         name = "model.safetensors" if job == "train" else ""
         for folder in ("peace", "run"):
