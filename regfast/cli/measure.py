@@ -93,6 +93,7 @@ def measure(
     The same command runs on one process or under torchrun:
     torchrun --nproc-per-node 8 -m regfast measure … An interrupted run goes on when the command is repeated.
     """
+    from regfast.data import load_images
     from regfast.measurement import open_images, open_networks, run_measure, sized_measurement
     from regfast.runs.errors import user_input
 
@@ -104,7 +105,10 @@ def measure(
         options = {name: value for name, value in given.items() if value is not None}
         usual = sized_measurement(size, dataset).attacks
         options["attacks"] = changed_attacks(usual, {"linf": eps_linf}, steps, attack or [])
-        networks = open_networks(network, preprocess or [])
+        channels = None
+        if dataset != "imagefolder":
+            channels = load_images(dataset, data_root, download=download)[0][0].shape[0]
+        networks = open_networks(network, preprocess or [], in_channels=channels)
         config = sized_measurement(size, dataset, classes=networks[0].num_classes, **options)
         images = open_images(
             dataset, data_root, networks, train_root=train_root, class_map=class_map, download=download

@@ -105,7 +105,7 @@ def open_images(
             chosen = map_classes(found.classes, network.num_classes, class_map)
         except ValueError as error:
             raise InputError(f"network {network.name}: {error}") from error
-        notes.append(chosen.source)
+        notes.append(f"{network.name}: {found.preprocess}; {chosen.source}")
         return found.mapped(chosen)
 
     images: dict[str, ImageSet] = {}
@@ -114,12 +114,16 @@ def open_images(
             (other for other in networks if other.name in images and other.preprocess == network.preprocess), None
         )
         images[network.name] = images[alike.name] if alike else seen(network, load_images, root)
+        if alike and isinstance(images[network.name], ImageFiles):
+            notes.append(f"{network.name}: as {alike.name}")
     train = {}
     if train_root is not None:
+        told = len(notes)
         train = {network.name: seen(network, load_training, train_root) for network in networks}
+        del notes[told:]  # as the images that are measured
     elif DATASETS.build(dataset).embedded:
         train = dict.fromkeys(images, load_training(dataset))
-    return Images(dataset, images, train, list(dict.fromkeys(notes)), None if root is None else str(root))
+    return Images(dataset, images, train, notes, None if root is None else str(root))
 
 
 def for_all(argument: str, dataset: Any, names: Sequence[str]) -> dict[str, ImageSet]:

@@ -30,7 +30,7 @@ class Network:
         members: its trainings, each split into features and head, in evaluation mode.
         sources: where each came from, in words: a checkpoint's path, the name of published weights, or "".
         model: what architecture it is, in words.
-        preprocess: how an image file becomes its input; None where images are taken as they are.
+        preprocess: how an image file becomes its input, where the weights or the user say.
     """
 
     name: str
@@ -57,7 +57,6 @@ class Network:
             "model": self.model,
             "weights": list(self.sources),
             "features": self.num_features,
-            "preprocess": None if self.preprocess is None else str(self.preprocess),
             "mean, std": said,
             "fingerprints": [model_fingerprint(member) for member in self.members],
         }
@@ -71,7 +70,6 @@ class Network:
         parts = [
             f"{self.model}, {self.num_features} features, {self.num_classes} classes",
             f"images in [0, 1], {inside}",
-            *([str(self.preprocess)] if self.preprocess else []),
             ", ".join(filter(None, self.sources)) or "weights as given",
         ]
         return f"{self.name}: {'; '.join(parts)}"

@@ -154,7 +154,10 @@ def run_measure(
         "data_root": images.root,
         "model": " and ".join(dict.fromkeys(network.model for network in networks)),
         "reference": reference or names[0],
-        "regularizers": {network.name: network.as_dict() for network in networks},
+        "regularizers": {
+            network.name: {**network.as_dict(), "preprocess": getattr(images.of[network.name], "preprocess", None)}
+            for network in networks
+        },
         "seeds": list(range(len(networks[0].members))),
         "classes": networks[0].num_classes,
         "images": {what: len(ids) for what, ids in division._asdict().items()},
