@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from regfast.cli._attacks import changed_attacks
-from regfast.cli._console import console, metrics_text, show
+from regfast.cli._console import console, end, metrics_text, show
 from regfast.cli._options import (
     ClassMap,
     DataRoot,
     Dataset,
     Device,
     Download,
+    Page,
     Threads,
     pick_device,
     use_threads,
@@ -86,7 +87,7 @@ def measure(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel=_ATTACKS)] = None,
     device: Device = None,
     threads: Threads = None,
-    page: Annotated[bool, typer.Option("--report/--no-report", help="Make figures and the page at the end.")] = True,
+    page: Page = True,
 ) -> None:
     """Measure trained networks and say on one page what the paper's effects are between them.
 
@@ -124,9 +125,4 @@ def measure(
     if not leads:
         return
     show(metrics_text(result.metrics, "network"))
-    if page:
-        from regfast.report import write_report
-
-        console.print(f"page: {write_report(out)}")
-    else:
-        console.print(f"result files in {out}")
+    end(out, did=result.did, page=page)

@@ -49,10 +49,12 @@ class MeasureResult:
     Attributes:
         folder: where its result files lie (docs/reference/files.md); `regfast.report.write_report` makes the page.
         metrics: per network every figure with its 95 % interval, as in `metrics.json`.
+        did: whether this call finished it; False where there was nothing left to do.
     """
 
     folder: Path
     metrics: dict[str, Any]
+    did: bool = True
 
     def samples(self) -> dict[str, Any]:
         """The columns of `samples.parquet`: one row an image, network and seed."""
@@ -169,7 +171,8 @@ def run_measure(
     here = environment(workers.device)
     with contextlib.ExitStack() as held:
         held.enter_context(workers.watched())
-        if not agree(workers, lambda: _finished(folder, wanted, task)):
+        did = not agree(workers, lambda: _finished(folder, wanted, task))
+        if did:
             agree(workers, lambda: _open(task, wanted, {"command": command, "environment": here}, held))
             units = task.units
             looks: list[Piece] = [
@@ -184,7 +187,7 @@ def run_measure(
                 _work(stage, pieces, task, workers, progress)
             agree(workers, lambda: _close(task))
         workers.leave()
-    return MeasureResult(folder, read_json(folder / "metrics.json", REMEDY)["regularizers"])
+    return MeasureResult(folder, read_json(folder / "metrics.json", REMEDY)["regularizers"], did)
 
 
 def _some(images: ImageSet, count: int) -> ImageSet:

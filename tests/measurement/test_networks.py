@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -72,3 +74,13 @@ def test_what_cannot_be_measured_is_named(folder, tmp_path, capsys, options, mes
     said = capsys.readouterr().err
     assert message.replace(" A ", f" {folder / 'a.safetensors'} ") in said
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_says_what_it_measures_and_ends_with_figures(folder, tmp_path, capsys):
+    spec = f"one=small-cnn@{folder / 'a.safetensors'}"
+    few = ["--size", "smoke", "--limit", "30", "--attacked", "2", "--no-report", "--out", str(tmp_path / "run")]
+    assert run(["measure", "--network", spec, "--dataset", "digits", *few]) == 0
+    said = capsys.readouterr().out
+    assert "one: small-cnn, 128 features, 10 classes; images in [0, 1], no normalization added" in said
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["regularizers"]["one"]
+    assert f"{found['accuracy']['mean']:.3f}" in said and f"finished: result files in {tmp_path / 'run'}" in said

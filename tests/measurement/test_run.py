@@ -99,7 +99,7 @@ def test_pairs_that_do_not_fit_are_left_out(result):
 def test_again_is_no_work_and_another_is_refused(result, networks):
     before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*.parquet")}
     again = measure(networks, "digits", out=result.folder, size="smoke", progress=False, **SMALL)
-    assert again.metrics == result.metrics
+    assert again.metrics == result.metrics and result.did and not again.did
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(OtherRun, match="attacked: 20 there, 19 here"):
         measure(networks, "digits", out=result.folder, size="smoke", progress=False, **{**SMALL, "attacked": 19})
