@@ -10,9 +10,9 @@ import pytest
 from regfast.report import write_report
 from regfast.report.claims import verdicts
 from regfast.report.drawing import data_address
-from regfast.report.page import render
+from regfast.report.page import Numbers, render
 from regfast.report.results import Study
-from regfast.report.study_page import study_page
+from regfast.report.study_page import notice, study_page
 
 VOID = {"meta", "link", "img", "br", "hr", "mspace", "input"}
 CHROMIUM = next(
@@ -219,3 +219,40 @@ def test_the_page_opens_without_console_errors_and_fits_the_window(run, width, t
     assert images == loaded > 0
     run_chromium(tmp_path, *local, f"--screenshot={shot}", frame.as_uri())
     assert shot.stat().st_size > 20_000
+
+
+def test_the_first_screen_answers_each_claim_in_words(page, paper):
+    for text in (page.read_text(encoding="utf-8"), paper.read_text(encoding="utf-8")):
+        first = text[: text.index("<nav")]
+        claims = re.findall(r'<section class="card">\n<h2>([^<]+)</h2>\n<p>([^<]+)</p>', first)
+        assert [claim for claim, _ in claims] == [
+            "Magnitude falls",
+            "Cosine rises",
+            "Calibration error falls",
+            "Attacks succeed less",
+        ]
+        assert "label smoothing" in claims[0][1] and claims[0][1].endswith(".")
+        assert first.count('class="estimate"') == 3 * len(claims)
+        assert "comparisons, the claim" not in text, "answers to different claims are not added up"
+        assert "<details open" not in text
+        assert first.index('class="cards"') < first.index('<figure id="glance"')
+
+
+@pytest.mark.parametrize(
+    ("command", "seeds", "samples", "said"),
+    [
+        ("regfast study --size smoke", 2, 300, "Smoke run"),
+        ("regfast study", 1, 60, "Tiny run"),
+        ("regfast study --size small", 2, 60, ""),
+    ],
+)
+def test_a_run_that_shows_nothing_says_so(make_study, tmp_path, command, seeds, samples, said):
+    study = Study.read(make_study(tmp_path, seeds=seeds, samples=samples))
+    study.config["command"] = command
+    assert notice(study).startswith(said) and bool(notice(study)) == bool(said)
+
+
+def test_a_page_holds_a_part_of_many_rows_and_says_so():
+    many = Numbers.of({"k": list(range(50_000))})
+    assert (many.rows, many.columns["k"][0], many.columns["k"][-1]) == (50_000, 0, 49_999)
+    assert len(many.columns["k"]) == 3000

@@ -111,3 +111,14 @@ def test_bars_of_the_reliability_diagram_are_as_opaque_as_their_share():
 def test_no_model_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         representation.draw([], [])
+
+
+def test_of_a_thousand_classes_the_median_and_those_that_rise_most_are_drawn():
+    smoothing = np.linspace(0.1, 0.5, 5)
+    falling = np.tile(2 - smoothing, (1000, 1))
+    norm = falling + np.linspace(0, 4, 1000)[:, None] * smoothing
+    figure = theorem1.draw(smoothing, {"trained": theorem1.Minimizers(norm, falling)})
+    upper, lower = figure.axes
+    assert (len(upper.get_lines()), len(lower.get_lines())) == (1 + theorem1.RISING + 1, 2)  # median, rising, zero
+    steepest = max(line.get_ydata()[-1] for line in upper.get_lines())
+    assert steepest == pytest.approx((norm[-1] / norm[-1, 0])[-1])

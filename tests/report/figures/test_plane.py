@@ -92,3 +92,11 @@ def test_nothing_to_draw_is_an_error():
         plane.draw([])
     with pytest.raises(ValueError, match="at least one"):
         fields.draw_field([], 0)
+
+
+@pytest.mark.parametrize(("count", "last"), [(3, "2"), (10, "9"), (1000, "others")])
+def test_the_colors_of_the_classes_have_a_legend(count, last):
+    handles = plane.class_handles(count)
+    assert [h.get_label() for h in handles][:2] == ["class 0", "1"] and handles[-1].get_label() == last
+    assert len({h.get_color() for h in handles}) == min(count, 10)
+    assert plane.class_color(count - 1) == handles[-1].get_color()
