@@ -6,6 +6,7 @@
 
 #include <torch/library.h>
 
+#include "include/cuda_loss_plan.h"
 #include "include/isa.h"
 
 // Targets: `first` (B,) int64 with optional `second`, or `dense` (B, K). λ and smoothing are tensors (0-d; λ also (B,)),
@@ -23,6 +24,11 @@ TORCH_LIBRARY(regfast, m) {
   m.def("soft_cross_entropy_backward(Tensor grad_output, Tensor logits, " TARGET ") -> Tensor");
   // The gradient replaces the logits.
   m.def("soft_cross_entropy_inplace(Tensor(a!) logits, " TARGET ") -> Tensor");
+  // On a GPU, where nobody waits to see whether grad_output (0-d) is 1. `grad` was made for 1; it becomes that for
+  // grad_output: rescale_ multiplies, remake_ makes it anew. was_scaled: whether the last one known was not 1.
+  m.def("rescale_(Tensor(a!) grad, Tensor grad_output) -> Tensor(a!)");
+  m.def("soft_cross_entropy_remake_(Tensor(a!) grad, Tensor grad_output, Tensor logits, " TARGET ") -> Tensor(a!)");
+  m.def("was_scaled(Tensor logits) -> bool");
 
   // scalars (5, B): loss, log_partition, confidence, entropy, margin; they carry gradients. geometry (n, B): rms, cosine, cosine_predicted as far
   // as features and centers are given (n = 0, 1, 3). prediction and label (the true class, ignore_index if ignored): (B,).
@@ -81,8 +87,26 @@ PyObject* build_facts(PyObject*, PyObject*) {
                        "isa_active", regfast::isa_active(), "torch", REGFAST_TORCH, "cuda_archs", REGFAST_CUDA_ARCHS);
 }
 
+PyObject* loss_plan(PyObject*, PyObject* arguments) {
+  regfast::cuda::Device device{};
+  long long batch = 0;
+  int clusters = 0, columns = 0, logit_bytes = 0, dense_bytes = 0;
+  if (!PyArg_ParseTuple(arguments, "iipLiii", &device.processors, &device.shared_memory, &clusters, &batch, &columns,
+                        &logit_bytes, &dense_bytes)) {
+    return nullptr;
+  }
+  device.clusters = clusters != 0;
+  const auto plan = regfast::cuda::plan_loss(device, batch, columns, logit_bytes, dense_bytes);
+  return Py_BuildValue("{s:i, s:i, s:i, s:i, s:i, s:O, s:i, s:i}", "group", plan.group, "team_size", plan.team_size,
+                       "slice_columns", plan.slice_columns, "threads", plan.threads, "shared_bytes", plan.shared_bytes,
+                       "resident", plan.resident ? Py_True : Py_False, "fit", plan.fit, "blocks", plan.blocks);
+}
+
 PyMethodDef methods[] = {
     {"build_facts", build_facts, METH_NOARGS, "Compiler, ISA variants (and the one in use), torch and CUDA archs of this build."},
+    {"loss_plan", loss_plan, METH_VARARGS,
+     "How CUDA C++ shares out the rows of a loss (csrc/include/cuda_loss_plan.h): of (processors, shared memory of a block, "
+     "whether there are clusters, rows, classes, bytes a logit, bytes an entry of a dense target)."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module{PyModuleDef_HEAD_INIT, "_native", "The native extension: importing it registers torch.ops.regfast.*", -1,
                    methods};

@@ -38,9 +38,12 @@ inline bool traced(const at::Tensor& tensor) {
          tensor.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize}));
 }
 
+// Whether the host would have to wait for a tensor's values.
+inline bool far(const at::Tensor& tensor) { return !tensor.is_cpu(); }
+
 // Whether a value that is at hand is 1.
 inline bool is_one(const at::Tensor& scalar) {
-  if (scalar.dim() != 0 || !scalar.is_cpu() || traced(scalar)) return false;
+  if (scalar.dim() != 0 || far(scalar) || traced(scalar)) return false;
   if (scalar.scalar_type() == at::kFloat) return *scalar.const_data_ptr<float>() == 1;  // item() costs a small loss's time
   return scalar.item<double>() == 1;
 }
@@ -55,7 +58,7 @@ inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output
   }
   at::Tensor own = torch::autograd::get_current_graph_task_keep_graph() ? grad.clone() : grad;
   if (is_one(grad_output)) return own;
-  if (own.is_cuda() && grad_output.dim() == 0) {
+  if (far(own) && grad_output.dim() == 0) {
     // On the device, which nobody waits for: where grad_output is 1 the gradient is neither read nor written.
     static const auto rescale = op<at::Tensor&(at::Tensor&, const at::Tensor&)>("regfast::rescale_");
     return rescale.call(own, grad_output);

@@ -1,5 +1,9 @@
 // soft_cross_entropy: autograd and Meta kernels. Scalar reductions write the gradient in the forward pass.
+#include <algorithm>
+#include <array>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "common.h"
 
@@ -9,6 +13,7 @@ namespace {
 using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, REGFAST_TARGET_PARAMETERS, bool);
 using Backwards = at::Tensor(const at::Tensor&, const at::Tensor&, REGFAST_TARGET_PARAMETERS);
 using Inplace = at::Tensor(at::Tensor&, REGFAST_TARGET_PARAMETERS);
+using Remake = at::Tensor&(at::Tensor&, const at::Tensor&, const at::Tensor&, REGFAST_TARGET_PARAMETERS);
 using StatsForward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor&, REGFAST_TARGET_PARAMETERS, const MaybeTensor&, const MaybeTensor&, bool);
 using StatsBackward = at::Tensor(const MaybeTensor&, const at::Tensor&, const at::Tensor&, REGFAST_TARGET_PARAMETERS);
@@ -25,6 +30,14 @@ const auto& backward_op() {
 }
 const auto& inplace_op() {
   static const auto handle = op<Inplace>("regfast::soft_cross_entropy_inplace");
+  return handle;
+}
+const auto& remake_op() {
+  static const auto handle = op<Remake>("regfast::soft_cross_entropy_remake_");
+  return handle;
+}
+const auto& was_scaled_op() {
+  static const auto handle = op<bool(const at::Tensor&)>("regfast::was_scaled");
   return handle;
 }
 const auto& stats_forward_op() {
@@ -57,36 +70,107 @@ bool owns_rows(const at::Tensor& logits) {
   return logits.dim() == 2 && logits.stride(1) == 1 && (logits.size(0) <= 1 || logits.stride(0) >= logits.size(1));
 }
 
-// The loss whose gradient is at hand: a plain node, since torch::autograd::Function costs as much as a small loss.
-struct StoredLoss : torch::autograd::Node {
-  torch::autograd::SavedVariable grad;
+// The tensor's memory with a version of its own, which nobody's writing changes.
+at::Tensor unversioned(const at::Tensor& tensor) { return tensor.variable_data(); }
+
+// The loss as a plain node, since torch::autograd::Function costs as much as a small loss. It keeps
+// - the gradient for grad_output = 1, which is then multiplied; or
+// - what the gradient is made of; or
+// - both, on a GPU: where grad_output is not 1 the gradient is made anew, which moves no more bytes than multiplying and
+//   gives the bits of a gradient that was never stored. Should its tensors have changed since, it is multiplied.
+struct LossNode : torch::autograd::Node {
+  using Saved = torch::autograd::SavedVariable;
+  bool stored = false, remade = false;
+  Saved grad;
+  std::array<Saved, 8> inputs;  // logits, and the target's tensors
+  std::vector<std::pair<c10::VariableVersion, uint32_t>> versions;  // of those, where the gradient is both
+  Target numbers;
+
+  void keep(const at::Tensor& logits, const Target& target) {
+    const std::array<MaybeTensor, 8> given{logits,        target.first,     target.second,       target.lam,
+                                           target.dense, target.smoothing, target.class_weight, target.sample_weight};
+    for (size_t i = 0; i < given.size(); i++) {
+      if (!given[i].has_value() || !given[i]->defined()) continue;
+      if (remade) {
+        const auto& version = torch::autograd::impl::version_counter(*given[i]);
+        versions.emplace_back(version, version.current_version());
+      }
+      inputs[i] = Saved(remade ? unversioned(*given[i]) : *given[i], /*is_output=*/false);
+    }
+    numbers = {{}, {}, {}, target.lam_value, {}, {}, target.smoothing_value, {}, {}, target.ignore_index, target.reduction,
+               target.index_target, target.z_loss};
+  }
+
+  // The logits and the whole target.
+  std::pair<at::Tensor, Target> kept() {
+    const auto maybe = [&](size_t i) {
+      at::Tensor tensor = inputs[i].unpack();
+      return tensor.defined() ? MaybeTensor(std::move(tensor)) : MaybeTensor();
+    };
+    Target target = numbers;
+    target.first = maybe(1), target.second = maybe(2), target.lam = maybe(3), target.dense = maybe(4);
+    target.smoothing = maybe(5), target.class_weight = maybe(6), target.sample_weight = maybe(7);
+    return {inputs[0].unpack(), target};
+  }
+
+  bool changed() const {
+    return std::any_of(versions.begin(), versions.end(), [](const auto& v) { return v.first.current_version() != v.second; });
+  }
 
   variable_list apply(variable_list&& grads) override {
     check_once_differentiable();
-    if (!grads[0].defined()) return {at::Tensor()};
+    const at::Tensor& incoming = grads[0];
+    if (!incoming.defined()) return {at::Tensor()};
     const std::lock_guard<std::mutex> lock(mutex_);
-    return {rescaled(grad.unpack(), grads[0])};
+    if (!stored) {
+      const auto [logits, target] = kept();
+      return {backward_op().call(incoming, logits, REGFAST_TARGET_OF(target))};
+    }
+    at::Tensor made = grad.unpack();
+    if (!remade || traced(made) || traced(incoming) || changed()) return {rescaled(made, incoming)};
+    const auto [logits, target] = kept();
+    if (torch::autograd::get_current_graph_task_keep_graph()) {  // a copy would cost as much
+      return {backward_op().call(incoming, logits, REGFAST_TARGET_OF(target))};
+    }
+    return {remake_op().call(made, incoming, logits, REGFAST_TARGET_OF(target))};
   }
   std::string name() const override { return "SoftCrossEntropyBackward"; }
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     grad.reset_data();
+    for (auto& input : inputs) input.reset_data();
   }
+
   // The first overrides in later versions of torch, the second in 2.6.
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const { args.collect(grad, false); }
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) { args.collect(grad, false); }
-  variable_list apply_with_saved(const variable_list& inputs,
-                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const { collect(*this, args); }
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) { collect(*this, args); }
+  template <class Self>
+  static void collect(Self& node, torch::dynamo::autograd::CompiledNodeArgs& args) {
+    args.collect(node.stored);
+    args.collect(node.grad, false);
+    for (auto& input : node.inputs) args.collect(input, false);
+    const Target& t = node.numbers;
+    args.collect(t.lam_value), args.collect(t.smoothing_value), args.collect(t.z_loss);
+    args.collect(t.ignore_index), args.collect(t.reduction), args.collect(t.index_target);
+  }
+  variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& saved) override {
     saved.before(grad);
-    variable_list out = apply(variable_list(inputs));
+    for (auto& input : inputs) saved.before(input);
+    variable_list out = apply(variable_list(grads));
     saved.after(grad);
+    for (auto& input : inputs) saved.after(input);
     return out;
   }
 
-  static at::Tensor loss_of(const at::Tensor& logits, const Target& target, bool inplace) {
-    auto* stored = new StoredLoss;
-    const auto node = owned(stored);
+  static at::Tensor loss_of(const at::Tensor& logits, const Target& target, bool inplace, int64_t backward) {
+    auto* made = new LossNode;
+    const auto node = owned(made);
     node->set_next_edges(torch::autograd::collect_next_edges(logits));
+    made->stored = stores(logits, backward, target.reduction);
+    inplace = inplace && made->stored && owns_rows(logits);
+    // A dense target would be read again: there remaking moves more than multiplying.
+    made->remade = made->stored && !inplace && far(logits) && !traced(logits) && !target.dense.has_value();
+    if (made->remade && backward == kAuto && was_scaled_op().call(logits)) made->stored = made->remade = false;
     at::Tensor loss, grad;
     {
       at::AutoDispatchBelowADInplaceOrView below;
@@ -98,38 +182,20 @@ struct StoredLoss : torch::autograd::Node {
         auto* view = torch::autograd::impl::get_view_autograd_meta(logits);
         if (view != nullptr && view->has_bw_view()) view->set_attr_version(uint32_t(logits._version()));
       } else {
-        std::tie(loss, grad) = forward_op().call(logits, REGFAST_TARGET_OF(target), true);
+        std::tie(loss, grad) = forward_op().call(logits, REGFAST_TARGET_OF(target), made->stored);
       }
     }
     torch::autograd::set_history(loss, node);
-    stored->grad = torch::autograd::SavedVariable(grad, /*is_output=*/false);
+    if (made->stored) made->grad = Saved(grad, /*is_output=*/false);
+    if (!made->stored || made->remade) made->keep(logits, target);
     return loss;
-  }
-};
-
-// The loss whose gradient is yet to be computed.
-struct Loss : torch::autograd::Function<Loss> {
-  static at::Tensor forward(AutogradContext* ctx, at::Tensor logits, const Target& target) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    keep(ctx, {logits}, target);
-    return std::get<0>(forward_op().call(logits, REGFAST_TARGET_OF(target), false));
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    check_once_differentiable();
-    const auto saved = ctx->get_saved_variables();
-    const Target target = kept(ctx, saved, 1);
-    return {backward_op().call(grads[0], saved[0], REGFAST_TARGET_OF(target)), {}};
   }
 };
 
 at::Tensor autograd(const at::Tensor& logits, REGFAST_TARGET_PARAMETERS, bool inplace, int64_t backward) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   check_devices(logits, target);
-  if (wants_gradient(logits)) {
-    if (stores(logits, backward, reduction)) return StoredLoss::loss_of(logits, target, inplace && owns_rows(logits));
-    return Loss::apply(logits, target);
-  }
+  if (wants_gradient(logits)) return LossNode::loss_of(logits, target, inplace, backward);
   at::AutoDispatchBelowADInplaceOrView below;
   return std::get<0>(forward_op().call(logits, REGFAST_TARGET_ARGUMENTS, false));
 }

@@ -13,6 +13,7 @@ constexpr int64_t kCountShort = 4096, kCountLong = 1024;
 
 struct Work {
   at::Tensor logits, grad_output, loss, grad;  // loss: (B,) or 0-d
+  bool unless_one = false;  // the gradient is there already if grad_output is 1
 };
 
 template <typename T, typename D>
@@ -98,6 +99,8 @@ void run(Work& work, const Target& target) {
   }
   const c10::cuda::CUDAGuard guard(logits.device());
   const Device& device = properties_of(logits);
+  if (grad_output.defined() && grad_output.dim() == 0) arguments.scaled = scaled_flag(logits);
+  arguments.unless_one = work.unless_one;
   const bool weighted = sample_weight.defined() || (target.index_target && class_weight.defined());
   const bool counted = arguments.mean && (weighted || first.defined());
   const int64_t count_at_most = arguments.columns <= kShortColumns ? kCountShort : kCountLong;
@@ -143,6 +146,15 @@ at::Tensor backward(const at::Tensor& grad_output, const at::Tensor& logits, REG
   return work.grad;
 }
 
+at::Tensor& remake(at::Tensor& grad, const at::Tensor& grad_output, const at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
+  const Target target{REGFAST_TARGET_ARGUMENTS};
+  Work work{with_rows(logits), grad_output, {}, grad, true};
+  run(work, target);
+  return grad;
+}
+
+bool was_scaled(const at::Tensor& logits) { return *static_cast<volatile int*>(scaled_flag(logits)) != 0; }
+
 at::Tensor inplace(at::Tensor& logits, REGFAST_TARGET_PARAMETERS) {
   const Target target{REGFAST_TARGET_ARGUMENTS};
   Work work{with_rows(logits), {}, {}, logits};
@@ -174,14 +186,13 @@ at::Tensor& rescale(at::Tensor& grad, const at::Tensor& grad_output) {
 
 }  // namespace
 
-// For the autograd functions alone, and of use on a GPU only.
-TORCH_LIBRARY_FRAGMENT(regfast, m) { m.def("rescale_(Tensor(a!) grad, Tensor grad_output) -> Tensor(a!)"); }
-
 TORCH_LIBRARY_IMPL(regfast, CUDA, m) {
   m.impl("soft_cross_entropy_forward", &forward);
   m.impl("soft_cross_entropy_backward", &backward);
   m.impl("soft_cross_entropy_inplace", &inplace);
   m.impl("rescale_", &rescale);
+  m.impl("soft_cross_entropy_remake_", &remake);
+  m.impl("was_scaled", &was_scaled);
 }
 
 }  // namespace regfast::cuda

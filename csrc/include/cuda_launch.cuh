@@ -54,6 +54,23 @@ inline at::Tensor counter_for(const at::Tensor& tensor) {
   return counter;
 }
 
+// Whether the last backward pass on the device of `like` met a grad_output that is not 1, as far as the device has come. It
+// lies in memory of the host's that kernels write to: nobody waits for it. Never freed, as the counters are not.
+inline int* scaled_flag(const at::Tensor& like) {
+  static std::mutex mutex;
+  static std::map<int, int*> flags;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int*& flag = flags[like.get_device()];
+  if (flag == nullptr) {
+    void* memory = nullptr;
+    const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
+    C10_CUDA_CHECK(cudaHostAlloc(&memory, sizeof(int), cudaHostAllocMapped | cudaHostAllocPortable));
+    flag = static_cast<int*>(memory);
+    *flag = 0;
+  }
+  return flag;
+}
+
 // float32 on the device of `like`, without gaps; undefined for none.
 inline at::Tensor floats(const std::optional<at::Tensor>& tensor, const at::Tensor& like) {
   if (!tensor.has_value() || !tensor->defined()) return {};

@@ -10,10 +10,13 @@
 
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "cuda_loss_plan.h"
 
 namespace regfast::cuda {
-
-constexpr int kMaxCluster = 8;  // the largest size every device with clusters must accept
 
 template <typename T>
 constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
@@ -48,11 +51,13 @@ __device__ __forceinline__ int misalignment(const T* pointer) {
 }
 
 // Start copying global[0, count) to shared[shift, shift + count), where shift is the misalignment of `global`, so that
-// whole vectors stay whole. `fill` goes where no element lands, up to `slots` elements (a multiple of the vector).
+// whole vectors stay whole. `fill` goes where no element lands, up to `slots` elements (a multiple of the vector). The
+// calling thread is number `thread` of `threads` that copy.
 template <typename T>
-__device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int count, int slots, T fill) {
+__device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int count, int slots, T fill, int thread,
+                                                 int threads) {
   const int shift = misalignment(global);
-  for (int at = threadIdx.x * kPerVector<T>; at < slots; at += blockDim.x * kPerVector<T>) {
+  for (int at = thread * kPerVector<T>; at < slots; at += threads * kPerVector<T>) {
     const int first = at - shift;
     if (first >= 0 && first + kPerVector<T> <= count) {
       __pipeline_memcpy_async(shared + at, global + first, 16);
@@ -66,10 +71,39 @@ __device__ __forceinline__ void copy_slice_async(T* shared, const T* global, int
   }
 }
 
-// For the copies of the calling thread: the others need a barrier before they read them.
-__device__ __forceinline__ void wait_for_copies() {
-  __pipeline_commit();
-  __pipeline_wait_prior(0);
+// The vector of a row's elements first …, without what lies outside [0, count); `whole`: vectors start at 16 bytes.
+template <typename T>
+__device__ __forceinline__ void write_vector(T* row, int first, int count, bool whole, const Vector<T>& packed) {
+  constexpr int N = kPerVector<T>;
+  if (whole && first >= 0 && first + N <= count) {
+    __stcs(reinterpret_cast<uint4*>(row + first), *reinterpret_cast<const uint4*>(&packed));
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < N; ++e) {
+    if (first + e >= 0 && first + e < count) row[first + e] = packed.at[e];
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void write_zeros(T* row, int count, int thread, int threads) {
+  constexpr int N = kPerVector<T>;
+  Vector<T> zeros;
+#pragma unroll
+  for (int e = 0; e < N; ++e) zeros.at[e] = from_float<T>(0.0f);
+  for (int first = thread * N - misalignment(row); first < count; first += threads * N) {
+    write_vector(row, first, count, true, zeros);
+  }
+}
+
+// For the copies of the calling thread, but for the `behind` last ones that it committed: the others need a barrier before
+// they read them.
+__device__ __forceinline__ void wait_for_copies(int behind) {
+  if (behind == 0) {
+    __pipeline_wait_prior(0);
+  } else {
+    __pipeline_wait_prior(1);
+  }
 }
 
 // N consecutive elements at `pointer` in shared memory, in as few loads as their alignment allows.
@@ -101,10 +135,11 @@ struct Sum {
   __device__ __forceinline__ float operator()(float a, float b) const { return a + b; }
 };
 
-template <typename Op>
-__device__ __forceinline__ float reduce_warp(float value, Op op) {
+// Over G neighboring threads of a warp, of which those in `mask` are here; every thread gets the same bits.
+template <int G = 32, typename Op>
+__device__ __forceinline__ float reduce_warp(float value, Op op, unsigned mask = 0xffffffffu) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset >>= 1) value = op(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  for (int offset = G / 2; offset > 0; offset >>= 1) value = op(value, __shfl_xor_sync(mask, value, offset));
   return value;
 }
 
@@ -216,17 +251,11 @@ __device__ __forceinline__ void add_to_total(const Total& total, float share, in
   }
 }
 
-// What launches ask of a device.
-struct Device {
-  int processors;
-  int shared_memory;  // a block may ask for
-  bool clusters;
-};
-
 static __global__ void probe_kernel() {}  // tells what this code was compiled for
 
 inline cudaError_t read_device(int ordinal, Device* device) {
   int clusters = 0;
+  device->ordinal = ordinal;
   cudaError_t error = cudaDeviceGetAttribute(&device->processors, cudaDevAttrMultiProcessorCount, ordinal);
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&device->shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal);
@@ -238,24 +267,52 @@ inline cudaError_t read_device(int ordinal, Device* device) {
   return error;
 }
 
+// A launch of `blocks` blocks in clusters of `cluster`.
+struct Configuration {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attribute{};
+
+  Configuration(int64_t blocks, int threads, int shared_bytes, int cluster, cudaStream_t stream) {
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = stream;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = cluster > 1 ? 1 : 0;
+  }
+  Configuration(const Configuration&) = delete;  // it points into itself
+};
+
 // kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), in clusters of `cluster` blocks, as plain C++.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, int cluster,
                    cudaStream_t stream, Arguments... arguments) {
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
+  const Configuration made(blocks, threads, shared_bytes, cluster, stream);
+  return cudaLaunchKernelEx(&made.config, kernel, arguments...);
+}
+
+// How many clusters run at once on the current device, at least 1: fewer than its processors would hold, since each lies
+// within one group of processors (GPC). Asked once a kind of launch, as asking takes microseconds.
+template <typename... Parameters>
+cudaError_t active_clusters(void (*kernel)(Parameters...), const Device& device, int threads, int shared_bytes,
+                            int cluster, int* found) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, int, int, int, int, int>, int> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int& count = known[{reinterpret_cast<const void*>(kernel), device.ordinal, device.processors, threads, shared_bytes, cluster}];
+  if (count == 0) {
+    const Configuration made(cluster, threads, shared_bytes, cluster, nullptr);
+    const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, kernel, &made.config);
+    if (error != cudaSuccess) return error;
+    if (count < 1) count = 1;
+  }
+  *found = count;
+  return cudaSuccess;
 }
 
 }  // namespace regfast::cuda

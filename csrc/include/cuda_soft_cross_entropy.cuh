@@ -15,11 +15,11 @@ static __global__ void __launch_bounds__(256)
        row += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     float w = arguments.sample_weight != nullptr ? arguments.sample_weight[row] : 1.0f;
     if (arguments.first != nullptr) {
-      const int64_t label = arguments.first[row];
+      const Labels labels = labels_of(arguments, row);
       if (by_label && arguments.class_weight != nullptr) {
-        w *= label >= 0 && label < arguments.columns ? arguments.class_weight[label] : 0.0f;
+        w *= labels.first >= 0 ? arguments.class_weight[labels.first] : 0.0f;
       }
-      if (is_ignored(arguments, row)) w = 0.0f;
+      if (is_ignored(labels)) w = 0.0f;
     }
     sum += w;
   }
@@ -46,19 +46,14 @@ __global__ void __launch_bounds__(256) rescale_kernel(T* grad, const float* grad
   }
 }
 
-// Entries that Total::partial needs: a share for every block or team of the launch.
-inline int64_t most_shares(const Device& device, int64_t batch) {
-  const int64_t teams = static_cast<int64_t>(device.processors) * 2 * kLongBlocks<false>;
-  const int64_t blocks = (batch + kShortRows - 1) / kShortRows;
-  return teams > blocks ? teams : blocks;
-}
-
 template <typename T, typename D, bool DENSE>
 cudaError_t launch_loss(const LossArguments& arguments, const Device& device, cudaStream_t stream) {
   const int64_t columns = arguments.columns;
   const bool packed = arguments.logits_stride == columns && (!DENSE || arguments.dense_stride == columns) &&
                       (arguments.grad == nullptr || arguments.grad_stride == columns);
-  if (arguments.columns <= kShortColumns && packed) return launch_short_rows<T, D, DENSE>(arguments, stream);
+  if (columns <= kShortColumns && packed) {
+    return launch_short_rows<T, D, DENSE>(arguments, device, stream);
+  }
   return launch_long_rows<T, D, DENSE>(arguments, device, stream);
 }
 

@@ -1,9 +1,12 @@
 // Soft-label cross-entropy on CUDA for any number of classes.
 //
-// A team (a block, or on sm_90 and later a cluster of blocks) goes through rows, each block with its slice of the
-// columns. Where the slice fits shared memory (`resident`) it is fetched once, with every 16-byte load of it in flight at
-// a time, and the reductions meet over distributed shared memory; else each pass reads it again.
+// A row belongs to a group of 16 or 32 threads of a warp, or to a team (a block, or on sm_90 and later a cluster of
+// blocks), each block with its slice of the columns. A group fetches its next row while it computes one. A team's slice
+// is fetched once where it fits shared memory (`resident`), with every 16-byte load of it in flight at a time, and the
+// reductions meet over distributed shared memory; else it is read twice, its sums made in the first reading.
 #pragma once
+
+#include <cfloat>
 
 #include "cuda_soft_cross_entropy_row.cuh"
 
@@ -17,6 +20,20 @@ struct Slice {
   int count;
   bool resident;
   T fill;
+
+  __device__ __forceinline__ Slice(const T* global, void* shared, int count, bool resident, float fill)
+      : global(global), shared(static_cast<T*>(shared)), shift(misalignment(global)), count(count), resident(resident),
+        fill(from_float<T>(fill)) {}
+
+  // Elements of whole vectors around the slice.
+  __device__ __forceinline__ int slots() const {
+    constexpr int N = kPerVector<T>;
+    return (shift + count + N - 1) / N * N;
+  }
+
+  __device__ __forceinline__ void fetch(int thread, int threads) const {
+    copy_slice_async(shared, global, count, slots(), fill, thread, threads);
+  }
 
   // Elements at - shift … of the slice, `fill` outside it; `at` a multiple of N.
   template <int N>
@@ -57,26 +74,44 @@ struct Slice {
   }
 };
 
-// Elements of shared memory for a slice of `columns`: room for the shift, a multiple of the vector.
-template <typename T>
-__host__ __device__ constexpr int slots_for(int columns) {
-  return (columns + 2 * kPerVector<T> - 2) / kPerVector<T> * kPerVector<T>;
-}
+// What a thread adds up of a row, relative to `from`: Σ exp(z - from) in its two parts; Σ q and Σ q (z - from), of the
+// dense target or of the smoothing's share without its u.
+struct RowSums {
+  float from;
+  Exponentials exponentials;
+  float mass = 0.0f, dot = 0.0f;
 
-// Blocks of 256 threads that a processor's registers hold.
-template <bool DENSE>
-constexpr int kLongBlocks = DENSE ? 2 : 3;
+  // The same relative to another logit, at least as large.
+  template <typename T>
+  __device__ __forceinline__ void move(float to) {
+    exponentials.below = (exponentials.below + exponentials.largest) * exponential<T>(from - to);
+    exponentials.largest = 0.0f;
+    dot += product(mass, from - to);
+    from = to;
+  }
 
-template <typename T, typename D, bool DENSE>
-__global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
-    long_rows_kernel(const LossArguments arguments, int slice_columns, int team_size, bool resident) {
+  __device__ __forceinline__ void add(float q, float value) {
+    mass += q;
+    dot += product(q, value - from);
+  }
+};
+
+template <typename T, typename D, bool DENSE, int GROUP>
+__global__ void __launch_bounds__(GROUP > 0 ? kGroupThreads : 256, GROUP > 0 ? kGroupBlocks : long_blocks(DENSE))
+    long_rows_kernel(const LossArguments arguments, int slice_columns, int team_size, bool is_resident) {
   constexpr int N = kPerVector<T>;
+  constexpr bool kGroups = GROUP > 0;
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ Exchange<1> maxima;
   __shared__ Exchange<4> sums;
-  const Team team{team_size, static_cast<int>(blockIdx.x) % team_size};
-  const int teams = gridDim.x / team_size;
-  const int index = blockIdx.x / team_size;
+  if (is_done(arguments)) return;
+  const bool resident = kGroups || is_resident;
+  const Team team{kGroups ? 1 : team_size, kGroups ? 0 : static_cast<int>(blockIdx.x) % team_size};
+  const int thread = kGroups ? threadIdx.x % GROUP : threadIdx.x, threads = kGroups ? GROUP : blockDim.x;
+  const int groups = kGroups ? kGroupThreads / GROUP : 1, group = kGroups ? threadIdx.x / GROUP : 0;
+  const unsigned lanes = kGroups && GROUP < 32 ? ((1u << (GROUP & 31)) - 1) << (threadIdx.x & 31 & ~(GROUP - 1)) : ~0u;
+  const int teams = kGroups ? gridDim.x * groups : gridDim.x / team.size;
+  const int index = kGroups ? blockIdx.x * groups + group : blockIdx.x / team.size;
   const int columns = arguments.columns;
   const int lower = min(team.rank * slice_columns, columns);
   const int count = min(slice_columns, columns - lower);
@@ -84,84 +119,140 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
   const float scale = scale_of(arguments);
   const bool weighted = arguments.class_weight != nullptr;
   float share = 0.0f;
+
+  const int logit_bytes = slots_for(slice_columns, sizeof(T)) * static_cast<int>(sizeof(T));
+  const int row_bytes = logit_bytes + (DENSE ? slots_for(slice_columns, sizeof(D)) * static_cast<int>(sizeof(D)) : 0);
+  const auto logits_of = [&](int64_t row, int buffer) {
+    const T* global = static_cast<const T*>(arguments.logits) + row * arguments.logits_stride + lower;
+    return Slice<T>(global, memory + (buffer * groups + group) * row_bytes, count, resident, -INFINITY);
+  };
+  const auto dense_of = [&](int64_t row, int buffer) {
+    const D* global = static_cast<const D*>(arguments.dense) + row * arguments.dense_stride + lower;
+    return Slice<D>(global, memory + (buffer * groups + group) * row_bytes + logit_bytes, count, resident, 0.0f);
+  };
+  const auto grad_of = [&](int64_t row) {
+    return static_cast<T*>(arguments.grad) + row * arguments.grad_stride + lower;
+  };
+  // Labels of a row to come; rows that are ignored, or are none, are not fetched.
+  const auto look_at = [&](int64_t row) {
+    return !DENSE && row < arguments.batch ? labels_of(arguments, row) : Labels{0, 0};
+  };
+  const auto counts = [&](int64_t row, const Labels& labels) {
+    return row < arguments.batch && (DENSE || !is_ignored(labels));
+  };
+  const auto fetch = [&](int64_t row, const Labels& labels, int buffer) {
+    if (resident && counts(row, labels)) {
+      logits_of(row, buffer).fetch(thread, threads);
+      if constexpr (DENSE) dense_of(row, buffer).fetch(thread, threads);
+    }
+    __pipeline_commit();
+  };
+  const auto meet = [&] {
+    if constexpr (kGroups) __syncwarp(lanes);
+    else __syncthreads();
+  };
   team.sync();  // every block of the team runs before another writes to its memory
 
+  // A group looks two rows ahead, as it fetches one row ahead.
+  Labels labels = look_at(index), next_labels{};
+  if constexpr (kGroups) next_labels = look_at(static_cast<int64_t>(index) + teams);
+  int buffer = 0;
+  if constexpr (kGroups) fetch(index, labels, buffer);
   for (int64_t row = index; row < arguments.batch; row += teams) {
-    const T* row_logits = static_cast<const T*>(arguments.logits) + row * arguments.logits_stride;
-    Slice<T> z{row_logits + lower, reinterpret_cast<T*>(memory), 0, count, resident, from_float<T>(-INFINITY)};
-    z.shift = misalignment(z.global);
-    const int slots = (z.shift + count + N - 1) / N * N;
-    Slice<D> t{nullptr, nullptr, 0, count, resident, from_float<D>(0.0f)};
-    if constexpr (DENSE) {
-      t.global = static_cast<const D*>(arguments.dense) + row * arguments.dense_stride + lower;
-      t.shared = reinterpret_cast<D*>(memory + slots_for<T>(slice_columns) * sizeof(T));
-      t.shift = misalignment(t.global);
+    const int64_t next = row + teams;
+    const Labels its_labels = labels;
+    const int its_buffer = buffer;
+    if constexpr (DENSE || kGroups) meet();  // nobody reads another's part of a former row any more
+    if constexpr (kGroups) {
+      labels = next_labels;
+      next_labels = look_at(next + teams);
+      buffer ^= 1;
+      fetch(next, labels, buffer);
+    } else {
+      labels = look_at(next);
+      fetch(row, its_labels, buffer);
     }
-    if (resident) {
-      if constexpr (DENSE) __syncthreads();  // nobody reads the former row's target any more
-      copy_slice_async(z.shared, z.global, count, slots, z.fill);
-      if constexpr (DENSE) {
-        copy_slice_async(t.shared, t.global, count, (t.shift + count + kPerVector<D> - 1) / kPerVector<D> * kPerVector<D>,
-                         t.fill);
+    if (!counts(row, its_labels)) {
+      if (thread == 0 && team.rank == 0 && arguments.losses != nullptr) arguments.losses[row] = 0.0f;
+      if (arguments.grad != nullptr) write_zeros(grad_of(row), count, thread, threads);
+      continue;
+    }
+    const Mixture mixture = mixture_of(arguments, row, its_labels, s);
+    const Slice<T> z = logits_of(row, its_buffer);
+    const int slots = z.slots();
+    float z_first = 0.0f, z_second = 0.0f;
+    if (!kGroups && !DENSE && thread == 0) {  // before anyone writes a gradient, which may go to the same memory
+      z_first = to_float(z.global[mixture.first - lower]);
+      z_second = to_float(z.global[mixture.second - lower]);
+    }
+    // A thread's vectors of the logits are those that it fetched; all else is another's.
+    wait_for_copies(kGroups ? 1 : 0);
+    if constexpr (kGroups) {
+      meet();
+      if (!DENSE && thread == 0) {
+        z_first = to_float(z.shared[z.shift + mixture.first]);
+        z_second = to_float(z.shared[z.shift + mixture.second]);
       }
     }
-    const Mixture mixture = mixture_of(arguments, row, s);
-    float z_first = 0.0f, z_second = 0.0f;
-    if (threadIdx.x == 0 && !DENSE) {  // before anyone writes a gradient, which may go to the same memory
-      z_first = to_float(row_logits[mixture.first]);
-      z_second = to_float(row_logits[mixture.second]);
-    }
-    // A thread's vectors of the logits are those that it fetched; the target's may be another's, after the reduction.
-    if (resident) wait_for_copies();
 
     float largest[1] = {-INFINITY};
-    for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
-      float value[N];
-      z.read(at, value);
-#pragma unroll
-      for (int e = 0; e < N; ++e) largest[0] = fmaxf(largest[0], value[e]);
-    }
-    reduce_team(largest, maxima, team, Maximum{});
-
-    // Σ exp(z-m) in its two parts; Σ q and Σ q (z-m), of the dense target or of the smoothing's share without its u.
-    Exponentials exponentials;
-    float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
-      float value[N];
-      z.read(at, value);
+    RowSums mine{-FLT_MAX};
+    const auto add_vector = [&](int at, const float (&value)[N]) {
 #pragma unroll
       for (int e = 0; e < N; ++e) {
-        const float shifted = value[e] - largest[0];
-        exponentials.add(shifted, exponential<T>(shifted));
+        const float shifted = value[e] - mine.from;
+        mine.exponentials.add(shifted, exponential<T>(shifted));
       }
+      const int first = at - z.shift;
       if constexpr (DENSE) {
         float target[N];
-        t.read_at(at - z.shift, target);
+        dense_of(row, its_buffer).read_at(first, target);
 #pragma unroll
         for (int e = 0; e < N; ++e) {
-          const int column = at - z.shift + e;
-          if (column >= 0 && column < count) {
+          if (first + e >= 0 && first + e < count) {
             float q = (1.0f - s) * target[e] + mixture.u;
-            if (weighted) q *= __ldg(arguments.class_weight + lower + column);
-            total[2] += q;
-            total[3] += product(q, value[e] - largest[0]);
+            if (weighted) q *= __ldg(arguments.class_weight + lower + first + e);
+            mine.add(q, value[e]);
           }
         }
       } else if (mixture.u != 0.0f) {
 #pragma unroll
         for (int e = 0; e < N; ++e) {
-          const int column = at - z.shift + e;
-          if (column >= 0 && column < count) {
-            const float w = weighted ? __ldg(arguments.class_weight + lower + column) : 1.0f;
-            total[2] += w;
-            total[3] += product(w, value[e] - largest[0]);
+          if (first + e >= 0 && first + e < count) {
+            mine.add(weighted ? __ldg(arguments.class_weight + lower + first + e) : 1.0f, value[e]);
           }
         }
       }
+    };
+    for (int at = thread * N; at < slots; at += threads * N) {
+      float value[N];
+      z.read(at, value);
+#pragma unroll
+      for (int e = 0; e < N; ++e) largest[0] = fmaxf(largest[0], value[e]);
+      if (!resident) {
+        if (largest[0] > mine.from) mine.template move<T>(largest[0]);
+        add_vector(at, value);
+      }
     }
-    total[0] = exponentials.below;
-    total[1] = exponentials.largest;
-    reduce_team(total, sums, team, Sum{});
+    if constexpr (kGroups) largest[0] = reduce_warp<GROUP>(largest[0], Maximum{}, lanes);
+    else reduce_team(largest, maxima, team, Maximum{});
+    if (resident) {
+      mine.from = largest[0];
+      for (int at = thread * N; at < slots; at += threads * N) {
+        float value[N];
+        z.read(at, value);
+        add_vector(at, value);
+      }
+    } else {
+      if (largest[0] != mine.from) mine.template move<T>(largest[0]);
+    }
+    float total[4] = {mine.exponentials.below, mine.exponentials.largest, mine.mass, mine.dot};
+    if constexpr (kGroups) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) total[n] = reduce_warp<GROUP>(total[n], Sum{}, lanes);
+    } else {
+      reduce_team(total, sums, team, Sum{});
+    }
 
     const float rest = rest_of(total[0], total[1]);
     float mass = total[2];
@@ -170,7 +261,7 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
     }
     const float log_sum = log1pf(rest);
     const Penalty penalty = penalty_of(arguments, largest[0] + log_sum);
-    if (threadIdx.x == 0 && team.rank == 0) {
+    if (thread == 0 && team.rank == 0) {
       float dot = total[3];
       if constexpr (!DENSE) {
         dot = product(mixture.u, total[3]) + product(mixture.a, z_first - largest[0]) +
@@ -183,14 +274,14 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
     if (arguments.grad == nullptr) continue;
 
     const float factor = factor_of(arguments, row, scale) / (1.0f + rest), pull = mass + penalty.pull;
-    T* row_grad = static_cast<T*>(arguments.grad) + row * arguments.grad_stride + lower;
+    T* const row_grad = grad_of(row);
     const bool whole = misalignment(row_grad) == z.shift;  // vectors of the logits are vectors of the gradient
-    for (int at = threadIdx.x * N; at < slots; at += blockDim.x * N) {
+    for (int at = thread * N; at < slots; at += threads * N) {
       const int first = at - z.shift;
       float value[N];
       z.read(at, value);
       float target[N];
-      if constexpr (DENSE) t.read_at(first, target);
+      if constexpr (DENSE) dense_of(row, its_buffer).read_at(first, target);
       Vector<T> packed;
 #pragma unroll
       for (int e = 0; e < N; ++e) {
@@ -198,30 +289,23 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
         if constexpr (DENSE) q += (1.0f - s) * target[e];
         if (weighted && first + e >= 0 && first + e < count) q *= __ldg(arguments.class_weight + lower + first + e);
         const float g = gradient_of(exponential<T>(value[e] - largest[0]), q, pull, rest, factor);
-        packed.at[e] = from_float<T>(mixture.ignored ? 0.0f : mixture.valid ? g : NAN);
+        packed.at[e] = from_float<T>(mixture.valid ? g : NAN);
       }
-      if (whole && first >= 0 && first + N <= count) {
-        __stcs(reinterpret_cast<uint4*>(row_grad + first), *reinterpret_cast<const uint4*>(&packed));
-      } else {
-#pragma unroll
-        for (int e = 0; e < N; ++e) {
-          if (first + e >= 0 && first + e < count) row_grad[first + e] = packed.at[e];
-        }
-      }
+      write_vector(row_grad, first, count, whole, packed);
     }
     if constexpr (!DENSE) {
       // The labels' own entries, over what the loop wrote there.
-      if (mixture.valid && !mixture.ignored) {
-        __syncthreads();
-        if (threadIdx.x == 0) {
+      if (mixture.valid) {
+        meet();
+        if (thread == 0) {
           const bool same = mixture.first == mixture.second;
           const int at[2] = {mixture.first, mixture.second};
           const float label_logit[2] = {z_first, z_second};
-          const float mine[2] = {same ? mixture.a + mixture.b : mixture.a, same ? mixture.a + mixture.b : mixture.b};
+          const float q_label[2] = {same ? mixture.a + mixture.b : mixture.a, same ? mixture.a + mixture.b : mixture.b};
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             if (at[i] >= lower && at[i] < lower + count) {
-              const float q = mine[i] + mixture.u * class_weight_of(arguments, at[i]);
+              const float q = q_label[i] + mixture.u * class_weight_of(arguments, at[i]);
               const float e = exponential<T>(label_logit[i] - largest[0]);
               row_grad[at[i] - lower] = from_float<T>(gradient_of(e, q, pull, rest, factor));
             }
@@ -230,59 +314,36 @@ __global__ void __launch_bounds__(256, kLongBlocks<DENSE>)
       }
     }
   }
+  wait_for_copies(0);  // of none
   // Nobody writes to another's memory after the last reduction: a block may leave.
-  if (arguments.total.value != nullptr && team.rank == 0) {
+  if (arguments.total.value == nullptr) return;
+  if constexpr (kGroups) {
+    add_to_total(arguments.total, sum_block(share), blockIdx.x, gridDim.x, scale);
+  } else if (team.rank == 0) {
     add_to_total(arguments.total, share, index, teams, scale);
   }
 }
 
-// How a row of `columns` is shared out. The grid is as many teams as run at once: none waits for a place, and shares of the
-// mean are few.
-struct Plan {
-  int team_size, slice_columns, threads, teams, shared_bytes;
-  bool resident;
-};
-
-template <typename T, typename D, bool DENSE>
-Plan plan_long_rows(const Device& device, int64_t batch, int columns) {
-  constexpr int kSliceBytes = 48 * 1024;  // several blocks on a processor: one computes while another fetches
-  constexpr int kSpareBytes = 4 * 1024;   // static shared memory, and what the driver keeps
-  const auto bytes = [](int slice) {
-    return static_cast<int64_t>(slots_for<T>(slice)) * sizeof(T) +
-           (DENSE ? static_cast<int64_t>(slots_for<D>(slice)) * sizeof(D) : 0);
-  };
-  Plan plan{1, columns, 256, 1, 0, true};
-  if (device.clusters) {
-    // Smaller slices where a row is large, or where there are fewer rows than would fill the processors.
-    while (plan.team_size < kMaxCluster && (bytes(plan.slice_columns) > kSliceBytes ||
-                                            (plan.slice_columns > 4096 && batch * plan.team_size < device.processors))) {
-      plan.team_size *= 2;
-      plan.slice_columns = (columns + plan.team_size - 1) / plan.team_size;
-    }
-  }
-  plan.resident = bytes(plan.slice_columns) <= device.shared_memory - kSpareBytes;
-  plan.shared_bytes = plan.resident ? static_cast<int>(bytes(plan.slice_columns)) : 0;
-  if (plan.slice_columns <= 2048) plan.threads = 128;
-  const int by_registers = kLongBlocks<DENSE> * (256 / plan.threads);
-  const int by_memory = device.shared_memory / (plan.shared_bytes + 2048);  // with the static part and the driver's
-  const int fit = by_memory < 1 ? 1 : by_memory < by_registers ? by_memory : by_registers;
-  const int blocks = device.processors * fit;
-  const int64_t teams = blocks / plan.team_size < 1 ? 1 : blocks / plan.team_size;
-  plan.teams = static_cast<int>(teams < batch ? teams : batch);
-  return plan;
-}
-
 template <typename T, typename D, bool DENSE>
 cudaError_t launch_long_rows(const LossArguments& arguments, const Device& device, cudaStream_t stream) {
-  const Plan plan = plan_long_rows<T, D, DENSE>(device, arguments.batch, arguments.columns);
-  const auto kernel = long_rows_kernel<T, D, DENSE>;
+  LossPlan plan = plan_loss(device, arguments.batch, arguments.columns, sizeof(T), DENSE ? sizeof(D) : 0);
+  const auto kernel = plan.group == 16   ? long_rows_kernel<T, D, DENSE, 16>
+                      : plan.group == 32 ? long_rows_kernel<T, D, DENSE, 32>
+                                         : long_rows_kernel<T, D, DENSE, 0>;
   if (plan.shared_bytes > 44 * 1024) {  // with the static part this may pass the 48 KB that need no asking
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  return launch(kernel, static_cast<int64_t>(plan.teams) * plan.team_size, plan.threads, plan.shared_bytes,
-                plan.team_size, stream, arguments, plan.slice_columns, plan.team_size, plan.resident);
+  if (plan.team_size > 1) {
+    int clusters = 1;
+    const cudaError_t error =
+        active_clusters(kernel, device, plan.threads, plan.shared_bytes, plan.team_size, &clusters);
+    if (error != cudaSuccess) return error;
+    plan.blocks = plan.team_size * static_cast<int>(arguments.batch < clusters ? arguments.batch : clusters);
+  }
+  return launch(kernel, plan.blocks, plan.threads, plan.shared_bytes, plan.team_size, stream, arguments,
+                plan.slice_columns, plan.team_size, plan.resident);
 }
 
 }  // namespace regfast::cuda

@@ -34,6 +34,8 @@ struct LossArguments {
   bool count_rows;          // that number: of the rows that are not ignored, counted by every block; else `batch`
   const float* grad_output;  // of each row (grad_output_stride 1) or of all (0); null: 1
   int grad_output_stride;
+  int* scaled;              // where a launch with one grad_output for all rows notes whether that is 1; null: nowhere
+  bool unless_one;          // such a launch ends at once where it is 1: the gradient is there already
   float* losses;            // (batch); null: not wanted
   void* grad;               // rows of grad_stride, the type of the logits, may be logits itself; null: not wanted
   int64_t grad_stride;
@@ -44,7 +46,7 @@ struct LossArguments {
 struct Mixture {
   int first, second;
   float a, b, u;
-  bool valid, ignored;
+  bool valid;
 };
 
 __device__ __forceinline__ float smoothing_of(const LossArguments& arguments) {
@@ -55,21 +57,31 @@ __device__ __forceinline__ float class_weight_of(const LossArguments& arguments,
   return arguments.class_weight != nullptr ? __ldg(arguments.class_weight + column) : 1.0f;
 }
 
-__device__ __forceinline__ bool is_ignored(const LossArguments& arguments, int64_t row) {
-  return arguments.first[row] == arguments.ignore_index ||
-         (arguments.second != nullptr && arguments.second[row] == arguments.ignore_index);
+// Of a row of an index or mixed target; what is no class is one of these.
+struct Labels {
+  static constexpr int kIgnored = -2, kInvalid = -1;
+  int first, second;
+};
+
+__device__ __forceinline__ Labels labels_of(const LossArguments& arguments, int64_t row) {
+  const int64_t first = __ldg(arguments.first + row);
+  const int64_t second = arguments.second != nullptr ? __ldg(arguments.second + row) : first;
+  const auto valid = [&](int64_t label) { return label >= 0 && label < arguments.columns; };
+  if (first == arguments.ignore_index || second == arguments.ignore_index) return {Labels::kIgnored, 0};
+  if (!valid(first) || !valid(second)) return {Labels::kInvalid, 0};
+  return {static_cast<int>(first), static_cast<int>(second)};
 }
 
-__device__ __forceinline__ Mixture mixture_of(const LossArguments& arguments, int64_t row, float s) {
-  Mixture mixture{0, 0, 0.0f, 0.0f, s / static_cast<float>(arguments.columns), true, false};
+__device__ __forceinline__ bool is_ignored(const Labels& labels) { return labels.first == Labels::kIgnored; }
+
+// Of a row that is not ignored; its labels are not read where the target is dense.
+__device__ __forceinline__ Mixture mixture_of(const LossArguments& arguments, int64_t row, const Labels& labels, float s) {
+  Mixture mixture{0, 0, 0.0f, 0.0f, s / static_cast<float>(arguments.columns), true};
   if (arguments.first == nullptr) return mixture;
-  const int64_t first = arguments.first[row];
-  const int64_t second = arguments.second != nullptr ? arguments.second[row] : first;
-  mixture.ignored = first == arguments.ignore_index || second == arguments.ignore_index;
-  mixture.valid = first >= 0 && first < arguments.columns && second >= 0 && second < arguments.columns;
-  if (mixture.ignored || !mixture.valid) return mixture;  // the labels stay 0: never an offset out of bounds
-  mixture.first = static_cast<int>(first);
-  mixture.second = static_cast<int>(second);
+  mixture.valid = labels.first >= 0;
+  if (!mixture.valid) return mixture;  // the labels stay 0: never an offset out of bounds
+  mixture.first = labels.first;
+  mixture.second = labels.second;
   float mix = 1.0f;
   if (arguments.second != nullptr) {
     mix = arguments.lam != nullptr ? arguments.lam[row * arguments.lam_stride] : arguments.lam_value;
@@ -87,9 +99,17 @@ __device__ __forceinline__ float scale_of(const LossArguments& arguments) {
   float count = 0.0f;
 #pragma unroll 8
   for (int64_t row = threadIdx.x; row < arguments.batch; row += blockDim.x) {
-    count += is_ignored(arguments, row) ? 0.0f : 1.0f;
+    count += is_ignored(labels_of(arguments, row)) ? 0.0f : 1.0f;
   }
   return 1.0f / sum_block(count);
+}
+
+// For every thread of a launch: whether nothing is left to do. Notes what `scaled` wants to know.
+__device__ __forceinline__ bool is_done(const LossArguments& arguments) {
+  if (arguments.grad_output == nullptr || arguments.grad_output_stride != 0) return false;
+  const bool one = *arguments.grad_output == 1.0f;
+  if (arguments.scaled != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *arguments.scaled = one ? 0 : 1;
+  return one && arguments.unless_one;
 }
 
 // What a row's gradient is multiplied by.
@@ -102,7 +122,6 @@ __device__ __forceinline__ float factor_of(const LossArguments& arguments, int64
 
 __device__ __forceinline__ float finished_loss(const LossArguments& arguments, int64_t row, const Mixture& mixture,
                                                float loss) {
-  if (mixture.ignored) return 0.0f;
   if (!mixture.valid) return NAN;
   return arguments.sample_weight != nullptr ? loss * arguments.sample_weight[row] : loss;
 }

@@ -57,13 +57,17 @@ _HALVES = (torch.float32, torch.bfloat16, torch.float16)
 _FLOATS = (*_HALVES, torch.float64)
 # Up to so many elements a kernel of attacks is shorter than its launch: 512 lanes of 3x32x32, and more.
 _LAUNCH_BOUND = 1 << 21
+# Up to so many logits forward and backward of a loss are shorter than the Python in front of a Triton launch.
+_SMALL_LOSS = 1 << 24
 
 # The table. First match wins; `reference` serves whatever is left. The tensor looked at is the op's first one. No GPU's
 # row has been measured yet; benchmarks/gpu times both backends.
 _TABLE: dict[str, tuple[Rule, ...]] = {
-    # Triton where it loads 16-byte words and a row fits registers; CUDA C++ for short rows, odd ones and long ones.
+    # CUDA C++ for what the host's time decides, short rows, odd ones and long ones; Triton for large batches of rows
+    # that it loads in 16-byte words and keeps in registers.
     "soft_cross_entropy": (
         Rule("cpu", "cpu", _FLOATS),
+        Rule("cuda", "cuda", _HALVES, elements=_SMALL_LOSS),
         Rule("cuda", "cuda", _HALVES, most=32),
         Rule("triton", "cuda", _HALVES, most=8192, multiple=8),
         Rule("cuda", "cuda", _HALVES),

@@ -21,6 +21,7 @@ from torch import Tensor
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc" / "include"
 CACHE = HERE.parents[1] / "build" / "cuda_on_cpu"
+PAGE = 4096
 
 
 def _compiler() -> str | None:
@@ -122,6 +123,22 @@ class Memory:
     def copy(self, name: str, tensor: Tensor, shift: int | None = None) -> Tensor:
         """`tensor` there, without gaps."""
         return self.empty(name, tuple(tensor.shape), tensor.dtype, shift).copy_(tensor)
+
+    @contextmanager
+    def hidden(self, rows: list[Tensor]) -> Iterator[None]:
+        """Whole pages around these rows that nobody may read, until the end of the block."""
+        libc = ctypes.CDLL(None)
+
+        def protect(protection: int) -> None:
+            for row in rows:
+                begin, end = row.data_ptr() // PAGE * PAGE, row.data_ptr() + row.nbytes
+                assert libc.mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), protection) == 0
+
+        protect(0)
+        try:
+            yield
+        finally:
+            protect(3)  # to be read and written
 
     def rows(self, name: str, tensor: Tensor, gap: int, shift: int | None = None) -> Tensor:
         """The rows of `tensor` there, `gap` elements apart; the gaps are NaN. Nothing follows the last row."""

@@ -41,6 +41,8 @@ class Arguments(ctypes.Structure):
         ("count_rows", ctypes.c_bool),
         ("grad_output", _POINTER),
         ("grad_output_stride", ctypes.c_int),
+        ("scaled", _POINTER),
+        ("unless_one", ctypes.c_bool),
         ("losses", _POINTER),
         ("grad", _POINTER),
         ("grad_stride", ctypes.c_int64),
@@ -71,8 +73,14 @@ def run(
     inplace: bool = False,
     layout: Layout = PLAIN,
     count_rows: bool = True,
+    stored: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss (not computed with a `grad_output`, as in backward) and gradient, by the machine that `library` has now."""
+    """Loss (not computed with a `grad_output`, as in backward) and gradient, by the machine that `library` has now.
+
+    `stored`: the gradient for a grad_output of 1, to be made anew if that is not what it is. `hidden`: (B,) bool, rows
+    of logits that must not be read; their pages must be their own.
+    """
     library = build.library("soft_cross_entropy")
     assert library.size_of_arguments() == ctypes.sizeof(Arguments)
     reduction, mean = target.get("reduction", "mean"), target.get("reduction", "mean") == "mean"
@@ -106,13 +114,15 @@ def run(
             mean=mean,
             grad_output=give("grad_output", grad_output),
             grad_output_stride=int(grad_output is not None and grad_output.dim() == 1),
+            unless_one=stored is not None,
         )
         if dense is not None:
             q = memory.rows("dense", dense, layout.gap, layout.shift)
             arguments.dense, arguments.dense_stride = q.data_ptr(), q.stride(0)
         grad = z
         if not inplace and gradient:
-            grad = memory.rows("grad", torch.full_like(logits, torch.nan), layout.grad_gap, layout.grad_shift)
+            filled = torch.full_like(logits, torch.nan) if stored is None else stored
+            grad = memory.rows("grad", filled, layout.grad_gap, layout.grad_shift)
         if gradient:
             arguments.grad, arguments.grad_stride = grad.data_ptr(), grad.stride(0)
 
@@ -134,8 +144,13 @@ def run(
             arguments.total_counter = counter.data_ptr()
         elif grad_output is None:
             arguments.losses = loss.data_ptr()
+        scaled = memory.copy("scaled", torch.tensor([7], dtype=torch.int32))
+        arguments.scaled = scaled.data_ptr()
         dense_is_float = dense is None or dense.dtype == torch.float32
-        library.check("cross_entropy", ctypes.byref(arguments), _DTYPES.index(logits.dtype), dense_is_float)
+        with memory.hidden([] if hidden is None else [z[row] for row in hidden.nonzero()[:, 0].tolist()]):
+            library.check("cross_entropy", ctypes.byref(arguments), _DTYPES.index(logits.dtype), dense_is_float)
+        noted = grad_output is not None and grad_output.dim() == 0
+        assert scaled.item() == (int(grad_output != 1) if noted else 7)
 
         assert counter.item() == 0, "the counter must be left at 0"
         if not inplace:

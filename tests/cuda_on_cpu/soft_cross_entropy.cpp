@@ -25,6 +25,18 @@ int64_t size_of_arguments() { return sizeof(LossArguments); }
 
 int64_t shares(int64_t batch) { return most_shares(device_now(), batch); }
 
+// Clusters that a launch over so many float32 logits a row asks for; 0: no cluster is needed.
+int clusters(int64_t batch, int columns) {
+  const Device device = device_now();
+  const LossPlan plan = plan_loss(device, batch, columns, sizeof(float), 0);
+  int found = 0;
+  if (plan.team_size > 1) {
+    active_clusters(long_rows_kernel<float, float, false, 0>, device, plan.threads, plan.shared_bytes, plan.team_size,
+                    &found);
+  }
+  return found;
+}
+
 // dtype: 0 float32, 1 float16, 2 bfloat16.
 int cross_entropy(const LossArguments* arguments, int dtype, int dense_is_float) {
   const Device device = device_now();

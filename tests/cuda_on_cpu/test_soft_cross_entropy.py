@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
@@ -15,8 +17,9 @@ pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="no g++ 12 here")
 reference = of("reference")
 KINDS = ("index", "mixed", "dense")
 HALVES = (torch.float16, torch.bfloat16)
-# A thread a row, two blocks of them; a block a row; more rows than blocks; a cluster a row.
-SHAPES = {1: 3, 2: 129, 3: 5, 10: 131, 31: 2, 32: 128, 33: 7, 1000: 3, 1003: 37, 21841: 2, 40001: 3}
+# A thread a row, two blocks of them; 16 and 32 threads a row, more rows than groups; a block a row; a cluster a row.
+SHAPES = {1: 3, 2: 129, 3: 5, 10: 131, 31: 2, 32: 128, 33: 300, 100: 21, 150: 9, 1000: 3, 1003: 37}
+SHAPES |= {2500: 5, 21841: 2, 40001: 3}
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +123,44 @@ def test_means_leave_ignored_rows_out_however_they_are_counted(class_weight, cla
     arguments["first"][:] = -100
     loss, grad = losses.run(batch(rows, classes), arguments)
     assert loss.isnan() and (grad == 0).all()
+
+
+@pytest.mark.parametrize("classes", [32, 1003, 3001, 40001])
+@pytest.mark.parametrize("kind", ["index", "mixed"])
+def test_ignored_rows_are_not_read(kind, classes):
+    rows = 1200 if classes == 32 else 13
+    gap = 0 if classes == 32 else -classes % (build.PAGE // 4)  # a row a page, or 32 rows
+    z, arguments = batch(rows, classes), target(kind, rows, classes)
+    ignored = torch.arange(rows) // (32 if classes == 32 else 1) % 3 < 2
+    arguments["second" if kind == "mixed" else "first"][ignored] = -100
+    build.library("soft_cross_entropy").machine(
+        "random", processors=1
+    )  # of many blocks, each looks at the labels first
+    for grad_output in (None, torch.tensor(1.7)):
+        layout = Layout(gap=gap, shift=0)
+        _, grad = check(z, arguments, grad_output, layout=layout, hidden=ignored)
+        assert (grad[ignored] == 0).all() and (grad[~ignored] != 0).any(1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("classes", [10, 100, 3001, 40001])
+def test_a_stored_gradient_is_made_anew_where_grad_output_is_not_one(classes, dtype):
+    rows = 5
+    z, arguments = batch(rows, classes, dtype), target("mixed", rows, classes) | {"smoothing": 0.1}
+    _, stored = losses.run(z, arguments)
+    _, kept = losses.run(z, arguments, grad_output=torch.tensor(1.0), stored=torch.full_like(stored, 3.0))
+    assert (kept == 3).all()
+    scale = torch.tensor(1.7)
+    _, made = losses.run(z, arguments, grad_output=scale, stored=stored)
+    assert torch.equal(made, losses.run(z, arguments, grad_output=scale)[1])  # as if none had been stored
+    assert torch.equal(losses.run(z, arguments, grad_output=torch.tensor(1.0))[1], stored)
+
+
+def test_clusters_are_as_many_as_run_at_once():
+    library = build.library("soft_cross_entropy")
+    library.machine("forward", processors=132)
+    found = {classes: library.clusters(ctypes.c_int64(4096), classes) for classes in (1000, 128256)}
+    assert found == {1000: 0, 128256: 48}  # 132 processors in 8 groups, three blocks each: 49 would need one more group
 
 
 @pytest.mark.parametrize("classes", [10, 1003, 40001])

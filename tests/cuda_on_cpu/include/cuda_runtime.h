@@ -237,6 +237,20 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return emulator::run(launch, body) ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
+// Blocks of 256 threads, three a processor if their memory fits; a cluster within one of the groups of up to 18 processors.
+template <typename F>
+cudaError_t cudaOccupancyMaxActiveClusters(int* count, F*, const cudaLaunchConfig_t* config) {
+  const int processors = emulator::machine.processors, groups = (processors + 17) / 18;
+  const int by_memory = emulator::machine.shared_memory / static_cast<int>(config->dynamicSmemBytes + 2048);
+  *count = 0;
+  for (int group = 0, left = processors / 2; group < groups; ++group) {
+    const int pairs = group + 1 < groups ? (left + groups - group - 1) / (groups - group) : left;  // they come in pairs
+    *count += (2 * pairs * std::min(3, by_memory)) / static_cast<int>(config->attrs->val.clusterDim.x);
+    left -= pairs;
+  }
+  return cudaSuccess;
+}
+
 namespace emulator {
 // For the library's caller: 0, or not 0 and the reason in emulator_error().
 inline int status(cudaError_t code) {

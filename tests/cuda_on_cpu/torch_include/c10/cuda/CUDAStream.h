@@ -27,6 +27,12 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
   return cudaSuccess;
 }
 
+enum { cudaHostAllocPortable = 1, cudaHostAllocMapped = 2 };
+inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::malloc(bytes);
+  return cudaSuccess;
+}
+
 #define C10_CUDA_CHECK(call) TORCH_CHECK((call) == cudaSuccess)
 
 namespace c10::cuda {
@@ -40,6 +46,9 @@ enum class CaptureStatus { None, Active };
 inline CaptureStatus currentStreamCaptureStatusMayInitCtx() {
   return fake::capturing ? CaptureStatus::Active : CaptureStatus::None;
 }
+struct CUDAGuard {
+  explicit CUDAGuard(c10::Device) {}
+};
 struct CUDAStreamCaptureModeGuard {
   explicit CUDAStreamCaptureModeGuard(cudaStreamCaptureMode) { fake::relaxed = true; }
   ~CUDAStreamCaptureModeGuard() { fake::relaxed = false; }
