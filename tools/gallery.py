@@ -1,6 +1,6 @@
 """Writes docs/gallery.md and its pictures: python tools/gallery.py STUDY PAPER EVALUATION
 
-Each argument is the folder of a finished run. Pictures are small: at most 760 pixels wide, 64 colors.
+Each argument is the folder of a finished run. Pictures are small: at most 760 pixels wide, 256 colors.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def shown(drawing: Drawing, run: str) -> str:
     picture = Image.open(path).convert("RGB")
     wide = min(WIDTH, round(105 * drawing.figure.get_figwidth()))
     picture = picture.resize((wide, round(picture.height * wide / picture.width)), Image.Resampling.LANCZOS)
-    picture.quantize(64).save(path, optimize=True)
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     command = f"regfast plot {run} --figure {drawing.name}"
     picture_of = f"![{drawing.title}](images/gallery/{drawing.name}.png)"
     return f"### {drawing.title}\n\n{picture_of}\n\n{drawing.look}\n\n`{command}`"
