@@ -46,3 +46,35 @@ def test_compiles(source, arch, tmp_path):
     for (name, _), count, spilled in zip(names, registers, spills, strict=True):
         print(f"sm_{arch} {source.stem} {name}: {count} registers, {spilled} bytes spilled")
     assert not any(spills), [name for name, spilled in zip(names, spills, strict=True) if spilled]
+
+
+# Blocks of 128 threads that a processor's 65,536 registers hold are kGroupBlocks; of 256 threads, long_blocks.
+REGISTERS = {"Li16E": 72, "Li32E": 72, "Li0E": 80}
+LOSS = """
+#include "cuda_soft_cross_entropy.cuh"
+using namespace regfast::cuda;
+cudaError_t loss(const LossArguments& arguments, const Device& device, cudaStream_t stream) {
+  return launch_loss<__nv_bfloat16, float, false>(arguments, device, stream);
+}
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(NVCC is None, reason="no nvcc here")
+def test_rows_of_losses_keep_their_registers_and_move_sixteen_bytes_at_a_time(tmp_path):
+    source = tmp_path / "loss.cu"
+    source.write_text(LOSS)
+    command = [NVCC, "-c", str(source), "-o", str(tmp_path / "loss.o"), "-std=c++20", "-O3", "-Xptxas", "-v", "--keep"]
+    command += [f"--keep-dir={tmp_path}", f"-I{SOURCES[0].parents[1] / 'include'}", "--expt-relaxed-constexpr"]
+    found = subprocess.run([*command, "-gencode=arch=compute_90,code=sm_90"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-3000:]
+    used = re.findall(
+        r"entry function '\S*long_rows_kernel\S*(Li\d+E)\S*'.*?Used (\d+) registers", found.stderr, re.DOTALL
+    )
+    assert {name: int(count) <= REGISTERS[name] for name, count in used} == dict.fromkeys(REGISTERS, True)
+    assert not re.search(r"[1-9]\d* bytes spill", found.stderr)
+    (ptx,) = tmp_path.glob("*.ptx")
+    kernels = [text for text in ptx.read_text().split(".entry") if re.match(r"\s*\S*long_rows_kernel", text)]
+    assert len(kernels) == len(REGISTERS)
+    for text in kernels:
+        assert re.search(r"cp\.async\.\S+ \[\S+\], \[\S+\], 16", text) and re.search(r"st\.global\S*\.v4", text)
