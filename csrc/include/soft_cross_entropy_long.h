@@ -213,6 +213,8 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
   }
   if (uniform != 0) dot += uniform * sums.offset;
   const bool ignored = !Dense && target.ignored;
+  const bool defined = !std::isnan(log_sum);  // else a logit is NaN or +inf, or all are -inf
+  if (Stats && !defined) margin = kNaN<A>, prediction = 0;
   const double sample = call.sample_weight == nullptr ? 1.0 : double(call.sample_weight[row]);
   double pull = mass, penalty = 0;  // of the softmax on the gradient
   if (call.z_loss != 0) {
@@ -231,7 +233,7 @@ REGFAST_INLINE void one_row(const SoftCrossEntropy<T, P>& call, int64_t row, boo
   }
   if (grad == nullptr) return;
   const auto given = statistic_gradients(call, row);
-  if (ignored && !(Stats && given.any())) return zero(grad, classes);
+  if (ignored && !(Stats && defined && given.any())) return zero(grad, classes);
 
   const double scale = ignored ? 0.0 : sample * (double(call.grad_scale[row * call.grad_scale_stride]) + given.loss);
   double coefficient = pull * scale, slope = 0, of_confidence = 0, of_margin = 0;

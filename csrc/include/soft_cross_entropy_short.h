@@ -153,7 +153,10 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
     for (int r = 0; r < count; r++) {
       const int64_t row = begin + r;
       const A sum = below[r] + largest[r];
-      const A margin = ignored[r] ? kNaN<A> : (classes == 1 ? kInfinity<A> : z[label[r]][r] - others[r]);
+      const bool defined = !std::isnan(log_sum[r]);  // else a logit is NaN or +inf, or all are -inf
+      A margin = classes == 1 ? kInfinity<A> : z[label[r]][r] - others[r];
+      if (ignored[r] || !defined) margin = kNaN<A>;
+      if (!defined) prediction[r] = 0;
       if (call.log_partition != nullptr) {
         call.log_partition[row] = m[r] + log_sum[r];
         call.confidence[row] = 1 / sum;
@@ -164,7 +167,7 @@ REGFAST_INLINE void tile(const SoftCrossEntropy<T, P>& call, int64_t begin, int 
       }
       if (call.grad_statistics == nullptr) continue;
       // The row's column of z becomes the statistics' part of the gradient.
-      if (!given[r].any()) {
+      if (!given[r].any() || (ignored[r] && !defined)) {
         for (int k = 0; k < classes; k++) z[k][r] = 0;
         continue;
       }

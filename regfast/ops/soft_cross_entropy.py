@@ -24,6 +24,9 @@ class SampleStats(NamedTuple):
 
     All others carry gradients, to logits and (the last three) to features. The last three are NaN without features, the
     last two without centers.
+
+    Where a row has no softmax (a logit NaN or +inf, or all -inf) loss, log_partition, confidence, entropy and margin
+    are NaN, as is the gradient, and the prediction is 0; if the row is ignored, loss and gradient are 0.
     """
 
     loss: Tensor

@@ -7,7 +7,7 @@ import torch
 
 from tests.ops import oracle
 from tests.ops.backends import on_cpu
-from tests.ops.losses import soft_cross_entropy, soft_cross_entropy_stats
+from tests.ops.losses import check_rows_without_softmax, soft_cross_entropy, soft_cross_entropy_stats
 
 pytestmark = on_cpu("soft_cross_entropy", "soft_cross_entropy_stats")
 
@@ -188,3 +188,8 @@ def test_compiles_whole(backend):
     compiled, expected = step(logits, features), eager(logits, features)
     torch.testing.assert_close(compiled, expected)
     torch.testing.assert_close(torch.autograd.grad(compiled[0], features), torch.autograd.grad(expected[0], features))
+
+
+@pytest.mark.parametrize("classes", [5, 300])
+def test_rows_without_softmax(backend, classes):
+    check_rows_without_softmax(soft_cross_entropy_stats, classes)

@@ -15,7 +15,7 @@ from regfast.ops.reference.feature_stats import feature_stats as reference_featu
 from regfast.ops.triton import launch, linear_soft_cross_entropy, soft_cross_entropy
 from regfast.ops.triton.feature_stats import feature_stats
 from tests.ops import oracle
-from tests.ops.losses import of
+from tests.ops.losses import check_rows_without_softmax, of
 from tests.ops.triton_inputs import labels, logits, poisoned, strided, unaligned
 
 __all__ = ["poisoned"]
@@ -436,6 +436,10 @@ def test_statistics(passes, kind, given):
         assert (found is None) == (right is None)
         if right is not None:
             torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=2e-6, equal_nan=True, msg=name)
+
+
+def test_statistics_of_rows_without_softmax(passes):
+    check_rows_without_softmax(triton.soft_cross_entropy_stats, 13)
 
 
 def test_statistics_of_ties_and_one_class(passes):

@@ -40,11 +40,13 @@ def soft_cross_entropy_stats(
     """See `regfast.ops.soft_cross_entropy`."""
     rows = _rows(logits, target)
     shifted, log_sum = rows.shifted, rows.log_sum
-    prediction = upcast(logits).argmax(1)
+    undefined = log_sum.isnan()
+    prediction = torch.where(undefined, 0, upcast(logits).argmax(1))
     entropy = log_sum - product((shifted - log_sum.unsqueeze(1)).exp(), shifted).sum(1)
     others = shifted.scatter(1, rows.true.unsqueeze(1), -torch.inf)
     margin = pick(shifted, rows.true) - pick(others, others.argmax(1))
     margin = torch.where(margin.isfinite(), margin, margin.detach())
+    margin = torch.where(undefined, log_sum, margin)  # NaN, and its gradient
     rms: Any = None
     cosine = cosine_predicted = rms
     if features is not None:

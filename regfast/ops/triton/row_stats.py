@@ -23,11 +23,12 @@ def store_stats(
     """
     nan = float("nan")
     known = valid & (true < K) & (ignored == 0)
-    predicted = tl.where(predicted < K, predicted, 0)  # no maximum: a row of NaN
+    defined = lse == lse  # else a logit is NaN or +inf, or all are -inf
+    predicted = tl.where(defined, predicted, 0)
     tl.store(stats + rows, lse, mask=ok)
     tl.store(stats + batch + rows, confidence, mask=ok)
     tl.store(stats + 2 * batch + rows, entropy, mask=ok)
-    tl.store(stats + 3 * batch + rows, tl.where(known, margin, nan), mask=ok)
+    tl.store(stats + 3 * batch + rows, tl.where(known & defined, margin, nan), mask=ok)
     tl.store(classes + rows, predicted.to(tl.int64), mask=ok)
     tl.store(classes + batch + rows, tl.where(known, true.to(tl.int64), -1), mask=ok)
     if features is not None:
@@ -50,7 +51,8 @@ def stat_coefficients(
 
         p (along + across (z - max z)) + at_predicted e_predicted + at_rival (e_rival - e_true),
 
-    nothing where none of those on the logits alone is `asked` and the margin has no gradient.
+    nothing where none of those on the logits alone is `asked` and the margin has no gradient. Without a softmax none
+    is: the row's gradient is NaN already, or 0 because it is ignored.
     """
     of_loss = tl.load(stat_grads + rows, mask=ok, other=0.0)
     of_lse = tl.load(stat_grads + batch + rows, mask=ok, other=0.0)
@@ -58,7 +60,7 @@ def stat_coefficients(
     of_entropy = tl.load(stat_grads + 3 * batch + rows, mask=ok, other=0.0)
     of_margin = tl.load(stat_grads + 4 * batch + rows, mask=ok, other=0.0)
     at_rival = -tl.where(known & (tl.abs(margin) < float("inf")), of_margin, 0.0)
-    asked = (of_lse != 0.0) | (of_confidence != 0.0) | (of_entropy != 0.0)
+    asked = ((of_lse != 0.0) | (of_confidence != 0.0) | (of_entropy != 0.0)) & (log_e == log_e)
     along = of_lse - of_confidence + product(of_entropy, log_e - entropy)
     return factor + of_loss * sample, along, -of_entropy, of_confidence, at_rival, asked
 
