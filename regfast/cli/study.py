@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -81,7 +82,8 @@ def study(
 ) -> None:
     """Train with each regularizer, attack, measure, and say on one page whether the paper's effects appear.
 
-    The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes.
+    The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes. Under
+    torchrun the ranks share the models.
     """
     from regfast.runs.errors import user_input
     from regfast.runs.files import read_json
@@ -105,16 +107,19 @@ def study(
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
     usual = default_workers(dataset) if place.type == "cpu" and threads is None else 1
-    with Steps() as shown:
+    leads = int(os.environ.get("RANK", "0")) == 0  # under torchrun
+    with Steps(show=leads) as shown:
         did = run_study(
             chosen,
             folder,
             download=download,
             workers=workers or usual,
-            device=place,
+            device=None if device is None else place,
             command=command,
             progress=shown,
         )
+    if not leads:
+        return
     show(metrics_text(read_json(folder / "metrics.json")["regularizers"], "regularizer"))
     end(folder, did=did, page=page)
 

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 
 import regfast
 from regfast.data import Splits, Subset, load_splits
+from regfast.evaluation.group import WorkerGroup, agree, join
 from regfast.evaluation.identity import data_fingerprint
+from regfast.evaluation.queue import draw_chunks
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.representation import snapshot
@@ -92,7 +95,7 @@ def run_study(
     *,
     download: bool = False,
     workers: int = 1,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
@@ -102,8 +105,9 @@ def run_study(
     (Ctrl-C, a crash) loses at most the pieces in work. Returns False when there was nothing left to do.
 
     `download` lets torchvision fetch a data set. `workers`: processes that share the units; more than one needs the
-    caller's main module to be importable (`if __name__ == "__main__":`). Models are trained and attacked on `device`.
-    `command` is noted in `config.json`.
+    caller's main module to be importable (`if __name__ == "__main__":`). Under torchrun every rank calls this with the
+    same arguments, and they share the units instead. Models are trained and attacked on `device`; None: the rank's GPU,
+    else the CPU. `command` is noted in `config.json`.
 
     Raises:
         InputError: `run_dir` holds a run of another kind, with other options or data (all differences are named), or
@@ -111,31 +115,68 @@ def run_study(
         RunStopped: another job is writing to `run_dir`, or a file cannot be written.
         MissingInput: the data set is not where `config` says.
     """
-    told, folder = progress or Silent(), Path(run_dir)
+    group = join(device)
+    told, folder = (progress if group.leads else None) or Silent(), Path(run_dir)
     units = _units(config, folder)
+    with ExitStack() as held:
+        held.enter_context(group.watched())
+        names = agree(group, lambda: _open(config, folder, download, group.device, command, held))
+        if names is None:
+            group.leave()
+            return False
+        left = [unit for unit in units if unit.name in names]
+        run = partial(_run_unit, config, group.device)
+        epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
+        if group.leads:
+            trained = sum(unit.trained(config) for unit in units)
+            begun = sum(unit.state.epochs for unit in units if not unit.trained(config))
+            told.start(len(units) * (epochs + pieces), trained * epochs + begun + (len(units) - len(left)) * pieces)
+        if group.size == 1:
+            run_all(run, left, workers, told)
+        else:
+            shared = _Shared(group, told)
+            for (k,) in draw_chunks([[k] for k in range(len(left))], group.store, "next unit"):
+                run(left[k], shared)
+                group.count("units done", 1)
+            group.wait(lambda: group.count("units done") >= len(left))
+        told.say("tables")
+        agree(group, lambda: _assemble(folder, config, units))
+        group.leave()
+    return True
+
+
+class _Shared(Silent):
+    """The steps of all ranks, told by the first."""
+
+    def __init__(self, group: WorkerGroup, told: Progress):
+        self._group, self._told, self._seen = group, told, 0
+
+    def advance(self, steps: float = 1) -> None:
+        total = self._group.count("millionths", round(steps * 1e6))
+        self._told.advance((total - self._seen) / 1e6)
+        self._seen = total
+
+    def say(self, doing: str) -> None:
+        self._told.say(doing)
+
+
+def _open(
+    config: StudyConfig, folder: Path, download: bool, device: torch.device, command: str, held: ExitStack
+) -> list[str] | None:
+    """Hold the folder, check what is in it, and name the units that are left; None where nothing is left to do."""
     complete, data = _look(config, folder, download)
     if complete:
-        return False
-    here = environment(device)
-    with alone(folder / ".lock"):
-        stored = _stored(folder, config)  # once more: another job may have been here
-        if stored is None:
-            write_json(
-                folder / "config.json", {**config.as_dict(), "data": data, "command": command, "environment": here}
-            )
-        else:
-            there = stored.get("environment", {})
-            check_same({key: there.get(key) for key in DECISIVE}, {key: here[key] for key in DECISIVE}, folder)
-        remove_unfinished(folder, folder / "checkpoints", *(unit.part("") for unit in units))
-        epochs, pieces = config.recipe.epochs, len(config.attacks) + len(config.sweep.eps)
-        trained = sum(unit.trained(config) for unit in units)
-        left = [unit for unit in units if not unit.finished(config)]
-        begun = sum(unit.state.epochs for unit in units if not unit.trained(config))
-        told.start(len(units) * (epochs + pieces), trained * epochs + begun + (len(units) - len(left)) * pieces)
-        run_all(partial(_run_unit, config, torch.device(device)), left, workers, told)
-        told.say("tables")
-        _assemble(folder, config, units)
-    return True
+        return None
+    here, units = environment(device), _units(config, folder)
+    held.enter_context(alone(folder / ".lock"))
+    stored = _stored(folder, config)  # once more: another job may have been here
+    if stored is None:
+        write_json(folder / "config.json", {**config.as_dict(), "data": data, "command": command, "environment": here})
+    else:
+        there = stored.get("environment", {})
+        check_same({key: there.get(key) for key in DECISIVE}, {key: here[key] for key in DECISIVE}, folder)
+    remove_unfinished(folder, folder / "checkpoints", *(unit.part("") for unit in units))
+    return [unit.name for unit in units if not unit.finished(config)]
 
 
 def is_finished(config: StudyConfig, run_dir: str | Path, *, download: bool = False) -> bool:
