@@ -53,6 +53,13 @@ def study(
     device: Device = None,
     threads: Threads = None,
     workers: Workers = None,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="Under torchrun: units (the ranks share the models), ddp (they train each together), or auto (large "
+            "models and images together)."
+        ),
+    ] = "auto",
     page: Page = True,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, such as 0,1,2: one training run each.", rich_help_panel=_TRAINING)
@@ -115,6 +122,7 @@ def study(
             download=download,
             workers=workers or usual,
             device=None if device is None else place,
+            parallel=parallel,
             command=command,
             progress=shown,
         )

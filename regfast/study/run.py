@@ -23,7 +23,7 @@ from regfast.evaluation.queue import draw_chunks
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.representation import snapshot
-from regfast.runs.errors import MissingInput, user_input
+from regfast.runs.errors import InputError, MissingInput, user_input
 from regfast.runs.files import (
     REMEDY,
     make_folder,
@@ -96,6 +96,7 @@ def run_study(
     download: bool = False,
     workers: int = 1,
     device: str | torch.device | None = "cpu",
+    parallel: str = "auto",
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
@@ -106,7 +107,9 @@ def run_study(
 
     `download` lets torchvision fetch a data set. `workers`: processes that share the units; more than one needs the
     caller's main module to be importable (`if __name__ == "__main__":`). Under torchrun every rank calls this with the
-    same arguments, and they share the units instead. Models are trained and attacked on `device`; None: the rank's GPU,
+    same arguments: with `parallel` "units" they share the units, with "ddp" they train one model after the other
+    together and share what is measured; "auto" trains together what has images of 64 pixels a side or more, or more
+    than five million parameters. Models are trained and attacked on `device`; None: the rank's GPU,
     else the CPU. `command` is noted in `config.json`.
 
     Raises:
@@ -115,6 +118,8 @@ def run_study(
         RunStopped: another job is writing to `run_dir`, or a file cannot be written.
         MissingInput: the data set is not where `config` says.
     """
+    if parallel not in ("auto", "units", "ddp"):
+        raise InputError(f"parallel must be auto, units or ddp, got {parallel!r}")
     group = join(device)
     told, folder = (progress if group.leads else None) or Silent(), Path(run_dir)
     units = _units(config, folder)
@@ -135,6 +140,12 @@ def run_study(
             run_all(run, left, workers, told)
         else:
             shared = _Shared(group, told)
+            if parallel == "ddp" or (parallel == "auto" and _large(config)):
+                for unit in left:
+                    if not unit.trained(config):
+                        model, splits = _opened(config, group.device, unit)
+                        _train(unit, model, config, splits, told, together=True, writes=group.leads)
+                agree(group, lambda: None)  # the last one is written
             for (k,) in draw_chunks([[k] for k in range(len(left))], group.store, "next unit"):
                 run(left[k], shared)
                 group.count("units done", 1)
@@ -250,11 +261,24 @@ def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "recipe": {**Recipe().as_dict(), **config["recipe"]}}
 
 
-def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: Progress) -> None:
+def _opened(config: StudyConfig, device: torch.device, unit: Unit) -> tuple[SplitClassifier, Splits]:
+    """The unit's model as training begins, and the data."""
     splits = load_splits(config.dataset, config.data_root)
     channels = splits.image_shape[0]
-    model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed).to(device)
     make_folder(unit.part(""))
+    model = load_model(config.model, num_classes=splits.num_classes, in_channels=channels, seed=unit.seed)
+    return model.to(device), splits
+
+
+def _large(config: StudyConfig) -> bool:
+    """Whether a model is worth several ranks."""
+    splits = load_splits(config.dataset, config.data_root)
+    model = load_model(config.model, num_classes=splits.num_classes, in_channels=splits.image_shape[0])
+    return max(splits.image_shape[1:]) >= 64 or sum(parameter.numel() for parameter in model.parameters()) > 5e6
+
+
+def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: Progress) -> None:
+    model, splits = _opened(config, device, unit)
     if unit.trained(config):
         model.load_network_state(read_checkpoint(unit.checkpoint), unit.checkpoint)
         unit.state.remove()
@@ -264,7 +288,15 @@ def _run_unit(config: StudyConfig, device: torch.device, unit: Unit, progress: P
     _measure(unit, model, config, splits, progress)
 
 
-def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Splits, progress: Progress) -> None:
+def _train(
+    unit: Unit,
+    model: SplitClassifier,
+    config: StudyConfig,
+    splits: Splits,
+    progress: Progress,
+    together: bool = False,
+    writes: bool = True,
+) -> None:
     regularizer = built(unit.regularizer, config.regularizers[unit.regularizer])
 
     # Spread over all of them, for a training set may be sorted by class.
@@ -283,8 +315,10 @@ def _train(unit: Unit, model: SplitClassifier, config: StudyConfig, splits: Spli
     make_folder(unit.checkpoint.parent)
     history = train(
         model, splits.train, splits.holdout, regularizer, config.recipe, seed=unit.seed, state=unit.state,
-        on_epoch=on_epoch, on_batch=step.reach,
+        together=together, on_epoch=on_epoch, on_batch=step.reach,
     )  # fmt: skip
+    if not writes:
+        return
     identity = {"regularizer": unit.regularizer, "seed": unit.seed}
     write_table(unit.part("curves.parquet"), [{**identity, **epoch.as_dict()} for epoch in history])
     if config.trajectory:

@@ -83,6 +83,7 @@ def test_help_is_short_of_torch():
         (["study", "--attack", "apgd:eps=0.1"], "leave it out"),
         (["study", "--attack", "pgd:norm=l1"], "not for l1"),
         (["study", "--size", "smoke", "--device", "abacus"], "--device abacus"),
+        (["study", "--size", "smoke", "--parallel", "no"], "parallel must be auto, units or ddp"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["train", "--out", "x.safetensors", "--regularizer", "hard:alpha=1"], "hard takes no alpha"),
         (["train", "--out", "x.safetensors", "--recipe", "cifar11"], "no recipe is called 'cifar11'"),

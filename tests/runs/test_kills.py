@@ -131,13 +131,17 @@ def test_what_a_worker_stores_after_its_job_is_gone_mixes_nothing_in(alone, tmp_
     assert read_run(out)[1].equals(alone)
 
 
-@pytest.mark.slow
-def test_ranks_share_the_units_of_a_study(tmp_path):
+@pytest.mark.exhaustive
+def test_ranks_share_the_units_of_a_study_or_train_each_together(tmp_path):
     small = ["regfast", "study", "--size", "smoke", "--regularizer", "hard", "--regularizer", "mixup", "--epochs", "1"]
     small += ["--limit", "8", "--device", "cpu", "--no-report", "--out"]
     finish([*TORCHRUN, *small, str(tmp_path / "ranks")])
     finish([*small, str(tmp_path / "one"), "--workers", "1"])
     assert results("study", tmp_path / "ranks") == results("study", tmp_path / "one") != {}
+    finish([*TORCHRUN, *small, str(tmp_path / "together"), "--parallel", "ddp"])
+    found = results("study", tmp_path / "together")
+    assert set(found) == set(results("study", tmp_path / "one"))
+    assert found != results("study", tmp_path / "one")  # batch norm counts a rank's images
     assert not litter(tmp_path)
 
 
