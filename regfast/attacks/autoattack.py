@@ -22,7 +22,7 @@ class AutoAttack(Runnable):
     | standard | apgd-ce, apgd-t (9 targets), fab-t (9 targets), square (5,000 queries) |
     | plus | apgd-ce and apgd-dlr (5 restarts), fab (5 restarts), square, apgd-t, fab-t |
     | rand | apgd-ce, apgd-dlr, each gradient averaged over 20 answers: for models that answer at random |
-    | fast | apgd-pma (few steps), apgd-t in MALT's order, square (few queries): a tenth of standard's evaluations |
+    | fast | apgd-pma (few steps), apgd-t in MALT's order, some fab-t and square: a tenth of standard's evaluations |
 
     For l1, standard runs apgd-ce from 5 starts and apgd-t at 5 targets, both through balls of 3, 2 and 1 eps.
 
@@ -75,6 +75,7 @@ def _fast(norm: Norm, eps: Eps) -> list[Attack]:
     return [
         APGD(norm, eps, steps=20, loss="probability-margin"),
         APGD(norm, eps, steps=60, loss="dlr", targets=4, target_order="malt"),
+        FAB(norm, eps, steps=40, targets=2),
         Square(norm, eps, 100),
     ]
 

@@ -135,7 +135,7 @@ def _terminated(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _warned(message: Warning | str, *_: object) -> None:
+def _warned(message: Warning | str, *_: object, **__: object) -> None:
     _complain(f"warning: {message}", 0)
 
 

@@ -36,7 +36,7 @@ def test_a_watcher_sees_every_stage_move_forward_within_samples():
     model, images, labels = problem()
     notes = Notes()
     result = AutoAttack("linf", 0.02, version="fast").run(model, images, labels, lanes=3, progress=notes)
-    assert [name for name, _, _ in notes.stages] == ["apgd-pma", "apgd-t", "square"]
+    assert [name for name, _, _ in notes.stages] == ["apgd-pma", "apgd-t", "fab-t", "square"]
     assert notes.stages[0][1] == 12 and notes.done == notes.total and bool(result.robust.any())
     for _, total, through in notes.stages:
         assert through == sorted(through) and through[-1] <= total + 1e-9
