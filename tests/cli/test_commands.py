@@ -158,7 +158,8 @@ def test_study_its_second_run_and_its_page(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
-    study = ["study", *TINY, "--no-report", "--out", str(tmp_path / "run")]
+    # Three models on two workers: when the first is trained, seconds of work are left.
+    study = ["study", *TINY, "--regularizer", "smoothing", "--no-report", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # A shell's background jobs, and what they start, ignore interrupts.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
