@@ -147,6 +147,7 @@ def train(
             held.enter_context(alone(out.with_name(f".{out.name}.lock")))
             remove_beside(out)
             steps.start(chosen.epochs, state.epochs)
+            steps.say("training")
             with user_input():
                 write = held.enter_context(open_log(log, out.with_suffix(""), config, state.epochs))
 
