@@ -63,8 +63,10 @@ def compare(z, arguments, *, rtol=1e-6, grad_rtol=1e-5):
         max(a.abs().max().item(), b.abs().max().item()) if a.numel() else 0.0
         for a, b in ((expected, against), (exact.grad, opposite.grad))
     )
-    torch.testing.assert_close(loss.double(), expected, rtol=0, atol=rtol * scale, equal_nan=True)
-    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=grad_rtol * grad_scale)
+    # Of one class all of it is 0, but for the reference's own rounding in float64.
+    rounding = 4 * torch.finfo(torch.float64).eps * (1 + exact.detach()[exact.isfinite()].abs().sum().item())
+    torch.testing.assert_close(loss.double(), expected, rtol=0, atol=rtol * scale + rounding, equal_nan=True)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=grad_rtol * grad_scale + rounding)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
