@@ -20,9 +20,9 @@ def network(kind: str, data: Path = DATA) -> nn.Module:
     return load_model("resnet20", checkpoint=data / CHECKPOINTS[kind])
 
 
-def samples(count: int, data: Path = DATA) -> tuple[Tensor, Tensor]:
-    """The first `count` test images (N, 3, 32, 32) and labels."""
-    with np.load(data / "cifar10_test2k.npz") as file:
+def samples(count: int, data: Path = DATA, file_name: str = "cifar10_test2k.npz") -> tuple[Tensor, Tensor]:
+    """The first `count` images (N, 3, 32, 32) and labels of a file, by default of the test images."""
+    with np.load(data / file_name) as file:
         images, labels = file["images"][:count], file["labels"][:count]
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous(), torch.from_numpy(labels)
 

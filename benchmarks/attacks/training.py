@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.attacks.adversary import BATCH, EPS, SIZE, STEPS, cnn, plain
-from benchmarks.attacks.setting import DATA, samples
+from benchmarks.attacks.setting import samples
 from regfast.attacks import PGD, Adversary, AutoAttack
 from regfast.models import seeded
 
@@ -80,9 +79,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="images to attack")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    with np.load(DATA / "cifar10_train10k.npz") as file:
-        images, labels = file["images"][: options.train], torch.from_numpy(file["labels"][: options.train])
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+    images, labels = samples(options.train, file_name="cifar10_train10k.npz")
     test = samples(options.test)
     rows = []
     for seed in range(options.seeds):

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.evidence.match import Match, Trainings, match
 from benchmarks.evidence.table import evidence
+from regfast.cli._options import whole_numbers
 from regfast.data import load_splits
 from regfast.report import write_report
 from regfast.runs.files import write_json, write_text
@@ -49,16 +50,21 @@ def main() -> None:
         config = replace(config, recipe=replace(config.recipe, epochs=options.epochs))
     options.out.mkdir(parents=True, exist_ok=True)
     search = options.out.with_name(f"{options.out.name}-search.json")
-    trainings = Trainings(config, load_splits(config.dataset, config.data_root), _numbers(options.search_seeds), search)
+    trainings = Trainings(
+        config,
+        load_splits(config.dataset, config.data_root),
+        tuple(whole_numbers(options.search_seeds, "--search-seeds")),
+        search,
+    )
     found = [_first(trainings, *asked) for asked in _ASKED]
     regularizers: dict[str, dict[str, Any]] = {name: {} for name in ("hard", "smoothing", "mixup", "cutmix")}
     for one in found:
         if one.strength is None:
             continue
-        for dose in _numbers(options.doses):
+        for dose in whole_numbers(options.doses, "--doses"):
             name = one.intervention if dose == 1 else f"{one.intervention}-x{dose}"
             regularizers[name] = {"regularizer": one.intervention, "strength": dose * one.strength}
-    config = replace(config, regularizers=regularizers, seeds=_numbers(options.seeds))
+    config = replace(config, regularizers=regularizers, seeds=tuple(whole_numbers(options.seeds, "--seeds")))
     with Steps() as shown:
         run_study(config, options.out, workers=options.workers, progress=shown)
     write_report(options.out)
@@ -69,18 +75,11 @@ def main() -> None:
 
 def _first(trainings: Trainings, intervention: str, statistics: tuple[str, ...], rises: bool) -> Match:
     """The match of the first statistic that Mixup moves in the direction that the paper names."""
-    tries = (match(trainings, intervention, statistic, rises) for statistic in statistics)
-    last = next(tries)
-    while last.strength is None:
-        following = next(tries, None)
-        if following is None:
-            return last
-        last = following
-    return last
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    for statistic in statistics:
+        found = match(trainings, intervention, statistic, rises)
+        if found.strength is not None:
+            break
+    return found
 
 
 if __name__ == "__main__":

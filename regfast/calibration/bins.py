@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from regfast.calibration._arrays import confidence_and_correct, probabilities_and_labels
@@ -148,6 +147,8 @@ def weighted_classwise_ece(
         weights: (R, N) how often each sample counts.
         num_classes: K. bins: of equal width.
     """
+    from scipy.sparse import csr_array  # a quarter of a second, which no other figure here needs
+
     edges = _edges(bins)
     sums = np.zeros((bins, num_classes, len(weights)))
     for rows, table, labels in chunks:

@@ -53,6 +53,24 @@ RecipeName = Annotated[
         rich_help_panel="Training",
     ),
 ]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel="Training")]
+BatchSize = Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel="Training")]
+LearningRate = Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel="Training")]
+MoreAttacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="One more attack, weak and strong, with options: apgd:loss=dlr, ddn, module:Class. Can be repeated. "
+        "There are {attacks}.",
+        rich_help_panel="Attacks and measurement",
+    ),
+]
+EpsLinf = Annotated[
+    str | None,
+    typer.Option(help="WEAK,STRONG for linf, such as 1/255,4/255.", rich_help_panel="Attacks and measurement"),
+]
+StrongSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel="Attacks and measurement")
+]
 ClassMap = Annotated[
     str | None,
     typer.Option(

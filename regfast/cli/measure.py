@@ -18,7 +18,10 @@ from regfast.cli._options import (
     Dataset,
     Device,
     Download,
+    EpsLinf,
+    MoreAttacks,
     Page,
+    StrongSteps,
     Threads,
     pick_device,
     use_threads,
@@ -73,18 +76,9 @@ def measure(
     attacked: Annotated[
         int | None, typer.Option(min=1, help="Attack so many of those measured.", rich_help_panel=_ATTACKS)
     ] = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="One more attack, weak and strong, with options: apgd:loss=dlr, ddn, module:Class. Can be repeated. "
-            "There are {attacks}.",
-            rich_help_panel=_ATTACKS,
-        ),
-    ] = None,
-    eps_linf: Annotated[
-        str | None, typer.Option(help="WEAK,STRONG for linf, such as 1/255,4/255.", rich_help_panel=_ATTACKS)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel=_ATTACKS)] = None,
+    attack: MoreAttacks = None,
+    eps_linf: EpsLinf = None,
+    steps: StrongSteps = None,
     device: Device = None,
     threads: Threads = None,
     page: Page = True,

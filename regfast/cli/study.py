@@ -13,14 +13,20 @@ import typer
 from regfast.cli._attacks import changed_attacks
 from regfast.cli._console import end, metrics_text, show
 from regfast.cli._options import (
+    BatchSize,
     DataRoot,
     Dataset,
     Device,
     Download,
+    Epochs,
+    EpsLinf,
+    LearningRate,
+    MoreAttacks,
     Page,
     RecipeName,
     Regularizers,
     Size,
+    StrongSteps,
     Threads,
     Workers,
     pick_device,
@@ -66,22 +72,13 @@ def study(
     ] = None,
     regularizer: Regularizers = None,
     recipe: RecipeName = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="One more attack, weak and strong, with options: apgd:loss=dlr, ddn, module:Class. Can be repeated. "
-            "There are {attacks}.",
-            rich_help_panel=_ATTACKS,
-        ),
-    ] = None,
-    eps_linf: Annotated[
-        str | None, typer.Option(help="WEAK,STRONG for linf, such as 1/255,4/255.", rich_help_panel=_ATTACKS)
-    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    attack: MoreAttacks = None,
+    eps_linf: EpsLinf = None,
     eps_l2: Annotated[str | None, typer.Option(help="WEAK,STRONG for l2.", rich_help_panel=_ATTACKS)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the strong PGD.", rich_help_panel=_ATTACKS)] = None,
+    steps: StrongSteps = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Measure on so many test images, drawn at random.", rich_help_panel=_ATTACKS),

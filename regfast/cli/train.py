@@ -13,10 +13,13 @@ import typer
 
 from regfast.cli._console import console
 from regfast.cli._options import (
+    BatchSize,
     DataRoot,
     Dataset,
     Device,
     Download,
+    Epochs,
+    LearningRate,
     RecipeName,
     Seed,
     Threads,
@@ -47,9 +50,9 @@ def train(
         typer.Option(help="As for study; by default what suits the data set.", rich_help_panel="Data and model"),
     ] = None,
     recipe: RecipeName = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", rich_help_panel=_TRAINING)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", rich_help_panel=_TRAINING)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.", rich_help_panel=_TRAINING)] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     ema: Annotated[
         float | None,
         typer.Option(
@@ -89,12 +92,12 @@ def train(
     from regfast.cli._attacks import build_adversary
     from regfast.data import Splits, load_splits
     from regfast.data.loading import transformed
-    from regfast.evaluation.group import join
     from regfast.evaluation.identity import data_fingerprint
     from regfast.models import SplitClassifier, load_model, save_checkpoint
     from regfast.runs.errors import InputError, user_input
     from regfast.runs.files import remove_beside, write_json
     from regfast.runs.folder import alone
+    from regfast.runs.group import join
     from regfast.runs.progress import Step, Steps
     from regfast.study import sized
     from regfast.study.run import DECISIVE, environment
@@ -146,10 +149,11 @@ def train(
         if workers.leads:
             held.enter_context(alone(out.with_name(f".{out.name}.lock")))
             remove_beside(out)
-            steps.start(chosen.epochs, state.epochs)
+            begun = state.epochs
+            steps.start(chosen.epochs, begun)
             steps.say("training")
             with user_input():
-                write = held.enter_context(open_log(log, out.with_suffix(""), config, state.epochs))
+                write = held.enter_context(open_log(log, out.with_suffix(""), config, begun))
 
         def on_epoch(epoch: Epoch, _: SplitClassifier) -> None:
             step.finish()

@@ -136,6 +136,13 @@ class Subset:
         return self.whole.batch(self.indices[indices])
 
 
+def some(images: ImageSet, count: int) -> ImageSet:
+    """At most `count` of the images, spread over all of them: a set may be sorted by class."""
+    if len(images) <= count:
+        return images
+    return Subset(images, torch.linspace(0, len(images) - 1, count).long())
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set for a study: to train on, to choose temperatures on (held out of training), to measure on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from regfast.evaluation.group import WorkerGroup
+from regfast.runs.group import WorkerGroup
 from regfast.runs.progress import Line, time_left
 from regfast.statistics import wilson_interval
 

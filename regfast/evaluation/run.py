@@ -20,7 +20,6 @@ from regfast.attacks.base import Runnable
 from regfast.data import pick_samples
 from regfast.evaluation.classes import class_rows, write_classes
 from regfast.evaluation.examples import write_examples
-from regfast.evaluation.group import WorkerGroup, agree, join
 from regfast.evaluation.identity import (
     check_identity,
     data_fingerprint,
@@ -38,6 +37,7 @@ from regfast.evaluation.worker import Settings, attack_chunk, count_classes, gro
 from regfast.runs.errors import InputError, OtherRun, RunStopped
 from regfast.runs.files import REMEDY, NotWritten, read_json, write_json
 from regfast.runs.folder import alone, check_kind
+from regfast.runs.group import WorkerGroup, agree, join
 
 __all__ = ["EvaluationResult", "EvaluationStopped", "evaluate"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from regfast.paper.config import figure_attacks
 from regfast.paper.parts import PARTS, Given, Part
-from regfast.study.config import SIZES, AttackSetting, Sweep, attacks_at, kind_of
+from regfast.study.config import SIZES, AttackSetting, Sweep, attacks_at, attacks_dict, kind_of
 
 VERSION = 1  # of the result files; a run of another version is not continued
 
@@ -67,8 +67,7 @@ class MeasureConfig:
     def as_dict(self) -> dict[str, Any]:
         """What `config.json` says about the measurement (docs/reference/files.md)."""
         return {
-            "attacks": [{"id": attack.id, **asdict(attack)} for attack in self.attacks],
-            "sweep": {"attack": "pgd", **asdict(self.sweep), "eps": list(self.sweep.eps)},
+            **attacks_dict(self.attacks, self.sweep),
             "limit": self.limit,
             "attacked": self.attacked,
             "holdout": self.holdout,

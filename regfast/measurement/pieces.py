@@ -23,7 +23,7 @@ from regfast.paper.parts import Part, Work
 from regfast.paper.parts.base import Array, Columns, named_columns
 from regfast.representation import default_radius
 from regfast.runs.files import make_folder, read_arrays, read_columns, write_arrays, write_table
-from regfast.runs.progress import Progress, Step
+from regfast.runs.progress import Progress, Silent, Step
 from regfast.study.measure import (
     centers_at,
     clean_columns,
@@ -148,14 +148,11 @@ class LookPiece:
             step.finish()
 
 
-class _Scaled:
+class _Scaled(Silent):
     """Steps of a `Progress` that cost more than one."""
 
     def __init__(self, progress: Progress, cost: float):
         self._progress, self._cost = progress, cost
-
-    def start(self, total: float, done: float) -> None:
-        """Nothing: the whole has begun."""
 
     def advance(self, steps: float = 1) -> None:
         """`steps` more are done."""
@@ -306,10 +303,9 @@ def part_pieces(task: Task) -> list[PartPiece]:
     for part in task.parts:
         if part.has("of_run"):
             found.append(PartPiece(part.name, "of_run"))
-        if part.has("of_model"):
-            found += [PartPiece(part.name, "of_model", *unit) for unit in task.units]
-        elif part.has("of_measured"):
-            found += [PartPiece(part.name, "of_measured", *unit) for unit in task.units]
+        call = next(filter(part.has, ("of_model", "of_measured")), None)
+        if call is not None:
+            found += [PartPiece(part.name, call, *unit) for unit in task.units]
         if part.has("of_seed"):
             found += [PartPiece(part.name, "of_seed", seed=seed) for seed in range(len(task.networks[0].members))]
     return found

@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 
-from regfast.data import ImageSet, Subset
-from regfast.evaluation.group import WorkerGroup, agree, join
+from regfast.data.images import some
 from regfast.evaluation.identity import data_fingerprint
-from regfast.evaluation.queue import draw_chunks
 from regfast.measurement.config import VERSION, MeasureConfig, sized_measurement
 from regfast.measurement.images import Images, check_images, divide, for_all, open_images
 from regfast.measurement.networks import Network, given_networks
@@ -26,6 +24,7 @@ from regfast.runs.files import (
     REMEDY,
     make_folder,
     read_columns,
+    read_joined,
     read_json,
     remove_unfinished,
     write_joined,
@@ -33,9 +32,10 @@ from regfast.runs.files import (
     write_table,
 )
 from regfast.runs.folder import alone, check_kind, check_same
+from regfast.runs.group import WorkerGroup, agree, join
 from regfast.runs.progress import Line, Silent, time_left
 from regfast.study.metrics import write_metrics
-from regfast.study.run import DECISIVE, environment
+from regfast.study.run import check_environment, environment
 
 _TRAIN = 20_000  # training images at most that class means are taken from
 
@@ -144,7 +144,7 @@ def run_measure(
     if not images.train:
         parts = {name: settings for name, settings in config.parts.items() if name != "collapse"}
         config = replace(config, parts=parts)
-    few = {id(own): _some(own, _TRAIN) for own in images.train.values()}
+    few = {id(own): some(own, _TRAIN) for own in images.train.values()}
     images = replace(images, train={name: few[id(own)] for name, own in images.train.items()})
     workers = join(device)
     task = Task(networks, images, division, config, folder, workers.device)
@@ -190,13 +190,6 @@ def run_measure(
     return MeasureResult(folder, read_json(folder / "metrics.json", REMEDY)["regularizers"], did)
 
 
-def _some(images: ImageSet, count: int) -> ImageSet:
-    """`count` of the images, spread over all of them."""
-    if len(images) <= count:
-        return images
-    return Subset(images, torch.linspace(0, len(images) - 1, count).long())
-
-
 def _different(images: Mapping[str, Any]) -> dict[str, Any]:
     """The data sets by the first network that has each."""
     found: dict[int, tuple[str, Any]] = {}
@@ -228,10 +221,7 @@ def _open(task: Task, wanted: dict[str, Any], facts: dict[str, Any], held: conte
     if path.is_file():
         stored = read_json(path)
         check_same(_experiment(stored), wanted, folder)  # once more: another job may have been here
-        there = stored.get("environment", {})
-        check_same(
-            {key: there.get(key) for key in DECISIVE}, {key: facts["environment"][key] for key in DECISIVE}, folder
-        )
+        check_environment(stored, facts["environment"], folder)
     else:
         write_json(path, {**wanted, **facts})
     for unit in task.units:
@@ -244,10 +234,8 @@ def _work(stage: str, pieces: Sequence[Piece], task: Task, workers: WorkerGroup,
     costs = agree(workers, lambda: [piece.cost(task) for piece in pieces])
     left = sorted((k for k, cost in enumerate(costs) if cost), key=lambda k: -costs[k])
     with _Shared(workers, stage, sum(costs), show and bool(left)) as progress:
-        for (place,) in draw_chunks([[k] for k in left], workers.store, f"next {stage}"):
+        for place in workers.share(left, stage):
             pieces[place].run(task, progress)
-            workers.count(f"done {stage}", 1)
-        workers.wait(lambda: workers.count(f"done {stage}") >= len(left))
 
 
 class _Shared(Silent):
@@ -291,9 +279,7 @@ def _close(task: Task) -> None:
         write_joined(folder / table, [task.unit(*unit) / table for unit in task.units])
     for part in task.parts:
         own = [piece.files(task)["table"] for piece in part_pieces(task) if piece.part == part.name]
-        path = folder / f"{part.name}.parquet"
-        write_joined(path, own)
-        write_table(path, part.combined(read_columns(path)))
+        write_table(folder / f"{part.name}.parquet", part.combined(read_joined(own)))
     units = {n.name: [task.unit(n.name, seed) for seed in range(len(n.members))] for n in task.networks}
     logits = {name: [partial(logits_of, task, name, seed) for seed in range(len(own))] for name, own in units.items()}
     write_metrics(folder, units, [attack.id for attack in task.config.attacks], logits)

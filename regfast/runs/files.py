@@ -135,8 +135,13 @@ def read_columns(path: Path) -> dict[str, Array]:
 
 def write_joined(path: Path, parts: Sequence[Path]) -> None:
     """Write Parquet: the rows of `parts`, which have the same columns, one after the other."""
+    write_table(path, read_joined(parts))
+
+
+def read_joined(parts: Sequence[Path]) -> dict[str, Array]:
+    """The columns of Parquet files that have the same ones, one after the other; raises as `read_columns`."""
     tables = [read_columns(part) for part in parts]
-    write_table(path, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -131,6 +131,14 @@ def attacks_at(
     )
 
 
+def attacks_dict(attacks: Sequence[AttackSetting], sweep: Sweep) -> dict[str, Any]:
+    """What `config.json` says of attacks and sweep."""
+    return {
+        "attacks": [{"id": attack.id, **asdict(attack)} for attack in attacks],
+        "sweep": {"attack": "pgd", **asdict(sweep), "eps": list(sweep.eps)},
+    }
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """A study's options, all of them resolved; `sized` makes one from few words.
@@ -184,8 +192,7 @@ class StudyConfig:
             "recipe": self.recipe.as_dict(),
             "seeds": list(self.seeds),
             "regularizers": {name: dict(params) for name, params in self.regularizers.items()},
-            "attacks": [{"id": attack.id, **asdict(attack)} for attack in self.attacks],
-            "sweep": {"attack": "pgd", **asdict(self.sweep), "eps": list(self.sweep.eps)},
+            **attacks_dict(self.attacks, self.sweep),
             "limit": self.limit,
             "trajectory": self.trajectory,
         }

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 import regfast
-from regfast.data import Splits, Subset, load_splits
-from regfast.evaluation.group import WorkerGroup, agree, join
+from regfast.data import Splits, load_splits
+from regfast.data.images import some
 from regfast.evaluation.identity import data_fingerprint
-from regfast.evaluation.queue import draw_chunks
 from regfast.models import SplitClassifier, load_model, read_checkpoint, save_checkpoint
 from regfast.ops.dispatch import find
 from regfast.representation import snapshot
@@ -35,6 +34,7 @@ from regfast.runs.files import (
     write_table,
 )
 from regfast.runs.folder import alone, check_kind, check_same
+from regfast.runs.group import WorkerGroup, agree, join
 from regfast.runs.progress import Progress, Silent, Step
 from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
@@ -146,10 +146,8 @@ def run_study(
                         model, splits = _opened(config, group.device, unit)
                         _train(unit, model, config, splits, told, together=True, writes=group.leads)
                 agree(group, lambda: None)  # the last one is written
-            for (k,) in draw_chunks([[k] for k in range(len(left))], group.store, "next unit"):
+            for k in group.share(range(len(left)), "units"):
                 run(left[k], shared)
-                group.count("units done", 1)
-            group.wait(lambda: group.count("units done") >= len(left))
         told.say("tables")
         agree(group, lambda: _assemble(folder, config, units))
         group.leave()
@@ -184,8 +182,7 @@ def _open(
     if stored is None:
         write_json(folder / "config.json", {**config.as_dict(), "data": data, "command": command, "environment": here})
     else:
-        there = stored.get("environment", {})
-        check_same({key: there.get(key) for key in DECISIVE}, {key: here[key] for key in DECISIVE}, folder)
+        check_environment(stored, here, folder)
     remove_unfinished(folder, folder / "checkpoints", *(unit.part("") for unit in units))
     return [unit.name for unit in units if not unit.finished(config)]
 
@@ -252,6 +249,12 @@ def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     }
 
 
+def check_environment(stored: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Raises OtherRun where the environment in `config.json`, `stored`, would not give the results of `here`."""
+    there = stored.get("environment", {})
+    check_same({key: there.get(key) for key in DECISIVE}, {key: here[key] for key in DECISIVE}, folder)
+
+
 def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the results, as the options say it: epochs is left out, a copy of recipe.epochs for readers.
 
@@ -299,9 +302,7 @@ def _train(
 ) -> None:
     regularizer = built(unit.regularizer, config.regularizers[unit.regularizer])
 
-    # Spread over all of them, for a training set may be sorted by class.
-    count = min(config.trajectory, len(splits.train))
-    watched = Subset(splits.train, torch.linspace(0, len(splits.train) - 1, count).long())
+    watched = some(splits.train, config.trajectory)
     step = Step(progress)
 
     def on_epoch(epoch: Epoch, judged: SplitClassifier) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class SavedState:
     @property
     def epochs(self) -> int:
         """How many epochs are done. Raises InputError for a damaged file."""
-        return len(json.loads(self._load()["history"])) if self.path.is_file() else 0
+        return len(json.loads(self._load(mmap=True)["history"])) if self.path.is_file() else 0
 
     def read(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
         """What `write` was given, None where there is no file.
@@ -53,9 +53,10 @@ class SavedState:
     def _facts(self, facts: Mapping[str, Any]) -> str:
         return json.dumps({**self.facts, **facts})  # plain text: nothing in the file runs code
 
-    def _load(self) -> dict[str, Any]:
+    def _load(self, mmap: bool = False) -> dict[str, Any]:
+        """All of it; `mmap`: weights are read from the file only when they are looked at."""
         try:
-            found: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            found: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # a damaged file can make the reader raise anything
             raise InputError(f"{self.path} is damaged: {type(error).__name__}{REMEDY}") from error
         return found

@@ -1,4 +1,4 @@
-"""The workers of one evaluation: a single process, or all ranks under torchrun."""
+"""The workers of one run: a single process, or all ranks under torchrun."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,6 +50,17 @@ class WorkerGroup:
     def count(self, key: str, amount: int = 0) -> int:
         """Add `amount` to a counter that all workers share, and return its value."""
         return self.store.add(key, amount)
+
+    def share(self, places: Sequence[int], what: str) -> Iterator[int]:
+        """Those of `places` that this worker draws, each drawn by one of the workers; ends when all are worked on.
+
+        `what` names this work among all that the workers share. What a worker draws next says that it has done the
+        former one.
+        """
+        while (drawn := self.count(f"next {what}", 1) - 1) < len(places):
+            yield places[drawn]
+            self.count(f"done {what}", 1)
+        self.wait(lambda: self.count(f"done {what}") >= len(places))
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -104,7 +115,7 @@ def join(device: torch.device | str | None = None) -> WorkerGroup:
 
     Under torchrun (WORLD_SIZE in the environment) the process group is initialized unless the caller has done so:
     nccl on GPUs, gloo on CPUs. It serves once, to tell every rank where the store of this run listens; no tensor of
-    the evaluation travels through it.
+    the run travels through it.
 
     Args:
         device: where this worker computes; default: the GPU with the local rank's number, else the CPU.
