@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from regfast.attacks import FGSM, PGD
-from regfast.evaluation import evaluate, group, store
+from regfast.evaluation import evaluate, store
+from regfast.runs import group
 
 
 class RowwiseLinear(nn.Module):

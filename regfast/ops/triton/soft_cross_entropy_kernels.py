@@ -28,6 +28,41 @@ def row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OU
 
 
 @triton.jit
+def note_scale(scaled, grad_output):
+    """Whether `grad_output` is not 1, which `scaled` is told."""
+    differs = tl.load(grad_output).to(tl.float32) != 1.0
+    if tl.program_id(0) == 0:
+        tl.store(scaled, differs.to(tl.int32))
+    return differs
+
+
+@triton.jit
+def at_labels(
+    logits, rows, y1, y2, a, b, largest, reachable, LOGITS_STRIDE: tl.constexpr, TWO: tl.constexpr
+):  # fmt: skip
+    """A row's a · (z_first - m) + b · (z_second - m), and a + b."""
+    z1 = tl.load(logits + rows * LOGITS_STRIDE + y1, mask=reachable, other=0.0).to(tl.float32)
+    dot = product(a, z1 - largest)
+    mass = a
+    if TWO:
+        z2 = tl.load(logits + rows * LOGITS_STRIDE + y2, mask=reachable, other=0.0).to(tl.float32)
+        dot += product(b, z2 - largest)
+        mass += b
+    return dot, mass
+
+
+@triton.jit
+def row_loss(mass, dot, largest, log_e, z_loss, Z_LOSS: tl.constexpr):
+    """Log-sum-exp and loss of a row, and what its gradient has as the factor of p."""
+    lse = largest + log_e
+    loss = mass * log_e - dot
+    if Z_LOSS:
+        loss += z_loss * lse * lse
+        mass += 2.0 * z_loss * lse
+    return lse, loss, mass
+
+
+@triton.jit
 def finish_loss(
     loss, sample_weight, valid, ignored, rows, ok, losses, total, count, partial, counter, denominator, scale
 ):  # fmt: skip
@@ -66,9 +101,7 @@ def one_shot_kernel(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
     if scaled is not None:
-        differs = tl.load(grad_output).to(tl.float32) != 1.0
-        if tl.program_id(0) == 0:
-            tl.store(scaled, differs.to(tl.int32))
+        differs = note_scale(scaled, grad_output)
         if STORED and differs == 0:
             return
     if TARGET == DENSE:
@@ -102,13 +135,9 @@ def one_shot_kernel(
             dot = tl.sum(product(q, shifted), 1)
         else:
             reachable = live & valid
-            z1 = tl.load(logits + rows * LOGITS_STRIDE + y1, mask=reachable, other=0.0).to(tl.float32)
-            dot = product(a, z1 - largest)
-            mass = a
-            if second is not None:
-                z2 = tl.load(logits + rows * LOGITS_STRIDE + y2, mask=reachable, other=0.0).to(tl.float32)
-                dot += product(b, z2 - largest)
-                mass += b
+            dot, mass = at_labels(
+                logits, rows, y1, y2, a, b, largest, reachable, LOGITS_STRIDE, second is not None
+            )  # fmt: skip
             if SMOOTH:
                 if class_weight is None:
                     dot += product(u, tl.sum(tl.where(inside, shifted, 0.0), 1))
@@ -120,11 +149,7 @@ def one_shot_kernel(
                 mass = tl.zeros_like(a) + 1.0
             q = mixed_tile(cols, y1, y2, a, b, u, class_weight, K, second is not None, SMOOTH)
 
-        lse = largest + log_e
-        loss = mass * log_e - dot
-        if Z_LOSS:
-            loss += z_loss * lse * lse
-            mass += 2.0 * z_loss * lse  # from here on what p is multiplied by
+        lse, loss, mass = row_loss(mass, dot, largest, log_e, z_loss, Z_LOSS)  # mass is what p is multiplied by
         factor, sample = row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE)
         if STATS:
             predicted = first_at(mask & (shifted == 0.0), cols, K)
@@ -188,9 +213,7 @@ def two_pass_kernel(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ok = rows < batch
     if scaled is not None:
-        differs = tl.load(grad_output).to(tl.float32) != 1.0
-        if tl.program_id(0) == 0:
-            tl.store(scaled, differs.to(tl.int32))
+        differs = note_scale(scaled, grad_output)
         if STORED and differs == 0:
             return
     if TARGET == DENSE:
@@ -269,24 +292,16 @@ def two_pass_kernel(
             dot = spread_dot
         else:
             reachable = ok & valid
-            z1 = tl.load(logits + rows * LOGITS_STRIDE + y1, mask=reachable, other=0.0).to(tl.float32)
-            dot = product(a, z1 - largest)
-            mass = a
-            if second is not None:
-                z2 = tl.load(logits + rows * LOGITS_STRIDE + y2, mask=reachable, other=0.0).to(tl.float32)
-                dot += product(b, z2 - largest)
-                mass += b
+            dot, mass = at_labels(
+                logits, rows, y1, y2, a, b, largest, reachable, LOGITS_STRIDE, second is not None
+            )  # fmt: skip
             if SMOOTH:
                 dot += product(u, spread_dot)
                 mass += u * spread_mass
             if class_weight is None:
                 mass = tl.zeros_like(a) + 1.0
 
-        lse = largest + log_e
-        loss = mass * log_e - dot
-        if Z_LOSS:
-            loss += z_loss * lse * lse
-            mass += 2.0 * z_loss * lse  # from here on what p is multiplied by
+        lse, loss, mass = row_loss(mass, dot, largest, log_e, z_loss, Z_LOSS)  # mass is what p is multiplied by
         factor, sample = row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE)
         if STATS:
             predicted = tl.min(tl.where(top == largest[:, None], top_at, K), 1)
