@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("--dataset", default="noisy-digits")
     parser.add_argument("--data-root")
     parser.add_argument("--model")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--recipe", help="of all trainings, such as cifar-fast:epochs=15,precision=bf16")
     parser.add_argument("--seeds", default="0,1,2,3,4", help="of the study")
     parser.add_argument("--search-seeds", default="100,101")
+    parser.add_argument("--rounds", type=int, default=3, help="times that the search halves its interval")
     parser.add_argument("--doses", default="1,10", help="multiples of the matched strength, one regularizer each")
     parser.add_argument("--limit", type=int, help="test images")
     parser.add_argument("--workers", type=int, default=1)
@@ -44,10 +45,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    given = {name: getattr(options, name) for name in ("data_root", "model", "limit") if getattr(options, name)}
+    fields = ("data_root", "model", "recipe", "limit")
+    given = {name: getattr(options, name) for name in fields if getattr(options, name)}
     config = sized("full", options.dataset, **given)
-    if options.epochs:
-        config = replace(config, recipe=replace(config.recipe, epochs=options.epochs))
     options.out.mkdir(parents=True, exist_ok=True)
     search = options.out.with_name(f"{options.out.name}-search.json")
     trainings = Trainings(
@@ -56,7 +56,7 @@ def main() -> None:
         tuple(whole_numbers(options.search_seeds, "--search-seeds")),
         search,
     )
-    found = [_first(trainings, *asked) for asked in _ASKED]
+    found = [_first(trainings, *asked, rounds=options.rounds) for asked in _ASKED]
     regularizers: dict[str, dict[str, Any]] = {name: {} for name in ("hard", "smoothing", "mixup", "cutmix")}
     for one in found:
         if one.strength is None:
@@ -73,10 +73,10 @@ def main() -> None:
     print(f"{options.out / 'evidence.md'} and report.html beside it")
 
 
-def _first(trainings: Trainings, intervention: str, statistics: tuple[str, ...], rises: bool) -> Match:
+def _first(trainings: Trainings, intervention: str, statistics: tuple[str, ...], rises: bool, rounds: int) -> Match:
     """The match of the first statistic that Mixup moves in the direction that the paper names."""
     for statistic in statistics:
-        found = match(trainings, intervention, statistic, rises)
+        found = match(trainings, intervention, statistic, rises, rounds)
         if found.strength is not None:
             break
     return found
