@@ -187,28 +187,30 @@ def warn_if_outside(name: str, count: int) -> None:
     warn(OutsideWarning, f"{name} left its ball or the box with {count} points: they count as no success")
 
 
-def warn_if_masked(name: str, broken: int, total: int) -> None:
-    """Warn where an attack without gradients broke many of `total` samples that gradients had left."""
-    if broken > 0.002 * total:  # the reference AutoAttack's threshold
-        warn(
-            MaskedGradientWarning,
-            f"{name}, which uses no gradients, broke {broken} of {total} samples that gradient attacks had left: the "
-            "model may mask its gradients, and its true robustness may be lower still",
-        )
+def masked(name: str, broken: int, total: int) -> str:
+    """What to say where an attack without gradients broke many of `total` samples that gradients had left, else ""."""
+    if broken <= 0.002 * total:  # the reference AutoAttack's threshold
+        return ""
+    return (
+        f"{name}, which uses no gradients, broke {broken} of {total} samples that gradient attacks had left: the model "
+        "may mask its gradients, and its true robustness may be lower still"
+    )
 
 
-def warn_if_unsettled(late: int) -> None:
-    """Warn where the last stages of an ensemble broke `late` samples in the second half of their moves."""
-    if late:
-        warn(
-            UnsettledWarning,
-            f"{late} of the samples fell in the second half of the last stages' moves: the model may be less robust "
-            "than it looks, and longer stages (more steps; standard, where this is AutoAttack's fast) may break more",
-        )
+def unsettled(late: int) -> str:
+    """What to say where the last stages of an ensemble broke `late` samples in the second half of their moves."""
+    if not late:
+        return ""
+    return (
+        f"{late} of the samples fell in the second half of the last stages' moves: the model may be less robust than "
+        "it looks, and longer stages (more steps; standard, where this is AutoAttack's fast) may break more"
+    )
 
 
 def warn(category: type[AttackWarning], text: str) -> None:
-    """Warn at the line that called regfast, however deep inside it we are."""
+    """Warn, where there is a text, at the line that called regfast, however deep inside it we are."""
+    if not text:
+        return
     package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:

@@ -84,6 +84,7 @@ class Engine:
         self.record = RECORDERS.get(self.on_gpu) if model.cuda_graphs and self.lag else None
         self.queue: deque[int] = deque()
         self.requests: list[Request | None] = []
+        self.answers = 0  # of all samples so far
 
     def run(self, items: Iterable[int]) -> None:
         """Attack the samples `items` (rows)."""
@@ -135,7 +136,9 @@ class Engine:
                 request.queries += self.attack.samples
                 request.gradients += 0 if last else self.gradients  # one that others in the lanes need is not its own
             length = self.attack.steps + 1
-            self.watcher.moved(sum(request.run + request.answers / length for request in busy) / self.runs)
+            self.answers += len(busy)
+            inside = sum(request.run * length + request.answers for request in busy)
+            self.watcher.moved(inside / (length * self.runs), self.answers / (length * self.runs))
             self._read_flags()
             answer = self._compact(answer)
             if not self.lag and self.requests:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regfast.attacks.checks import EpsWarning, warn, warn_if_masked, warn_if_unsettled
+from regfast.attacks.checks import EpsWarning, MaskedGradientWarning, UnsettledWarning, masked, unsettled, warn
 from regfast.attacks.classifier import Box, Edge, Model
 from regfast.attacks.engine import Engine
 from regfast.attacks.lanes import per_lane
@@ -108,12 +108,11 @@ def evaluate(
                 stage_of[item] = attack.name
             whole = attack.samples * attack.runs * (1 if goals is None else goals.shape[1]) * (attack.steps + 1)
             late[survivors] = outcomes.broken[survivors] & (2 * (outcomes.queries - before)[survivors] > whole)
-            if attack.needs == "forward" and any(earlier.needs != "forward" for earlier in stages[:place]):
-                warn_if_masked(attack.name, len(broken), len(images))
-    if len(stages) > 1:
-        gradients = [place for place, attack in enumerate(stages) if attack.needs != "forward"]
-        final = {attack.name for attack in stages[max(gradients, default=0) :]}
-        warn_if_unsettled(sum(name in final for name, yes in zip(stage_of, late.tolist(), strict=True) if yes))
+            if attack.name in gradient_free(stages):
+                warn(MaskedGradientWarning, masked(attack.name, len(broken), len(images)))
+    final = last_stages(stages)
+    count = sum(name in final for name, yes in zip(stage_of, late.tolist(), strict=True) if yes)
+    warn(UnsettledWarning, unsettled(count))
     return AttackResult(
         images=_returned(outcomes.images, images, given, prepared.box),
         success=outcomes.broken,
@@ -128,6 +127,18 @@ def evaluate(
         distance=outcomes.distance,
         loss=outcomes.loss,
     )
+
+
+def last_stages(stages: Sequence[Rules]) -> set[str]:
+    """Names of an ensemble's last stage with gradients and those after it: nobody goes on where they break off."""
+    gradients = [place for place, attack in enumerate(stages) if attack.needs != "forward"]
+    return {attack.name for attack in stages[max(gradients, default=0) :]} if len(stages) > 1 else set()
+
+
+def gradient_free(stages: Sequence[Rules]) -> set[str]:
+    """Names of the stages that need no gradient and come after some that do."""
+    first = next((place for place, attack in enumerate(stages) if attack.needs != "forward"), len(stages))
+    return {attack.name for attack in stages[first:] if attack.needs == "forward"}
 
 
 def _plan(

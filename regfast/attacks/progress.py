@@ -23,8 +23,13 @@ class Watcher(Protocol):
     def decided(self, broken: bool) -> None:
         """One more sample of the stage is decided."""
 
-    def moved(self, inside: float) -> None:
-        """The samples under attack are through so many samples' worth of the longest they can take."""
+    def moved(self, inside: float, work: float) -> None:
+        """The engine made a step.
+
+        Args:
+            inside: what the samples under attack have had, in samples that stand to the stage's end.
+            work: what the stage has done so far, in the same unit: theirs, and what the decided ones took.
+        """
 
 
 class Silent:
@@ -36,19 +41,19 @@ class Silent:
     def begin(self, name: str, total: int) -> None:
         """A stage begins."""
         self.name, self.total, self.done, self.broken = name, total, 0, 0
-        self.tell(0.0)
+        self.tell(0.0, float(total))
 
     def decided(self, broken: bool) -> None:
         """One more sample is decided."""
         self.done += 1
         self.broken += broken
 
-    def moved(self, inside: float) -> None:
+    def moved(self, inside: float, work: float) -> None:
         """The engine made a step."""
-        self.tell(self.done + inside)
+        self.tell(work, self.total - self.done - inside)
 
-    def tell(self, through: float) -> None:
-        """`through` of `total` samples are behind us."""
+    def tell(self, work: float, left: float) -> None:
+        """So much of the stage is done, and at most so much is left, in samples that stand to its end."""
 
 
 class Lines(Silent):
@@ -63,16 +68,16 @@ class Lines(Silent):
         self._started = time.monotonic()
         super().begin(name, total)
 
-    def tell(self, through: float) -> None:
+    def tell(self, work: float, left: float) -> None:
         """A line, if the last is long enough ago."""
         now = time.monotonic()
         if now - self._last < self._interval or not self.total:
             return
         self._last = now
-        left = (now - self._started) * (self.total - through) / max(through, 1e-9)
-        said = f"at most {left / 60:.1f} minutes left in it" if through else "just begun"
+        minutes = (now - self._started) * left / max(work, 1e-9) / 60
+        said = f"at most {minutes:.1f} minutes left in it" if work else "just begun"
         print(
-            f"{self.name}: {through / self.total:.0%}, {self.broken} of {self.total} broken, {said}",
+            f"{self.name}: {work / (work + left):.0%}, {self.broken} of {self.total} broken, {said}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
@@ -89,10 +94,10 @@ class Bar(Silent):
         self._progress.reset(self._task, total=total)
         super().begin(name, total)
 
-    def tell(self, through: float) -> None:
+    def tell(self, work: float, left: float) -> None:
         """Move the bar."""
         said = f"{self.name}: {self.broken} of {self.total} broken"
-        self._progress.update(self._task, completed=through, description=said)
+        self._progress.update(self._task, completed=work, total=work + left, description=said)
 
 
 @contextmanager

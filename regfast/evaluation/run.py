@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 import regfast
 from regfast.attacks.base import Runnable
+from regfast.attacks.checks import AttackWarning, MaskedGradientWarning, UnsettledWarning
+from regfast.attacks.evaluate import gradient_free
 from regfast.data import pick_samples
 from regfast.evaluation.classes import class_rows, write_classes
 from regfast.evaluation.examples import write_examples
@@ -42,7 +46,7 @@ from regfast.runs.group import WorkerGroup, agree, join
 __all__ = ["EvaluationResult", "EvaluationStopped", "evaluate"]
 
 
-FORMAT = 2  # of the result files; a run of another format is not continued
+FORMAT = 3  # of the result files; a run of another format is not continued
 _REREAD = 64  # finished samples whose pixels are compared when a run goes on
 
 
@@ -198,7 +202,7 @@ def evaluate(
 
             facts = {"command": command, "classes": classes}
             summary = agree(
-                workers, lambda: _close(store, identity, len(picked), figures, workers, seconds, facts, explain)
+                workers, lambda: _close(store, identity, len(picked), groups, workers, seconds, facts, explain)
             )
         workers.leave()
     return EvaluationResult(folder, summary)
@@ -222,18 +226,41 @@ def _work(
     chunks = chunk_samples(left, workers.size, chunk_size=chunk_size)
     if not chunks:
         return
-    prepared = None
+    prepared, shown = None, dict[Any, Any]()
     threads = max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     for samples in draw_chunks(chunks, workers.store):
         chunk = load_chunk(dataset, samples, classes, shape, threads=threads)
         begun = time.monotonic()
-        if prepared is None and len(chunk.images):
-            prepared = settings.prepare(model, chunk.images)
-        done = attack_chunk(prepared, chunk, groups, names, settings, line.within)
+        with _noted(shown) as told:
+            if prepared is None and len(chunk.images):
+                prepared = settings.prepare(model, chunk.images)
+            done = attack_chunk(prepared, chunk, groups, names, settings, line.within)
         seconds = time.monotonic() - begun
-        facts = {"seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type}
+        facts = {
+            "seconds": f"{seconds:.3f}", "worker": workers.rank, "device": settings.device.type,
+            "warnings": json.dumps(told),
+        }  # fmt: skip
         store.write(done.rows, facts, done.images)
         line.add(samples=len(chunk.samples), usable=done.usable, robust=done.robust, evaluations=done.evaluations)
+
+
+@contextlib.contextmanager
+def _noted(shown: dict[Any, Any]) -> Iterator[list[str]]:
+    """The attacks' warnings inside, which are passed on as all others are; `shown` is what Python keeps of those.
+
+    What counts samples is left to the summary: a chunk knows its own alone.
+    """
+    told: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AttackWarning)
+            yield told
+    finally:
+        said = [each for each in caught if not issubclass(each.category, MaskedGradientWarning | UnsettledWarning)]
+        told += dict.fromkeys(str(each.message) for each in said if issubclass(each.category, AttackWarning))
+        for each in said:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno, registry=shown)
 
 
 def _standing(store: ResultStore, name: str, attack: Runnable) -> tuple[int, int]:
@@ -296,7 +323,7 @@ def _close(
     store: ResultStore,
     identity: dict[str, Any],
     samples: int,
-    figures: int,
+    groups: Sequence[Sequence[Runnable]],
     workers: WorkerGroup,
     seconds: float,
     known: dict[str, Any],
@@ -304,7 +331,7 @@ def _close(
 ) -> dict[str, Any]:
     """Check that every row (and image) is still there and write what they say, summary.json last."""
     there = len(store.finished())
-    if there < samples or store.read().num_rows != samples * figures:
+    if there < samples or store.read().num_rows != samples * sum(map(len, groups)):
         raise EvaluationStopped(
             f"{samples - there} of {samples} samples have vanished from {store.folder} while the run was going on. "
             "The same command computes them again."
@@ -326,7 +353,10 @@ def _close(
         "versions": {"regfast": regfast.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     rows = store.read()
-    summary = summarize(rows, facts | {name: value for name, value in known.items() if value})
+    told = dict.fromkeys(text for part in store.facts("warnings") for text in json.loads(part or "[]"))
+    free = {name for group in groups for name in gradient_free(group[0].stages())}
+    facts |= {name: value for name, value in known.items() if value}
+    summary = summarize(rows, facts, told=list(told), gradient_free=free)
     explain(rows)
     write_leaderboard(store.folder, summary)
     write_summary(store.folder, summary)

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("robust", pa.bool_()),
         ("carried", pa.bool_()),
         ("stage", pa.string()),
+        ("late", pa.bool_()),
         ("gradients", pa.int64()),
         ("queries", pa.int64()),
         ("distance", pa.float32()),
@@ -41,8 +42,9 @@ SCHEMA = pa.schema(
     ]
 )
 """One row a sample, attack and eps. `status` is "ok" or why the sample could not be attacked; `carried`: broken at a
-smaller eps of the same attack and not attacked again; `distance`: norm of the perturbation; `loss`: cross-entropy at
-the returned image; `pixels`: hash of the clean image and its label, "" where it could not be attacked."""
+smaller eps of the same attack and not attacked again; `late`: broken in the second half of an ensemble's last stages;
+`distance`: norm of the perturbation; `loss`: cross-entropy at the returned image; `pixels`: hash of the clean image and
+its label, "" where it could not be attacked."""
 
 
 class DamagedPart(InputError):

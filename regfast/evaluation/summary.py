@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from regfast.attacks.checks import masked, unsettled
 from regfast.evaluation.samples import OK
 from regfast.runs.files import write_json, write_text
 from regfast.runs.text import markdown
@@ -21,12 +22,16 @@ __all__ = ["eps_text", "results_table", "share", "summarize", "write_summary"]
 Row = dict[str, Any]
 
 
-def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(
+    rows: pa.Table, facts: Mapping[str, Any], *, told: Sequence[str] = (), gradient_free: Collection[str] = ()
+) -> dict[str, Any]:
     """Clean and robust accuracy of every attack and eps, with 95 % Wilson intervals.
 
     Args:
         rows: the result store's rows (`regfast.evaluation.store.SCHEMA`), at most one per sample, attack, norm and eps.
         facts: what the rows do not know: configuration, machine, seconds. Copied into the summary as it is.
+        told: warnings (`AttackWarning`) while the attacks ran.
+        gradient_free: names of the stages that need no gradient and come after some that do.
 
     Returns:
         A JSON-serializable dict: `samples`, `unusable` (reason → count), `clean`, `attacks` (a list of rows),
@@ -36,7 +41,8 @@ def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
     frame = {name: np.asarray(rows[name].to_pylist(), dtype=object) for name in ("attack", "norm", "status", "stage")}
     sample, eps = rows["sample"].to_numpy(), rows["eps"].to_numpy()
     usable = frame["status"] == OK
-    flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("correct", "success", "robust", "carried")}
+    names = ("correct", "success", "robust", "carried", "late")
+    flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in names}
     spent = {name: rows[name].to_numpy() for name in ("gradients", "queries")}
 
     first = np.unique(sample, return_index=True)[1]
@@ -56,6 +62,7 @@ def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
         counted = here & usable
         robust, correct = int(flags["robust"][counted].sum()), int(flags["correct"][counted].sum())
         success = int(flags["success"][counted].sum())
+        fell = counted & flags["success"] & ~flags["carried"]
         summary["attacks"].append(
             {
                 "attack": attack,
@@ -64,7 +71,8 @@ def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "robust_accuracy": share(robust, int(counted.sum())),
                 "attack_success_rate": share(success, correct),
                 "carried": int(flags["carried"][counted].sum()),
-                "stages": dict(Counter(frame["stage"][counted & flags["success"] & ~flags["carried"]])),
+                "stages": dict(Counter(frame["stage"][fell])),
+                "late": int(flags["late"][fell].sum()),
                 "gradients": int(spent["gradients"][here].sum()),
                 "queries": int(spent["queries"][here].sum()),
             }
@@ -77,7 +85,7 @@ def summarize(rows: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
             {"norm": norm, "eps": level, "robust_accuracy": share(sum(still.values()), len(still))}
         )
     summary |= facts
-    return {**summary, "warnings": _warnings(summary)}
+    return {**summary, "warnings": [*_warnings(summary), *told, *_doubts(summary["attacks"], gradient_free)]}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -105,6 +113,17 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
             f"Clean accuracy {100 * clean['value']:.2f} % is no better than guessing among {classes} classes: are "
             "labels numbered as the model's classes, and images prepared as it was trained?"
         )
+    return found
+
+
+def _doubts(attacks: Sequence[Row], gradient_free: Collection[str]) -> list[str]:
+    """Signs that a model is less robust than its figures say."""
+    found = []
+    for row in attacks:
+        fell = [masked(name, count, row["robust_accuracy"]["of"]) for name, count in row["stages"].items()
+                if name in gradient_free]  # fmt: skip
+        where = f"{markdown(row['attack'])}, {row['norm']}, eps {eps_text(row['eps'])}"
+        found += [f"{where}: {text}." for text in (*fell, unsettled(row["late"])) if text]
     return found
 
 

@@ -11,34 +11,44 @@ from regfast.attacks.progress import Silent
 class Within(Silent):
     """Tells `within` how many of the chunk's `samples` the work done so far is worth.
 
-    All stages of all attacks count by what a sample costs that none of them breaks: where most samples fall, progress
-    runs ahead of this at every stage's end.
+    Work counts in gradients: what is done, against it and what is left at most, where every sample that stands now
+    stands to the end of all attacks.
+
+    Args:
+        groups: attacks that differ in eps alone, by rising eps, as `group_by_eps` makes them.
+        samples: of the chunk; `correct` of them are attacked.
+        within: what to tell.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Runnable]], samples: int, within: Callable[[float], None]) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[Runnable]], samples: int, correct: int, within: Callable[[float], None]
+    ) -> None:
         super().__init__()
-        self._within = within
-        self._costs = {
-            id(attack): [stage_cost(stage) for stage in attack.stages()] for group in groups for attack in group
-        }
-        self._scale = samples / sum(map(sum, self._costs.values()))
-        self._before, self._stages = 0.0, [0.0]
+        self._groups, self._samples, self._correct, self._within = groups, samples, correct, within
+        self._before = self._work = 0.0  # in the stages before this one, and in it
+        self._stages: list[float] = []  # cost of those to come, for a sample
+        self._others = 0.0  # what the groups to come take at most
 
     def enter(self, attack: Runnable) -> None:
         """`attack` begins; those before it are done, or had nothing to do."""
-        earlier = list(self._costs)[: list(self._costs).index(id(attack))]
-        self._before = sum(sum(self._costs[key]) for key in earlier)
-        self._stages = [0.0, *self._costs[id(attack)]]
+        place, group = next((k, group) for k, group in enumerate(self._groups) if attack in group)
+        here = [stage for each in group[group.index(attack) :] for stage in each.stages()]
+        self._stages = [stage_cost(stage) for stage in here]
+        later = [stage for group in self._groups[place + 1 :] for each in group for stage in each.stages()]
+        self._others = self._correct * sum(map(stage_cost, later))
 
     def begin(self, name: str, total: int) -> None:
         """The next stage of the attack begins."""
-        self._before += self._stages.pop(0)
+        self._before, self._work = self._before + self._work, 0.0
+        self._cost = self._stages.pop(0)
         super().begin(name, total)
 
-    def tell(self, through: float) -> None:
-        """`through` of the samples are behind this stage."""
-        if self.total:
-            self._within(self._scale * (self._before + self._stages[0] * through / self.total))
+    def tell(self, work: float, left: float) -> None:
+        """So much of the stage is done, and at most so much is left, in samples that stand to its end."""
+        self._work = self._cost * work
+        done = self._before + self._work
+        standing = (self.total - self.broken) * sum(self._stages)
+        self._within(self._samples * done / (done + self._cost * left + standing + self._others))
 
 
 def answers(stage: Attack, classes: int | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regfast.attacks import PreparedModel
 from regfast.attacks.base import AttackResult, Runnable
+from regfast.attacks.evaluate import last_stages
 from regfast.attacks.losses import predicted
 from regfast.attacks.memory import in_parts
 from regfast.attacks.prepare import frozen
@@ -75,7 +76,10 @@ def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
     groups: dict[str, list[Runnable]] = {}
     for attack in attacks:
         if attack.options.get("eps") is None:
-            raise ValueError(f"{attack!r} has no eps: a robust accuracy is measured at one")
+            raise ValueError(
+                f"{attack.name} has no eps, and a robust accuracy is measured at one: give it (eps=8/255, several in "
+                "--eps), or find nearest adversarial points with attack.run and robust_accuracy_curve (regfast attack)"
+            )
         if isinstance(attack.eps, torch.Tensor):
             raise ValueError(f"{attack.name} has several radii: a robust accuracy is measured at one eps")
         groups.setdefault(repr(attack.at(0.0)), []).append(attack)
@@ -140,8 +144,8 @@ def attack_chunk(
         targets = None
         if settings.target is not None:
             targets = target_classes(settings.target, labels, samples, logits, settings.seed)
-        watch = Within(groups, len(chunk.samples), within)
         correct = clean_prediction == labels
+        watch = Within(groups, len(chunk.samples), int(correct.sum()), within)
         made.evaluations += made.usable
     for group, name in zip(groups, labels_of, strict=True):
         if made.usable:
@@ -164,7 +168,7 @@ def attack_chunk(
                         progress=watch,
                     )
                     made.evaluations += int(result.gradients.sum() + result.queries.sum())
-                outcome.take(alive, result)
+                outcome.take(alive, result, last_stages(attack.stages()))
                 if settings.save_images and result is not None:
                     key = f"{name} {attack.norm.name} {attack.eps:.6g}"
                     made.images[key] = result.images.cpu()
@@ -186,13 +190,14 @@ class _Outcome:
         self.success = torch.zeros(n, dtype=torch.bool)
         self.carried = torch.zeros(n, dtype=torch.bool)
         self.stage = ["" if right else "clean" for right in correct.tolist()]
+        self.late = torch.zeros(n, dtype=torch.bool)
         self.gradients = torch.zeros(n, dtype=torch.int64)
         self.queries = torch.zeros(n, dtype=torch.int64)
         self.distance = torch.zeros(n)
         self.loss = torch.full((n,), torch.nan)
 
-    def take(self, alive: Tensor, result: AttackResult | None) -> None:
-        """The outcome of the next larger eps, tried on the samples `alive` (M,) int64."""
+    def take(self, alive: Tensor, result: AttackResult | None, last: Collection[str]) -> None:
+        """The outcome of the next larger eps, tried on the samples `alive` (M,) int64; `last`: its last stages."""
         self.carried = self.success.clone()
         self.gradients.zero_()
         self.queries.zero_()
@@ -205,8 +210,8 @@ class _Outcome:
         self.queries[alive] = result.queries.cpu()
         self.distance[alive] = result.distance.cpu().float()
         self.loss[alive] = result.loss.cpu().float()
-        for index, stage in zip(alive.tolist(), result.stage, strict=True):
-            self.stage[index] = stage
+        for index, stage, late in zip(alive.tolist(), result.stage, result.late.tolist(), strict=True):
+            self.stage[index], self.late[index] = stage, late and stage in last
 
 
 def _table(chunk: LoadedChunk, usable: Tensor, attack: Runnable, name: str, outcome: _Outcome | None) -> pa.Table:
@@ -237,6 +242,7 @@ def _table(chunk: LoadedChunk, usable: Tensor, attack: Runnable, name: str, outc
             "robust": spread("robust", False),
             "carried": spread("carried", False),
             "stage": [next(stages) if here else "" for here in usable.tolist()],
+            "late": spread("late", False),
             "gradients": spread("gradients", 0),
             "queries": spread("queries", 0),
             "distance": spread("distance", None),

@@ -93,9 +93,9 @@ class _Watcher(Silent):
         self._stage += 1
         super().begin(name, total)
 
-    def tell(self, through: float) -> None:
-        """`through` of `total` samples are behind us."""
-        stage = min(self._stage + through / max(self.total, 1), self._stages)
+    def tell(self, work: float, left: float) -> None:
+        """So much of the stage is done, and at most so much is left."""
+        stage = min(self._stage + work / max(work + left, 1e-9), self._stages)
         self._told((self._chunk + stage / self._stages) / self._chunks)
 
 

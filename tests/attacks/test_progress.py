@@ -21,8 +21,8 @@ class Notes(Silent):
         self.stages.append((name, total, []))
         super().begin(name, total)
 
-    def tell(self, through):
-        self.stages[-1][2].append(through)
+    def tell(self, work, left):
+        self.stages[-1][2].append((work, left))
 
 
 def problem(samples=12):
@@ -38,17 +38,18 @@ def test_a_watcher_sees_every_stage_move_forward_within_samples():
     result = AutoAttack("linf", 0.02, version="fast").run(model, images, labels, lanes=3, progress=notes)
     assert [name for name, _, _ in notes.stages] == ["apgd-pma", "apgd-t", "fab-t", "square"]
     assert notes.stages[0][1] == 12 and notes.done == notes.total and bool(result.robust.any())
-    for _, total, through in notes.stages:
-        assert through == sorted(through) and through[-1] <= total + 1e-9
-        assert any(value % 1 for value in through), "progress moves within samples"
+    for _, total, told in notes.stages:
+        work, left = zip(*told, strict=True)
+        assert told[0] == (0, total) and list(work) == sorted(work) and list(left) == sorted(left, reverse=True)
+        assert work[-1] <= total + 1e-9 and any(value % 1 for value in work), "progress moves within samples"
 
 
 def test_runs_and_targets_count_as_parts_of_a_sample():
     model, images, labels = problem(4)
     notes = Notes()
     PGD("linf", 1e-6, steps=4, restarts=2).run(model, images, labels, progress=notes)
-    ((_, _, through),) = notes.stages
-    assert through[1] == 4 / 10 and through[-1] == 4
+    ((_, _, told),) = notes.stages
+    assert told[1] == (pytest.approx(4 / 10), pytest.approx(4 - 4 / 10)) and told[-1] == (4, 0)
 
 
 def test_outside_a_terminal_there_are_lines(capsys):

@@ -2,17 +2,19 @@
 
 import csv
 import json
+import warnings
 
 import pytest
 import torch
 
-from regfast.attacks import FGSM, PGD, AutoAttack
+from regfast.attacks import FGSM, FMN, PGD, AutoAttack
+from regfast.attacks.checks import ZeroGradientWarning
 from regfast.evaluation import evaluate
 from regfast.evaluation import run as run_module
 from regfast.evaluation.classes import class_rows, read_classes
 from regfast.evaluation.examples import read_examples
 from regfast.evaluation.targets import target_classes
-from regfast.evaluation.within import Within
+from regfast.evaluation.within import Within, stage_cost
 from regfast.runs.errors import InputError
 from tests.evaluation.toy import RowwiseLinear, Toy
 
@@ -140,15 +142,66 @@ def test_a_model_that_takes_no_such_image_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+class Steps(RowwiseLinear):
+    """Sees few levels a pixel, so that it has no gradient."""
+
+    def forward(self, images):
+        return super().forward((images * 16).round() / 16)
+
+
+@pytest.mark.filterwarnings("ignore::regfast.attacks.AttackWarning")
+def test_doubts_about_the_figures_stand_before_them(tmp_path):
+    attacks = [AutoAttack("linf", 0.1, version="fast"), PGD("linf", 0.1, steps=3)]
+    result = run(tmp_path, model=Steps().eval(), attacks=attacks, chunk_size=20)
+    (fast,) = (row for row in result.summary["attacks"] if row["attack"] == "autoattack-fast")
+    late = [row for row in result.rows().to_pylist() if row["late"]]
+    assert len(late) == fast["late"] > 0 and all(row["stage"] in ("fab-t", "square") for row in late)
+    told = result.summary["warnings"]
+    (flat,) = (text for text in told if text.startswith("the gradient of the ce loss is zero"))
+    square, settle = (text for text in told if text.startswith("autoattack-fast, linf, eps 0.1: "))
+    assert f"broke {fast['stages']['square']} of 60 samples" in square and f"{fast['late']} of" in settle
+    said = (tmp_path / "summary.md").read_text()
+    assert all(said.index(text) < said.index("| attack |") for text in (flat, square, settle))
+
+
+def test_the_attacks_warnings_are_pythons_too(tmp_path):
+    with pytest.warns(ZeroGradientWarning), pytest.warns(UserWarning, match="of the user's"):
+        run(tmp_path, model=lambda images: warnings.warn("of the user's", stacklevel=1) or Steps()(images))
+
+
+def test_an_attack_without_eps_is_told_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"fmn has no eps.*--eps.*robust_accuracy_curve"):
+        run(tmp_path / "run", attacks=[FMN("linf")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_counts_what_is_done_against_what_is_left_at_most():
+    told = []
+    attack = AutoAttack("linf", 0.02, version="fast")
+    watch = Within([[attack]], 30, 10, told.append)
+    first, *later = (stage_cost(stage) for stage in attack.stages())
+    watch.enter(attack)
+    watch.begin("first", 10)
+    for _ in range(9):
+        watch.decided(True)
+    watch.moved(0.5, 2.0)
+    assert told == [0, pytest.approx(30 * 2 * first / (2.5 * first + sum(later)))]
+    watch.decided(False)
+    watch.moved(0.0, 2.5)
+    watch.begin("second", 1)
+    assert told[2:] == [pytest.approx(30 * 2.5 * first / (2.5 * first + sum(later)))] * 2
+
+
 def test_progress_inside_a_chunk_never_goes_back():
     told = []
     groups = [[PGD("linf", 0.01, steps=5), PGD("linf", 0.02, steps=5)], [AutoAttack("linf", 0.02, version="fast")]]
-    watch = Within(groups, 12, told.append)
+    watch = Within(groups, 12, 12, told.append)
     model, data = RowwiseLinear().eval(), Toy(12)
     for group in groups:
+        alive = torch.arange(12)
         for attack in group:
             watch.enter(attack)
-            attack.run(model, data.images, data.labels, progress=watch)
+            alive = alive[attack.run(model, data.images[alive], data.labels[alive], progress=watch).robust]
     assert told == sorted(told) and 0 < told[3] < told[-1] <= 12
 
 

@@ -29,6 +29,7 @@ def rows(samples, eps=0.1):
         "robust": [False] * n,
         "carried": [False] * n,
         "stage": ["pgd"] * n,
+        "late": [False] * n,
         "gradients": [3] * n,
         "queries": [4] * n,
         "distance": [0.1] * n,
