@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from regfast.runs.workers import cores
 __all__ = ["Batches", "for_training", "transformed"]
 
 _MOST_WORKERS = 16
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Batches:
@@ -60,7 +64,9 @@ class Batches:
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # of seeds that nothing uses; the default one is the caller's
         )
-        for pixels in loader:
+        with _signals_wait():
+            started = iter(loader)
+        for pixels in started:
             if isinstance(pixels, Exception):
                 raise pixels
             yield pixels.to(self._device, non_blocking=True)
@@ -120,6 +126,22 @@ def _unfolded(images: ImageSet) -> tuple[ImageSet, Tensor]:
         chosen = whole.indices[chosen]
         whole = whole.whole
     return whole, chosen
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A signal that comes inside is answered at the end: what a handler raises during a fork, Python drops."""
+    main = threading.current_thread() is threading.main_thread()  # where handlers run
+    waiting = {number for number in _ENDING if main and signal.getsignal(number) is not None}
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in waiting}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _workers() -> int:

@@ -192,10 +192,12 @@ def check_images(images: Images, networks: Sequence[Network], some_classes: bool
             probe = torch.full((1, *shape), 0.5).to(network.members[0].head.weight.device)
             try:
                 with torch.no_grad():
-                    network.members[0](probe)
+                    unusable = any(bool(member(probe).isnan().any()) for member in network.members)
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
                 said = str(error).splitlines()[0]
                 raise InputError(f"network {network.name} takes no image of shape {tuple(shape)}: {said}") from error
+        if unusable:
+            raise InputError(f"network {network.name}: its logits are NaN; does its checkpoint hold NaN?")
     there = images.labels.bincount(minlength=classes)
     missing = (there == 0).nonzero().flatten().tolist()
     if missing and not some_classes:

@@ -123,6 +123,8 @@ def split_classifier(
     try:
         with torch.no_grad():
             batch, output, calls = _watch_linear_layers(model, example)
+            if bool(output.isnan().any()):
+                raise ValueError(f"cannot split {type(model).__name__}: its output is NaN; are its weights NaN?")
             name = _head_name(model, output, calls)
             head = model.get_submodule(name)
             assert isinstance(head, nn.Linear)

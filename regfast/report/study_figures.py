@@ -128,8 +128,8 @@ def _representation(study: Study, name: str, rms: str, cosine: str, title: str) 
     look = (
         "The same axes in every column. Top: does the cloud sink (smaller magnitude) and move right (toward the "
         "class center), and where are the confident samples? Second row: does the attack success rate (ASR) fall "
-        "from left to right? It counts correctly classified samples only; bins with fewer than "
-        f"{representation.LEAST} are left out. Third row: how many samples each bin holds. Bottom: bars below the "
+        "from left to right? It counts correctly classified samples only, in bins that are joined until each holds "
+        f"{representation.LEAST}. Third row: how many samples each bin holds. Bottom: bars below the "
         "diagonal are over-confident; the fainter a bar, the fewer samples it stands for."
     )
     if in_span:
@@ -158,8 +158,7 @@ def asr_along_cosine(columns: Sequence[representation.Model], attack: Mapping[st
     edges = shared_edges([m.cosine for m in columns], representation.COSINE_BINS)
     parts = []
     for m in columns:
-        count, rate = rates(m.cosine[m.judged], m.success[attack["id"]][m.judged], edges)
-        drawn = rate[count >= representation.LEAST]
+        _, drawn = representation.asr_over_cosine(m, attack["id"], edges)
         if len(drawn) > 1:
             parts.append(f"{style.in_sentence(m.regularizer)} {number(float(drawn[0]))} to {number(float(drawn[-1]))}")
     return f" ASR from the lowest to the highest bin, {attack_name(attack)}: {sentence(parts)}." if parts else ""

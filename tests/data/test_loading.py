@@ -1,6 +1,9 @@
 """Batches from memory and from worker processes."""
 
+import multiprocessing
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,29 @@ def test_workers_read_files(files):
     before = torch.random.get_rng_state()
     assert torch.equal(all_of(files, [[3, 1], [0]]), files.batch(torch.tensor([3, 1, 0])))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+AFTER_FORK = []
+os.register_at_fork(after_in_parent=lambda: [call() for call in AFTER_FORK])
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="no fork to come in between")
+def test_a_signal_while_workers_start_is_not_lost(files):
+    class Ended(BaseException):
+        pass
+
+    def end(*_):
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    AFTER_FORK.append(lambda: signal.raise_signal(signal.SIGTERM))  # its handler runs before this returns
+    try:
+        with pytest.raises(Ended):
+            all_of(files, [[0], [1]])
+    finally:
+        AFTER_FORK.clear()
+        signal.signal(signal.SIGTERM, before)
+    assert len(all_of(files, [[0], [1]])) == 2
 
 
 def test_crops_are_drawn_from_the_seed_and_the_image_alone(files):

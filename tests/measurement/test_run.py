@@ -170,6 +170,10 @@ def test_what_does_not_fit_is_named_before_anything_is_written(networks, tmp_pat
         measure({"a": plain}, twos, out=tmp_path / "run", size="smoke", progress=False)
     with pytest.raises(InputError, match="reference 'c' is none of the networks, which are a"):
         measure({"a": plain}, "digits", out=tmp_path / "run", reference="c", size="smoke", progress=False)
+    split = split_classifier(network(8, 0), example=torch.rand(1, 1, 8, 8))
+    nn.init.constant_(split.head.weight, float("nan"))
+    with pytest.raises(InputError, match="network b: its logits are NaN"):
+        measure({"a": plain, "b": split}, "digits", out=tmp_path / "run", size="smoke", progress=False)
     with pytest.raises(TypeError, match=r"network a: expected a torch\.nn\.Module"):
         measure({"a": 3}, "digits", out=tmp_path / "run")
     with pytest.raises(TypeError, match="map-style data set"):

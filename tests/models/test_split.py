@@ -167,6 +167,13 @@ def test_model_without_linear_layers():
         split_classifier(nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
+def test_weights_that_are_nan_are_named():
+    network = Trunk()
+    nn.init.constant_(network.stem.bias, float("nan"))
+    with pytest.raises(ValueError, match="its output is NaN; are its weights NaN"):
+        split_classifier(network)
+
+
 def test_logits_that_are_scaled_afterwards_cannot_be_split():
     class Scaled(Trunk):
         def forward(self, x):

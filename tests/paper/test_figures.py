@@ -11,6 +11,7 @@ from regfast.paper.parts import (
     feature_attack,
     plane_figures,
     predictors,
+    radius,
     scaling,
     smooth,
     theorem1,
@@ -80,7 +81,7 @@ def test_transfer_names_the_models_that_fall_more_to_others(paper):
 
 def test_swaps_are_told_from_the_hard_model(paper):
     (drawing,) = counterfactual.draw(paper)
-    assert drawing.found.startswith("ECE: hard labels have ")
+    assert drawing.found.startswith("ECE: hard labels ")
     assert len(drawing.data["swaps"]["ece"]) == 32
 
 
@@ -130,6 +131,26 @@ def test_verdicts_on_features_tell_a_misdirected_gradient_from_a_boundary_furthe
         assert (pgd.answer, exact.answer, exact.effect) == ("holds", "undecided", 0)
     shorter = found["ASR, exact attack (ε = 2.60)", "mixup"]  # half the norm: all boundaries are within reach
     assert (shorter.after, shorter.answer) == (1, "does not hold")
+
+
+def test_measured_networks_are_compared_with_their_reference(paper):
+    main = dataclasses.replace(paper.main, config={**paper.main.config, "reference": "mixup"})
+    measured = dataclasses.replace(paper, studies=[main])
+    found = {(v.measure, v.regularizer): v for v in feature_attack.verdicts(measured, resamples=300)}
+    assert {name for _, name in found} == {"hard", "smoothing", "cutmix"}
+    hard = found["ASR, PGD (ε = 0.650 of the norm)", "hard"]
+    assert (hard.before, hard.after) == (pytest.approx(1 / 12), pytest.approx(0.25))
+    (drawing,) = counterfactual.draw(measured)
+    assert drawing.found.startswith("ECE: Mixup ")
+
+
+def test_a_direction_that_was_not_computed_is_not_told(paper):
+    (drawing,) = radius.draw(paper)
+    assert "From r → 0 to r → ∞" in drawing.found and "hollow" in drawing.look
+    table = paper.tables["radius"]
+    without = {**table, "angle_limit": np.full(len(table["angle_limit"]), np.nan)}
+    (drawing,) = radius.draw(dataclasses.replace(paper, tables={"radius": without}))
+    assert drawing.found.startswith("The median cosine moves") and "hollow" not in drawing.look
 
 
 def test_without_hard_labels_there_is_nothing_to_compare_attacks_on_features_with(paper):

@@ -10,6 +10,7 @@ import numpy as np
 from regfast.paper.outputs import Outputs
 from regfast.paper.parts.base import Array, Columns, Given, Part, Rows, Work, as_columns, behind, ours
 from regfast.paper.results import Paper, where
+from regfast.report import style
 from regfast.report.drawing import Drawing
 from regfast.report.figures import matrix
 from regfast.report.tables import listed, number
@@ -75,14 +76,15 @@ def draw(paper: Paper) -> list[Drawing]:
         for key, title in shown.items()
     }
     found = []
-    if "hard" in names and len(names) > 1:
-        hard = names.index("hard")
+    reference = paper.main.reference
+    if reference in names and len(names) > 1:
+        own = names.index(reference)
         for title, values in tables.items():
-            norms = {n: float(values[hard, k]) for k, n in enumerate(names) if n != "hard"}
-            directions = {n: float(values[k, hard]) for k, n in enumerate(names) if n != "hard"}
+            norms = {n: float(values[own, k]) for k, n in enumerate(names) if n != reference}
+            directions = {n: float(values[k, own]) for k, n in enumerate(names) if n != reference}
             found.append(
-                f"{title[0].upper()}{title[1:]}: hard labels have {number(values[hard, hard])}; with the others' "
-                f"norms {listed(norms)}; with the others' directions and head {listed(directions)}."
+                f"{title[0].upper()}{title[1:]}: {style.in_sentence(reference)} {number(values[own, own])}; with the "
+                f"others' norms {listed(norms)}; with the others' directions and head {listed(directions)}."
             )
     return [
         Drawing(

@@ -146,9 +146,9 @@ def attack_words(paper: Paper) -> str:
 
 
 def verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list[Verdict]:
-    """Whether attacks on the features succeed less than with hard labels: PGD and the exact one, in both units."""
-    table = paper.tables.get("feature_attack")
-    if table is None or "hard" not in paper.regularizers(table):
+    """Whether attacks on the features succeed less than with the reference: PGD and the exact one, in both units."""
+    table, reference = paper.tables.get("feature_attack"), paper.main.reference
+    if table is None or reference not in paper.regularizers(table):
         return []
     names, marks, attack = paper.regularizers(table), decisive(radii(paper)), attack_words(paper)
     measures = [
@@ -157,13 +157,13 @@ def verdicts(paper: Paper, resamples: int = 2000, seed: int = 0) -> list[Verdict
         for words, key in ((attack, "cross_entropy"), ("exact attack", "exact"))
     ]
     rows = {name: [_hits(table, name, s, measures, marks) for s in np.unique(table["seed"])] for name in names}
-    before = np.nanmean([_rates(r[None])[0] for r in rows["hard"]], axis=0)
+    before = np.nanmean([_rates(r[None])[0] for r in rows[reference]], axis=0)
     found = []
     for name in names:
-        if name == "hard":
+        if name == reference:
             continue
         change = paired_difference(
-            rows[name], rows["hard"], _rates, resamples=resamples, seed=seed, grouped=True, shared_samples=True
+            rows[name], rows[reference], _rates, resamples=resamples, seed=seed, grouped=True, shared_samples=True
         )
         for k, (measure, _, _) in enumerate(measures):
             effect, low, high = (float(end[k]) for end in change)

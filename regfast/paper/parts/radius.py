@@ -77,18 +77,24 @@ def draw(paper: Paper) -> list[Drawing]:
         limits[name] = rows["angle_limit"][sort].reshape(-1, len(radii))[:, 0]
         middle = np.nanmedian(cosine, axis=0)
         spans[name] = float(middle.max() - middle.min())
-    turned = {n: float(np.nanmedian(limits[n])) * 180 / np.pi for n in names}
+    known = {n: values for n, values in limits.items() if np.isfinite(values).any()}
+    turned = {n: float(np.nanmedian(values)) * 180 / np.pi for n, values in known.items()}
+    look = (
+        "v_opt is the best feature of a given norm, and the norm is our choice. Left: how far its direction turns as "
+        f"the norm grows{', up to the max-margin direction (hollow markers)' if known else ''}. Right: do the curves "
+        "keep their order whatever the radius? Lines are medians over classes and seeds, bands run from the lowest to "
+        "the highest."
+    )
+    found = f"The median cosine moves over the radii shown by {listed(spans)}."
+    if known:
+        found = f"From r → 0 to r → ∞ the direction turns by a median of (in degrees) {listed(turned)}. {found}"
     return [
         Drawing(
             "radius",
             "Sensitivity to the radius of v_opt",
-            radius.draw(radii, angles, limits, cosines),
-            "v_opt is the best feature of a given norm, and the norm is our choice. Left: how far its direction "
-            "turns as the norm grows, up to the max-margin direction (hollow markers). Right: do the curves keep "
-            "their order whatever the radius? Lines are medians over classes and seeds, bands run from the lowest to "
-            "the highest.",
-            f"From r → 0 to r → ∞ the direction turns by a median of (in degrees) {listed(turned)}. The median cosine "
-            f"moves over the radii shown by {listed(spans)}.",
+            radius.draw(radii, angles, known, cosines),
+            look,
+            found,
             {"radius": behind(table)},
             settings="Default radius: the median norm of the correctly classified features, ours. "
             f"{ours(paper, 'radius')}",

@@ -37,6 +37,25 @@ def rates(values: Array, hit: Array, edges: Array) -> tuple[Array, Array]:
     return count, np.divide(hits, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
+def joined_rates(values: Array, hit: Array, edges: Array, least: int) -> tuple[Array, Array]:
+    """Mean of ``values`` and share of them where ``hit`` is true, over bins joined from the left.
+
+    Each holds at least ``least``; what is left on the right joins the last one. Nothing where there are fewer in all.
+    """
+    index = bin_index(values, edges)
+    keep = index >= 0
+    whole, held, place = 0, 0, np.zeros(len(edges) - 1, dtype=int)
+    for k, count in enumerate(np.bincount(index[keep], minlength=len(edges) - 1)):
+        place[k], held = whole, held + count
+        if held >= least:
+            whole, held = whole + 1, 0
+    if not whole:
+        return np.empty(0), np.empty(0)
+    group = np.minimum(place, whole - 1)[index[keep]]
+    count = np.bincount(group)
+    return np.bincount(group, weights=values[keep]) / count, np.bincount(group, weights=hit[keep]) / count
+
+
 def thin(count: int, most: int) -> Array:
     """Indices of at most ``most`` of ``count`` points, evenly spread: the same ones every time."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

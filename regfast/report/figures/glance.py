@@ -12,8 +12,16 @@ from matplotlib.lines import Line2D
 
 from regfast.calibration.bins import reliability_bins
 from regfast.report import style
-from regfast.report.figures.bins import rates, shared_edges, thin
-from regfast.report.figures.representation import COSINE_BINS, LEAST, RELIABILITY_BINS, AttackStyle, Model
+from regfast.report.figures.bins import shared_edges, thin
+from regfast.report.figures.representation import (
+    COSINE_BINS,
+    LEAST,
+    RELIABILITY_BINS,
+    AttackStyle,
+    Model,
+    asr_over_cosine,
+    nothing,
+)
 
 POINTS = 150  # drawn per model
 
@@ -21,14 +29,14 @@ POINTS = 150  # drawn per model
 @style.styled
 def draw(models: Sequence[Model], attack: AttackStyle | None) -> Figure:
     """From the top: RMS over cosine, the large mark at the medians; ASR of ``attack`` per bin of cosine; accuracy over
-    confidence. Bins with fewer than `LEAST` samples are left out.
+    confidence. Bins of the second are joined until each holds `LEAST` samples; those of the third with fewer are left
+    out.
     """
     names = [m.regularizer for m in models]
     heights = [1.5, *([1.0] if attack else []), 1.0]
     figure = Figure(figsize=(style.COLUMN, 0.5 + 0.16 * (len(names) // 2) + 1.42 * sum(heights)))
     panels = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     edges = shared_edges([m.cosine for m in models], COSINE_BINS)
-    middle = (edges[:-1] + edges[1:]) / 2
     for model in models:
         line: dict[str, Any] = {
             "color": style.color(model.regularizer, names),
@@ -36,16 +44,18 @@ def draw(models: Sequence[Model], attack: AttackStyle | None) -> Figure:
         }
         _cloud(panels[0], model, line)
         if attack:
-            count, rate = rates(model.cosine[model.judged], model.success[attack.id][model.judged], edges)
-            _line(panels[1], middle, rate, count, line)
+            panels[1].plot(*asr_over_cosine(model, attack.id, edges), **line, lw=1.2)
         bins = reliability_bins(model.confidence, model.correct, RELIABILITY_BINS)
-        _line(panels[-1], bins.confidence, bins.accuracy, bins.counts, line)
+        enough = bins.counts >= LEAST
+        panels[-1].plot(bins.confidence[enough], bins.accuracy[enough], **line, lw=1.2)
     top = max(float(np.nanpercentile(m.rms, 99.5)) for m in models)
     panels[0].set(ylabel="feature RMS", ylim=(0, 1.08 * top), xlabel="" if attack else "cosine to v_opt")
     for axes in panels[:-1]:
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_formatter("{x:g}")
     if attack:
+        if not any(line.get_xdata().size for line in panels[1].lines):
+            nothing(panels[1])
         panels[1].set(ylabel="ASR", ylim=(-0.03, 1.05), xlabel="cosine to v_opt")
     panels[-1].plot([0, 1], [0, 1], color=style.MUTED, lw=0.8, ls="--", zorder=1)
     panels[-1].set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
@@ -62,8 +72,3 @@ def _cloud(axes: Axes, model: Model, line: dict[str, Any]) -> None:
     axes.scatter(model.cosine[shown], model.rms[shown], s=5, c=line["color"], alpha=0.35, linewidths=0)
     middle = float(np.nanmedian(model.cosine)), float(np.nanmedian(model.rms))
     axes.plot(*middle, **line, ms=8, mec=style.PAPER, mew=1.2, ls="none", zorder=5)
-
-
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, count: np.ndarray, line: dict[str, Any]) -> None:
-    enough = count >= LEAST
-    axes.plot(x[enough], y[enough], **line, lw=1.2)

@@ -21,8 +21,8 @@ def draw(
     """Left: angle of v_opt(r) to its direction at r → 0, in degrees. Right: mean cosine of the features with v_opt(r).
 
     ``radius`` is in units of the default one. ``angles[regularizer]`` and ``cosines[regularizer]`` are (classes,
-    len(radius)), angles in radians; ``limits[regularizer]`` (classes,) the angle of the max-margin direction (r → ∞), a
-    marker at the right edge.
+    len(radius)), angles in radians; ``limits[regularizer]`` (classes,), where it is known, the angle of the max-margin
+    direction (r → ∞), a marker at the right edge.
     Lines are medians over classes, bands run from the lowest to the highest class.
     """
     names = list(angles)
@@ -44,17 +44,18 @@ def draw(
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("radius r, in units of the default one")
     edge = float(radius.max()) * 1.5
-    for name in names:
+    for name, limit in limits.items():
         left.plot(
             edge,
-            np.nanmedian(limits[name]) * 180 / np.pi,
+            np.nanmedian(limit) * 180 / np.pi,
             marker=style.marker(name, names),
             ms=6,
             mfc="none",
             color=style.color(name, names),
             clip_on=False,
         )
-    left.text(edge, 1.01, "r → ∞", ha="center", fontsize=7, color=style.MUTED, transform=left.get_xaxis_transform())
+    if limits:
+        left.text(edge, 1.01, "r → ∞", ha="center", fontsize=7, color=style.MUTED, transform=left.get_xaxis_transform())
     left.set_ylabel("angle to the r → 0 direction (°)")
     right.set_ylabel("mean cosine")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(names)))

@@ -15,14 +15,14 @@ from matplotlib.lines import Line2D
 
 from regfast.calibration.bins import reliability_bins
 from regfast.report import style
-from regfast.report.figures.bins import rates, shared_edges, thin
+from regfast.report.figures.bins import joined_rates, rates, shared_edges, thin
 from regfast.report.results import attack_name
 
 Array = npt.NDArray[Any]
 POINTS = 700  # drawn per panel: more would hide one another
 COSINE_BINS = 12
 RELIABILITY_BINS = 15
-LEAST = 10  # correctly classified samples a bin needs for its ASR to be drawn
+LEAST = 10  # correctly classified samples that a point of the ASR stands for, at the least
 MARKERS = {
     ("fgsm", "linf"): "^",
     ("pgd", "linf"): "o",
@@ -74,7 +74,8 @@ def draw(
     """One column per model, the same axes across columns.
 
     From the top: RMS over cosine colored by confidence; share of the correctly classified samples that each attack
-    flips, per bin of cosine; histogram of the cosines; reliability diagram, bars as opaque as their share is large.
+    flips, per bin of cosine (bins are joined until each holds `LEAST`); histogram of the cosines; reliability diagram,
+    bars as opaque as their share is large.
     Attacked samples are the correctly classified ones. Source: arXiv 2410.03999, Fig. 3.
     """
     if not models:
@@ -106,13 +107,9 @@ def draw(
             edgecolors=style.MUTED,
         )
 
-        middle = (edges[:-1] + edges[1:]) / 2
         for attack in attacks:
-            count, rate = rates(model.cosine[model.judged], model.success[attack.id][model.judged], edges)
-            enough = count >= LEAST
             asr.plot(
-                middle[enough],
-                rate[enough],
+                *asr_over_cosine(model, attack.id, edges),
                 color=tone,
                 marker=attack.marker,
                 ls="-" if attack.strong else (0, (2.5, 1.5)),
@@ -120,7 +117,10 @@ def draw(
                 lw=1.1,
             )
 
+        if attacks and not asr.lines[0].get_xdata().size:
+            nothing(asr)
         count, _ = rates(model.cosine, model.correct, edges)
+        middle = (edges[:-1] + edges[1:]) / 2
         histogram.bar(middle, count / len(model.cosine), width=np.diff(edges), color=tone, alpha=0.75, lw=0)
 
     for axes in (*grid[0], *grid[1], *grid[2]):
@@ -168,6 +168,17 @@ def _reliability(row: Sequence[Axes], models: Sequence[Model]) -> None:
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence")
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     row[0].set_ylabel("accuracy")
+
+
+def asr_over_cosine(model: Model, attack: str, edges: Array) -> tuple[Array, Array]:
+    """Cosine and ASR of the points of one attack's line: bins joined until each holds `LEAST` judged samples."""
+    return joined_rates(model.cosine[model.judged], model.success[attack][model.judged], edges, LEAST)
+
+
+def nothing(axes: Axes) -> None:
+    """Say in a panel of ASRs why it is empty."""
+    text = f"fewer than {LEAST} correct\nsamples were attacked"
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color=style.MUTED, transform=axes.transAxes)
 
 
 def attack_handles(attacks: Sequence[AttackStyle]) -> list[Line2D]:

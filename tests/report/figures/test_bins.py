@@ -1,6 +1,6 @@
 import numpy as np
 
-from regfast.report.figures.bins import bin_index, rates, shared_edges, thin
+from regfast.report.figures.bins import bin_index, joined_rates, rates, shared_edges, thin
 
 
 def test_rates_against_a_loop():
@@ -22,6 +22,18 @@ def test_an_empty_bin_has_no_rate():
     count, rate = rates(np.array([0.1]), np.array([True]), np.array([0.0, 0.5, 1.0]))
     assert count.tolist() == [1, 0]
     assert rate[0] == 1 and np.isnan(rate[1])
+
+
+def test_bins_are_joined_until_each_holds_enough():
+    edges = np.array([0.0, 1, 2, 3, 4])
+    values = np.array([0.5, 1.25, 1.75, 2.5, 3.5, np.nan])
+    hit = np.array([True, False, False, True, False, True])
+    middle, rate = joined_rates(values, hit, edges, 2)
+    np.testing.assert_allclose(middle, [3.5 / 3, 3.0])
+    np.testing.assert_allclose(rate, [1 / 3, 1 / 2])
+    middle, rate = joined_rates(values, hit, edges, 3)  # what is left of two joins the first three
+    np.testing.assert_allclose([middle, rate], [[1.9], [0.4]])
+    assert not any(map(len, joined_rates(values, hit, edges, 6)))
 
 
 def test_edges_cover_everything_finite_and_are_shared():

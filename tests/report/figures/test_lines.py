@@ -1,8 +1,21 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from regfast.report import style
-from regfast.report.figures import curves, distributions, dots, matrix, radius, representation, scaling, sweep, theorem1
+from regfast.report.figures import (
+    curves,
+    distributions,
+    dots,
+    glance,
+    matrix,
+    radius,
+    representation,
+    scaling,
+    sweep,
+    theorem1,
+)
 
 
 def test_smallest_eps_is_interpolated():
@@ -97,6 +110,13 @@ def test_any_number_of_models_share_their_axes(count):
     for row in rows:
         assert len({axes.get_xlim() for axes in row}) == len({axes.get_ylim() for axes in row}) == 1
     assert (attack.marker, attack.strong) == ("o", False)
+
+
+def test_a_panel_without_attacked_samples_says_so():
+    few = dataclasses.replace(model("few", np.random.default_rng(5)), judged=np.arange(120) < 9)
+    attack = representation.attack_style({"id": "pgd", "attack": "pgd", "norm": "linf", "eps": 0.03})
+    for panel in (representation.draw([few], [attack]).axes[1], glance.draw([few], attack).axes[1]):
+        assert [text.get_text() for text in panel.texts] == ["fewer than 10 correct\nsamples were attacked"]
 
 
 def test_bars_of_the_reliability_diagram_are_as_opaque_as_their_share():
