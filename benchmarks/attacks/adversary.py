@@ -1,8 +1,9 @@
 """Training adversaries: the loop that people write, against `Adversary`, at batch 128.
 
-Time of one call, in turns with the plain loop, on three networks and in both modes of the model; and what a step costs
-beside the model. The plain loop is Madry's with `torch.autograd.grad` for the images alone; with --backward, as it is
-also found, `loss.backward()`, which computes weight gradients too.
+Time of one call, in turns with the plain loop, on three networks and in both modes of the model; what a step costs
+beside the model; and the floor: the ratio that the model's own forwards and gradients alone would have. The plain loop
+is Madry's with `torch.autograd.grad` for the images alone; with --backward, as it is also found, `loss.backward()`,
+which computes weight gradients too.
 
     python -m benchmarks.attacks.adversary [--repeats 5] [--json results.json]
 """
@@ -71,7 +72,7 @@ def beside(adversary: Adversary, model: nn.Module, images: Tensor, labels: Tenso
         began = time.perf_counter()
         adversary(model, images, labels)
         whole = time.perf_counter() - began
-    return (whole - sum(inside for _, inside in clock.steps[-STEPS:])) / STEPS
+    return (whole - sum(inside for _, inside in clock.steps)) / STEPS
 
 
 def main() -> None:
@@ -81,9 +82,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the table there too")
     options = parser.parse_args()
     print(f"PGD-{STEPS}, batch {BATCH}, {torch.get_num_threads()} threads; processor seconds of a call, medians")
-    print(
-        f"{'network':<12}{'mode':<8}{'plain':>10}{'regfast':>10}{'ratio':>8}{'least':>8}{'most':>8}{'beside, µs':>12}"
-    )
+    columns = ("plain", "regfast", "ratio", "least", "most", "floor", "beside, µs")
+    print(f"{'network':<12}{'mode':<8}" + "".join(f"{column:>12}" for column in columns))
     table = []
     for name, (model, shape) in networks().items():
         images, labels = torch.rand(BATCH, *shape), torch.randint(10, (BATCH,))
@@ -103,16 +103,14 @@ def main() -> None:
                     times[who].append(time.process_time() - began)
             ratios = [ours / theirs for theirs, ours in zip(*times.values(), strict=True)]
             extra = statistics.median(beside(adversary, model, images, labels) for _ in range(options.repeats))
-            row = {
-                "network": name, "mode": mode, **{who: statistics.median(each) for who, each in times.items()},
-                "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios), "beside_s": extra,
+            medians = {who: statistics.median(each) for who, each in times.items()}
+            figures = {
+                **medians, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
+                "floor": statistics.median(ratios) * (1 - STEPS * extra / medians["regfast"]),
             }  # fmt: skip
-            table.append(row)
-            print(
-                f"{name:<12}{mode:<8}{row['plain']:>10.4f}{row['regfast']:>10.4f}{row['ratio']:>10.2f}"
-                f"{row['least']:>10.2f}{row['most']:>10.2f}{1e6 * extra:>10.0f}",
-                flush=True,
-            )
+            table.append({"network": name, "mode": mode, **figures, "beside_s": extra})
+            told = "".join(f"{figure:>12.3f}" for figure in figures.values())
+            print(f"{name:<12}{mode:<8}{told}{1e6 * extra:>12.0f}", flush=True)
     if options.json:
         found = {"batch": BATCH, "steps": STEPS, "threads": torch.get_num_threads(), "torch": torch.__version__,
                  "backward": options.backward, "rows": table}  # fmt: skip

@@ -16,7 +16,7 @@ from regfast.attacks.base import Attack
 from regfast.attacks.classifier import Model
 from regfast.attacks.evaluate import radius
 from regfast.attacks.lanes import Lanes, choose, empty_lanes
-from regfast.attacks.live import LiveModel, Mode
+from regfast.attacks.live import LiveModel, Mode, is_compiled
 from regfast.attacks.losses import Objective
 from regfast.attacks.prepared import PreparedModel
 from regfast.attacks.query import query
@@ -26,6 +26,10 @@ from regfast.registry import Configured
 __all__ = ["Adversary", "Loss"]
 
 Loss = Callable[[Tensor, Any], Tensor]  # logits (B, K) float32 and labels → (B,)
+
+# What a core of the processor works on at a time, so that the model's activations stay in its cache:
+ENTRIES = 100_000  # of images
+LEAST = 16  # images; the weights are read anew for each part
 
 
 class Adversary(Configured):
@@ -130,9 +134,22 @@ class Adversary(Configured):
             key = (self.seed * 0x9E3779B97F4A7C15 + self.drawn) % (1 << 63)
             self.drawn += len(images)
             if isinstance(model, PreparedModel):
-                return self._run(model.search, lanes, labels, clean_logits)
+                return self._in_parts(model.search, lanes, labels, clean_logits, whole=model.fixed_widths)
             with self._live(model, images, key) as ask:
-                return self._run(ask, lanes, labels, clean_logits)
+                return self._in_parts(ask, lanes, labels, clean_logits, whole=is_compiled(model))
+
+    def _in_parts(self, ask: Model, lanes: Lanes, labels: Any, clean_logits: Tensor | None, *, whole: bool) -> Tensor:
+        """Attack all lanes, on a processor a part after the other, where none needs to know of the others."""
+        size = max(ENTRIES // max(lanes.image[0].numel(), 1), LEAST) * torch.get_num_threads()
+        whole |= not lanes.image.is_cpu or self._live.mode == "train" or callable(self.loss)
+        if whole or size >= len(lanes):
+            return self._run(ask, lanes, labels, clean_logits)
+        parts = []
+        for rows in torch.arange(len(lanes)).chunk(-(-len(lanes) // size)):
+            known = None if clean_logits is None else clean_logits[rows]
+            mine = labels[rows] if self.loss is None and not lanes.must_reach else None
+            parts.append(self._run(ask, lanes.take(rows), mine, known))
+        return torch.cat(parts)
 
     def _run(self, ask: Model, lanes: Lanes, labels: Any, clean_logits: Tensor | None) -> Tensor:
         attack, strongest = self.attack, self.keep == "strongest"

@@ -115,7 +115,7 @@ def warn_if_misleading(
         label = labels.clamp(0, logits.shape[1] - 1)
         before = objective(name, logits, label, label)
         (gradient,) = torch.autograd.grad(answer, point, before.gradient.to(answer.dtype), materialize_grads=True)
-        moving = _check_gradient(gradient, name)
+        moving = _check_gradient(gradient.nan_to_num(0.0), name)
         if not random:
             up = (images + TRIAL * gradient.sign()).clamp(0, 1)
             with torch.no_grad():

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from regfast.attacks.classifier import Model, home, logits_of
 from regfast.attacks.prepare import foldable, folded_weights, frozen
 
-__all__ = ["LiveModel", "Mode"]
+__all__ = ["LiveModel", "Mode", "is_compiled"]
 
 Mode = Literal["eval", "train"]
 
@@ -83,12 +83,17 @@ class LiveModel:
         return self._plan
 
 
+def is_compiled(model: Model) -> bool:
+    """Whether `torch.compile` had the model, or a part of it: it is compiled anew for another shape."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules)
+    return compiled or hasattr(model, "_torchdynamo_orig_callable")
+
+
 def _plan(model: nn.Module, modules: list[nn.Module], example: Tensor, channels_last: bool) -> _Plan:
     """The fastest form that repeats the model's logits on `example` (n, …), in eval mode, to 1e-4 of the largest."""
-    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules):
-        return _Plan(
-            modules, [], example.dtype, False
-        )  # a compiled module would be compiled again for every set of weights
+    if is_compiled(model):  # it would be compiled again for every set of weights
+        return _Plan(modules, [], example.dtype, False)
     with frozen(model), torch.no_grad(), torch.autocast(example.device.type, enabled=False):
         expected = logits_of(model(example))
         found = [(layer, norm) for layer, norm, *_ in foldable(model)]

@@ -95,7 +95,13 @@ class PreparedModel:
         """Does it change the images it is given? Does it say the same twice?"""
         asked = self.box.leave(self._example).to(self.given.dtype).clone()
         before, version = asked.clone(), asked._version
-        first = logits_of(self.model(asked)).float()
+        try:
+            answer = self.model(asked)
+        except AssertionError as error:  # as the guards of exported programs do
+            raise ValueError(
+                f"model must take any number of images; of {tuple(asked.shape)} it says: {error or 'assertion failed'}"
+            ) from error
+        first = logits_of(answer).float()
         self.given.copies = asked._version != version or not torch.equal(asked, before)
         size = float(first.nan_to_num().abs().amax())
         self.random = not torch.allclose(first, self.given(self._example).float(), 0.0, 1e-4 * size, equal_nan=True)

@@ -97,7 +97,7 @@ def _once(
                 f"{attack.name} needs input gradients, but the model's output does not depend on its input in a "
                 "differentiable way; Square asks for none"
             )
-        return slope
+        return slope.nan_to_num(0.0)  # an infinite logit's; NaN would stay in the point for good
 
     logits = answer.detach().float()
     objective = raised(logits)

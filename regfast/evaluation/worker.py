@@ -105,7 +105,7 @@ def count_classes(model: Model, shape: tuple[int, ...], device: torch.device) ->
     """
     try:
         return clean_logits(model, torch.full((1, *shape), 0.5), device, 1).shape[1]
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # an exported program's guards assert
         raise InputError(f"the model takes no image of shape {shape}: {str(error).splitlines()[0]}") from error
 
 

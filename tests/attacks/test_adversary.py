@@ -211,6 +211,35 @@ def test_targets_are_moved_to():
     assert reached[0] < 0.4 and reached[1] > 0.7
 
 
+def test_parts_that_fit_a_processors_cache_give_what_the_whole_gives(monkeypatch):
+    class Counted(nn.Sequential):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    seen, (images, labels) = [], batch(10)
+    model = Counted(*network()).eval()
+    clean = model(images).detach()
+    mixed = regfast.SoftTargets(labels, labels.flip(0), torch.linspace(0, 1, 10), num_classes=5)
+    radii = torch.linspace(0.05, 0.15, 10)
+    cases = [
+        ({}, (labels,), {}), ({}, (mixed,), {}), ({}, (clean.softmax(1),), {}), ({"keep": "strongest"}, (labels,), {}),
+        ({"loss": "kl"}, (), {"clean_logits": clean}), ({}, (), {"targets": labels}),
+        ({"mode": "train"}, (labels,), {}), ({"loss": lambda logits, _: logits.logsumexp(1)}, (labels,), {}),
+    ]  # fmt: skip
+    for options, given, named in cases:
+        adversary = Adversary(PGD("linf", radii, STEPS, step_size=SIZE), **options)
+        whole = adversary(model, images, *given, **named)
+        adversary.drawn, parts = 0, "mode" not in options and not callable(options.get("loss"))
+        with monkeypatch.context() as patched:
+            patched.setattr("regfast.attacks.adversary.ENTRIES", 1)
+            patched.setattr("regfast.attacks.adversary.LEAST", 4)
+            patched.setattr(torch, "get_num_threads", lambda: 1)
+            seen.clear()
+            close(adversary(model, images, *given, **named), whole)
+        assert seen[:5] == ([4] * 5 if parts else [10] * 5) and sum(seen) == 10 * len(seen) // (3 if parts else 1)
+
+
 def test_fgsm_and_apgd_and_all_norms():
     model, (images, labels) = network().eval(), batch(20)
     before = F.cross_entropy(model(images), labels)

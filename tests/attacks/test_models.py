@@ -114,6 +114,9 @@ def test_frozen_exported_and_quantized_programs():
     script = torch.jit.freeze(torch.jit.script(network))
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(network, (images[:2],), dynamic_shapes=({0: batch},)).module()
+    fixed = torch.export.export(network, (images[:3],)).module()
+    with pytest.raises(ValueError, match="must take any number of images"):
+        attack.run(fixed, images, labels)
     for program in (script, exported):
         result = attack.run(program, images, labels)
         assert torch.equal(result.success, expected.success)
@@ -139,6 +142,23 @@ def test_nan_logits_are_no_class(attack):
     assert torch.equal(result.clean, ~some)
     assert torch.equal(result.clean_prediction == -1, some)
     assert not nan(result.images)[result.success].isnan().any()
+
+
+@pytest.mark.parametrize("attack", [*ALL, Square("linf", 0.01, 5)], ids=str)
+def test_infinite_logits_leave_points_numbers(attack):
+    model, images, labels = linear(4)
+
+    def half(x):  # the label's logit overflows on some images, as in half precision
+        logits = model(x)
+        return torch.where((x.flatten(1)[:, :1] > 0.5) & (logits == logits.amax(1, keepdim=True)), torch.inf, logits)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = attack.run(half, images, labels)
+    assert result.clean.all() and result.images.isfinite().all() and result.distance.isfinite().all()
+    flat = any(issubclass(each.category, checks.ZeroGradientWarning) for each in told)
+    overflows = bool((images.flatten(1)[:8, 0] > 0.5).any())
+    assert flat == (attack.needs != "forward" and attack.loss == "ce" and overflows)
 
 
 def test_threads_on_one_model_take_turns():
