@@ -198,7 +198,9 @@ def evaluate(
 
             def explain(rows: pa.Table) -> None:
                 write_classes(folder, class_rows(rows, getattr(dataset, "classes", ())))
-                write_examples(folder, model, dataset, groups, names, rows, settings)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", AttackWarning)  # said while the run went on
+                    write_examples(folder, model, dataset, groups, names, rows, settings)
 
             facts = {"command": command, "classes": classes}
             summary = agree(

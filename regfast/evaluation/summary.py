@@ -85,7 +85,10 @@ def summarize(
             {"norm": norm, "eps": level, "robust_accuracy": share(sum(still.values()), len(still))}
         )
     summary |= facts
-    return {**summary, "warnings": [*_warnings(summary), *told, *_doubts(summary["attacks"], gradient_free)]}
+    return {
+        **summary,
+        "warnings": [*_warnings(summary), *map(_sentence, told), *_doubts(summary["attacks"], gradient_free)],
+    }
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -114,6 +117,10 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
             "labels numbered as the model's classes, and images prepared as it was trained?"
         )
     return found
+
+
+def _sentence(warning: str) -> str:
+    return markdown(f"{warning[:1].upper()}{warning[1:].removesuffix('.')}.")
 
 
 def _doubts(attacks: Sequence[Row], gradient_free: Collection[str]) -> list[str]:

@@ -71,23 +71,23 @@ def group_by_eps(attacks: Sequence[Runnable]) -> list[list[Runnable]]:
     """Attacks that differ in eps alone, together and by rising eps; groups in the order given.
 
     Raises:
-        ValueError: for an attack without eps, and for one given twice.
+        InputError: for an attack without eps, and for one given twice.
     """
     groups: dict[str, list[Runnable]] = {}
     for attack in attacks:
         if attack.options.get("eps") is None:
-            raise ValueError(
+            raise InputError(
                 f"{attack.name} has no eps, and a robust accuracy is measured at one: give it (eps=8/255, several in "
                 "--eps), or find nearest adversarial points with attack.run and robust_accuracy_curve (regfast attack)"
             )
         if isinstance(attack.eps, torch.Tensor):
-            raise ValueError(f"{attack.name} has several radii: a robust accuracy is measured at one eps")
+            raise InputError(f"{attack.name} has several radii: a robust accuracy is measured at one eps")
         groups.setdefault(repr(attack.at(0.0)), []).append(attack)
     for group in groups.values():
         group.sort(key=lambda attack: attack.eps or 0.0)
         for one, other in itertools.pairwise(group):
             if one.eps == other.eps:
-                raise ValueError(f"{one!r} is given twice")
+                raise InputError(f"{one!r} is given twice")
     return list(groups.values())
 
 

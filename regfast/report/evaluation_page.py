@@ -21,7 +21,7 @@ def evaluation_page(folder: Path) -> Page:
     summary = read_json(folder / "summary.json")
     run = read_json(folder / "run.json")
     figures = drawings(summary, read_classes(folder), read_examples(folder))
-    warnings = " ".join(summary.get("warnings", []))
+    warnings = "\n".join(summary.get("warnings", []))
     return Page(
         title=f"Robustness of {summary['model']} on {summary['dataset']}",
         notice=warnings,

@@ -157,7 +157,7 @@ def test_doubts_about_the_figures_stand_before_them(tmp_path):
     late = [row for row in result.rows().to_pylist() if row["late"]]
     assert len(late) == fast["late"] > 0 and all(row["stage"] in ("fab-t", "square") for row in late)
     told = result.summary["warnings"]
-    (flat,) = (text for text in told if text.startswith("the gradient of the ce loss is zero"))
+    (flat,) = (text for text in told if text.startswith("The gradient of the ce loss is zero"))
     square, settle = (text for text in told if text.startswith("autoattack-fast, linf, eps 0.1: "))
     assert f"broke {fast['stages']['square']} of 60 samples" in square and f"{fast['late']} of" in settle
     said = (tmp_path / "summary.md").read_text()
