@@ -180,23 +180,25 @@ class JoinPiece:
         return 0.0 if self.files(task)["samples.parquet"].is_file() else 1.0
 
     def run(self, task: Task, progress: Progress) -> None:
-        """Read the chunks one by one: memory does not grow with their number."""
+        """Read the chunks one by one, into arrays made before: small ones kept between large ones fragment the heap."""
         files = self.files(task)
         if files["samples.parquet"].is_file():
             return
         progress.say(f"{self.name}: class centers and geometry")
         model, labels = task.model(self.name, self.seed), task.images.labels
-        norms, right = [], []
-        for samples, clean in clean_chunks(task, self.name, self.seed):
-            norms.append(clean["features"].double().norm(dim=1))
-            right.append(clean["logits"].argmax(1) == labels[samples])
-        centers = centers_at(model, default_radius(torch.cat(norms)[:, None], torch.cat(right)))
-        tables = []
-        for samples, clean in clean_chunks(task, self.name, self.seed):
-            tables.append(clean_columns(model, centers, samples, clean["features"], clean["logits"], labels[samples]))
+        count = len(task.division.measured)
+        norms, right = torch.empty(count, 1, dtype=torch.float64), torch.empty(count, dtype=torch.bool)
+        for rows, (samples, clean) in zip(places(task), clean_chunks(task, self.name, self.seed), strict=True):
+            norms[rows, 0] = clean["features"].double().norm(dim=1)
+            right[rows] = clean["logits"].argmax(1) == labels[samples]
+        centers = centers_at(model, default_radius(norms, right))
+        columns: dict[str, Array] = {}
+        for rows, (samples, clean) in zip(places(task), clean_chunks(task, self.name, self.seed), strict=True):
+            found = clean_columns(model, centers, samples, clean["features"], clean["logits"], labels[samples])
+            columns = columns or {name: np.empty(count, values.dtype) for name, values in found.items()}
+            for name, values in found.items():
+                columns[name][rows.numpy()] = values
         held = [clean["logits"] for _, clean in clean_chunks(task, self.name, self.seed, held=True)]
-        order = task.division.measured.argsort().numpy()
-        columns = {name: np.concatenate([table[name] for table in tables])[order] for name in tables[0]}
         figures = model_figures(centers, torch.cat(held), labels[task.division.holdout])
         identity: dict[str, Any] = {"regularizer": self.name, "seed": self.seed}
         looks = [piece for piece in look_pieces(task, self.name, self.seed) if len(piece.attacked(task))]
@@ -236,14 +238,15 @@ def clean_chunks(
         left = None if left is None else left - len(samples)
 
 
+def places(task: Task) -> list[Tensor]:
+    """Rows of samples.parquet, which is in the order of the ids, of the measured images, a chunk at a time."""
+    return chunks(task.division.measured.argsort().argsort())
+
+
 def logits_of(task: Task, name: str, seed: int) -> Iterator[tuple[Array, Array]]:
     """Rows of samples.parquet (n,) with their logits (n, K), a chunk at a time."""
-    places = task.division.measured.argsort().argsort()
-    start = 0
-    for piece in look_pieces(task, name, seed):
-        logits = read_arrays(piece.files(task)["clean"], ["logits"])["logits"]
-        yield places[start : start + len(logits)].numpy(), logits
-        start += len(logits)
+    for rows, piece in zip(places(task), look_pieces(task, name, seed), strict=True):
+        yield rows.numpy(), read_arrays(piece.files(task)["clean"], ["logits"])["logits"]
 
 
 def look_pieces(task: Task, name: str, seed: int, *, held: bool = False) -> list[LookPiece]:
