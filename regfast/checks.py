@@ -63,8 +63,11 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def floats(*shape: str | int, finite: bool = False, any_shape: bool = False) -> Kind:
-    """A floating tensor with these dimensions, letters or numbers; `finite`: without NaN and infinities."""
+def floats(*shape: str | int, finite: bool = False, any_shape: bool = False, least: tuple[int, ...] = ()) -> Kind:
+    """A floating tensor with these dimensions, letters or numbers, each of `least` size.
+
+    `finite`: without NaN and infinities.
+    """
 
     def check(name: str, value: Any, sizes: Sizes) -> Tensor:
         tensor = _dense(name, value, "a floating tensor")
@@ -72,6 +75,11 @@ def floats(*shape: str | int, finite: bool = False, any_shape: bool = False) -> 
             raise TypeError(f"{name} must be a floating tensor, got {tensor.dtype}")
         if not any_shape:
             _fits(name, tensor.shape, shape, sizes)
+        if any(size < low for size, low in zip(tensor.shape, least, strict=False)):
+            bounds = ", ".join(f"{letter} ≥ {low}" for letter, low in zip(shape, least, strict=False))
+            raise ValueError(
+                f"{name} must have shape ({', '.join(map(str, shape))}) with {bounds}, got {tuple(tensor.shape)}"
+            )
         if finite and not bool(tensor.isfinite().all()):
             raise ValueError(f"{name} must be finite, got {int((~tensor.isfinite()).sum())} NaN or infinite entries")
         return tensor
@@ -146,8 +154,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return check
 
 
-def whole(low: int = 0, high: int = 2**63 - 1) -> Kind:
-    """An integer in [low, high], NumPy's and 0-d integer tensors too; given as int."""
+def whole(low: int = 0, high: int = 2**63 - 1, *, size: str | None = None) -> Kind:
+    """An integer in [low, high], NumPy's and 0-d integer tensors too; given as int. `size`: of which dimension."""
 
     def check(name: str, value: Any, sizes: Sizes) -> int:
         found = _scalar(value)
@@ -156,13 +164,15 @@ def whole(low: int = 0, high: int = 2**63 - 1) -> Kind:
         if not low <= found <= high:
             bounds = f"≥ {low}" if high == 2**63 - 1 and found < low else f"in [{low}, {high}]"
             raise ValueError(f"{name} must be an integer {bounds}, got {found}")
+        if size is not None:
+            sizes[size] = found, name
         return found
 
     return check
 
 
 def several(kind: Kind) -> Kind:
-    """A sequence, or a 1-d tensor or array, each entry of which is of `kind`; given as a list."""
+    """A sequence, or a 1-d tensor or array, not empty, each entry of which is of `kind`; given as a list."""
 
     def check(name: str, value: Any, sizes: Sizes) -> list[Any]:
         if isinstance(value, Tensor) and (value.is_meta or value.layout != torch.strided):
@@ -170,18 +180,23 @@ def several(kind: Kind) -> Kind:
         listed = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
         if isinstance(listed, str) or not isinstance(listed, Sequence):
             raise TypeError(f"{name} must be a sequence of numbers, got {_short(value)}")
+        if not len(listed):
+            raise ValueError(f"{name} must have at least one entry, got none")
         return [kind(name, entry, sizes) for entry in listed]
 
     return check
 
 
-def per_sample(rows: str) -> Kind:
-    """A number, or a floating tensor (rows,); given as it is."""
+def per_sample(rows: str, low: float = -math.inf) -> Kind:
+    """A finite number of at least `low`, or a floating tensor (rows,) of such; given as it is."""
 
     def check(name: str, value: Any, sizes: Sizes) -> Any:
-        if isinstance(value, Tensor) and value.ndim:
-            return floats(rows)(name, value, sizes)
-        return number()(name, value, sizes)
+        if not isinstance(value, Tensor) or not value.ndim:
+            return number(low)(name, value, sizes)
+        tensor = floats(rows, finite=True)(name, value, sizes)
+        if bool((tensor < low).any()):
+            raise ValueError(f"{name} must be at least {low:g}, got {float(tensor.min()):g}")
+        return tensor
 
     return check
 

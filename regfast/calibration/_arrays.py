@@ -21,10 +21,8 @@ def as_array(values: Tensor | Array) -> Array:
 
 
 def confidence_and_correct(confidence: Tensor | Array, correct: Tensor | Array) -> tuple[Array, Array]:
-    """Checked (n,) float64 confidences and (n,) float64 zeros and ones."""
+    """Checked (n,) float64 confidences and (n,) float64 zeros and ones, of as many of each."""
     values, right = as_array(confidence).astype(np.float64, copy=False), as_array(correct)
-    if values.ndim != 1 or values.shape != right.shape:
-        raise ValueError(f"confidence and correct must both be (n,), got {values.shape} and {right.shape}")
     if not len(values):
         raise ValueError("confidence holds no samples: the calibration error of nothing is undefined")
     if not bool(np.all((values >= 0) & (values <= 1))):
@@ -38,10 +36,8 @@ def confidence_and_correct(confidence: Tensor | Array, correct: Tensor | Array) 
 def matrix_and_labels(
     matrix: Tensor | Array, labels: Tensor | Array, name: str, ignore_index: int | None = None
 ) -> tuple[Array, Array]:
-    """Checked (n, K) float64 rows and (n,) int64 labels in 0 … K-1, without those of `ignore_index`."""
+    """Checked (n, K) float64 rows and (n,) int64 labels in 0 … K-1, of as many, without those of `ignore_index`."""
     table, classes = as_array(matrix).astype(np.float64, copy=False), as_array(labels)
-    if table.ndim != 2 or classes.shape != table.shape[:1]:
-        raise ValueError(f"{name} must be (n, K) and labels (n,), got {table.shape} and {classes.shape}")
     if table.shape[1] < 2:
         raise ValueError(f"{name} must have K >= 2 classes, got {table.shape}; a single logit z stands for (0, z)")
     if not np.issubdtype(classes.dtype, np.integer):

@@ -88,6 +88,7 @@ def classwise_calibration_error(
     return float(classwise_ece_statistic(bins)(np.column_stack([table, classes])[None])[0])
 
 
+@checked(bins=whole(1))
 def ece_statistic(bins: int = 15) -> Statistic:
     """ECE as a statistic for `regfast.statistics`: (R, n, 2) rows of (confidence, correct) → (R,), in one call."""
     edges = _edges(bins)
@@ -102,9 +103,9 @@ def ece_statistic(bins: int = 15) -> Statistic:
     return statistic
 
 
+@checked(bins=whole(1))
 def adaptive_ece_statistic(bins: int = 15) -> Statistic:
     """Adaptive ECE as a statistic for `regfast.statistics`: (R, n, 2) rows of (confidence, correct) → (R,)."""
-    _edges(bins)
 
     def statistic(resampled: Array) -> Array:
         count, samples = resampled.shape[:2]
@@ -121,6 +122,7 @@ def adaptive_ece_statistic(bins: int = 15) -> Statistic:
     return statistic
 
 
+@checked(bins=whole(1))
 def classwise_ece_statistic(bins: int = 15) -> Statistic:
     """Classwise ECE as a statistic for `regfast.statistics`: (R, n, K + 1), probabilities and label → (R,)."""
     edges = _edges(bins)
@@ -205,18 +207,9 @@ def _rows(confidence: Tensor | Array, correct: Tensor | Array) -> Array:
     return np.stack(confidence_and_correct(confidence, correct), axis=1)
 
 
-def check_bins(bins: int) -> int:
-    """`bins`, or TypeError, ValueError: a whole number of at least 1."""
-    if not isinstance(bins, int | np.integer) or isinstance(bins, bool):
-        raise TypeError(f"bins must be a whole number, got {bins!r}")
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    return int(bins)
-
-
 def _edges(bins: int) -> Array:
     # i/bins as a literal rounds it: linspace's third of ten lies above 0.3.
-    return np.arange(check_bins(bins) + 1) / bins
+    return np.arange(bins + 1) / bins
 
 
 def _equal_width(values: Array, edges: Array) -> Array:

@@ -69,7 +69,8 @@ def fit_feature_scale(
 
     Method, `ignore_index` and errors as `fit_temperature`.
     """
-    head, offset = _head(weight, bias)
+    head = as_array(weight).astype(np.float64)
+    offset = np.zeros(len(head)) if bias is None else as_array(bias).astype(np.float64)
     logits = as_array(features).astype(np.float64) @ head.T
     table, classes = matrix_and_labels(logits, labels, "features @ weight.T", ignore_index)
     return _fit_scale(table, offset, classes, "feature scale s", "features")
@@ -145,11 +146,3 @@ def _derivatives(rows: Tensor, bias: Tensor, true: Tensor, s: float) -> tuple[fl
         first += (expected - label).sum()
         second += (torch.linalg.vecdot(p, away.square_()) / total).sum()
     return float(first) / len(rows), float(second) / len(rows)
-
-
-def _head(weight: Tensor | Array, bias: Tensor | Array | None) -> tuple[Array, Array]:
-    head = as_array(weight).astype(np.float64)
-    offset = np.zeros(len(head)) if bias is None else as_array(bias).astype(np.float64)
-    if head.ndim != 2 or offset.shape != head.shape[:1]:
-        raise ValueError(f"weight must be (K, d) and bias (K,), got {head.shape} and {offset.shape}")
-    return head, offset

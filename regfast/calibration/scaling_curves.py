@@ -63,8 +63,6 @@ def scaling_curves(
         ValueError: no scales, a scale that is not positive, shapes that do not fit, NaN.
         IndexError: a label out of range.
     """
-    if not len(scales):
-        raise ValueError("scales is empty: at least one scale")
     known = labels != ignore_index
     features, labels = features[known], labels[known]
     if not bool(features.isfinite().all()):

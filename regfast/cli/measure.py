@@ -71,7 +71,12 @@ def measure(
         str | None, typer.Option(help="Name of the network that the others are compared with; by default the first.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use so many images, drawn as evaluate does.", rich_help_panel=_ATTACKS)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Use so many images, those that evaluate takes; some of them are held out.",
+            rich_help_panel=_ATTACKS,
+        ),
     ] = None,
     attacked: Annotated[
         int | None, typer.Option(min=1, help="Attack so many of those measured.", rich_help_panel=_ATTACKS)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regfast.calibration.bins import check_bins
+from regfast.checks import whole
 from regfast.functional import feature_stats
 
 with contextlib.suppress(ImportError):  # torchmetrics imports torchvision where it is installed: ours makes that work
@@ -235,7 +235,7 @@ class CalibrationError(_Sums):
 
     def __init__(self, bins: int = 15, **options: Any) -> None:
         super().__init__(**options)
-        self.bins = check_bins(bins)
+        self.bins = whole(1)("bins", bins, {})
         self._add("count", "confidence", "correct", shape=(bins,))
 
     def update(self, logits: Tensor, labels: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.checks import checked
-from regfast.representation.span import CLASSIFIED, check_weight
+from regfast.representation.span import CLASSIFIED
 
 
 class BoundaryDistance(NamedTuple):
@@ -37,7 +37,7 @@ def boundary_distance(features: Tensor, weight: Tensor, bias: Tensor | None, lab
     Raises:
         ValueError: shapes that do not fit. IndexError: a label outside 0 … K-1.
     """
-    v, head, offset = checked_head(features, weight, bias, labels)
+    v, head, offset = in_float64(features, weight, bias)
     logits = v @ head.T + offset
     own = logits.gather(1, labels[:, None])
     gap = own - logits
@@ -63,12 +63,7 @@ def _nearest(distances: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
     return least.clamp(min=0), index
 
 
-def checked_head(
-    features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, weight and bias (zeros for None) in float64 on the features' device, checked to fit together."""
-    check_weight(weight, bias)
-    if len(weight) < 2:
-        raise ValueError("weight has one row: a single class has no boundary")
+def in_float64(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and bias (zeros for None) as constants on the features' device."""
     v = features.detach().double()
     return v, weight.detach().to(v), v.new_zeros(len(weight)) if bias is None else bias.detach().to(v)

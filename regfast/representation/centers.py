@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regfast.checks import Kind, Sizes, checked, number, whole
-from regfast.representation.span import LINEAR_HEAD, centered, check_weight
+from regfast.representation.span import LINEAR_HEAD, centered
 
 
 class ClassCenters(NamedTuple):
@@ -68,9 +68,6 @@ def class_centers(
     Raises:
         ValueError: K < 2, shapes that do not fit, NaN or infinite weights, radius or tolerance not positive and finite.
     """
-    check_weight(weight, bias)
-    if len(weight) < 2:
-        raise ValueError("weight has one row: with a single class every feature has loss 0 and there is no center")
     rows = centered(weight)
     basis = None
     if rows.shape[1] > rows.shape[0]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.checks import checked, classes, floats, whole
-from regfast.representation.span import CLASSIFIED, check_finite, check_weight, pseudoinverse, row_space
+from regfast.representation.span import CLASSIFIED, pseudoinverse, row_space
 
 
 class Collapse(NamedTuple):
@@ -22,7 +22,7 @@ class Collapse(NamedTuple):
     within_in_span: float  # share of the within-class variance that lies in the head's row space: what the softmax sees
 
 
-@checked(features=floats("B", "d"), labels=classes("B"), num_classes=whole(1))
+@checked(features=floats("B", "d", finite=True), num_classes=whole(1, size="K"), labels=classes("B", "K"))
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean feature of every class, (K, d) float64; NaN rows for classes without a sample.
 
@@ -32,11 +32,6 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Raises:
         ValueError: shapes that do not fit, features that are not finite. IndexError: a label outside 0 … K-1.
     """
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(f"features must be (B, d) and labels (B,), got {tuple(features.shape)}, {tuple(labels.shape)}")
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-        raise IndexError(f"labels must lie in 0 … {num_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
-    check_finite("features", features)
     v = features.detach().double()
     sums = v.new_zeros(num_classes, v.shape[1]).index_add_(0, labels, v)
     return sums / torch.bincount(labels, minlength=num_classes)[:, None]
@@ -58,12 +53,7 @@ def neural_collapse(features: Tensor, weight: Tensor, bias: Tensor | None, label
         ValueError: a class without samples, one class, all class means equal, shapes that do not fit, NaN or infinity.
         IndexError: a label outside 0 … K-1.
     """
-    check_weight(weight, bias)
     num_classes = len(weight)
-    if num_classes < 2 or features.ndim != 2 or features.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"needs K >= 2 and features (B, {weight.shape[1]}), got K = {num_classes}, {tuple(features.shape)}"
-        )
     means = class_means(features, labels, num_classes)
     empty = means.isnan().any(dim=1)
     if bool(empty.any()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regfast.checks import checked, one_of, optional, per_sample, whole
 from regfast.ops import feature_attack as fused
-from regfast.representation.boundary import checked_head
+from regfast.representation.boundary import in_float64
 from regfast.representation.span import CLASSIFIED
 
 
@@ -24,9 +24,9 @@ class FeatureAttack(NamedTuple):
 
 @checked(
     **CLASSIFIED,
-    eps=per_sample("B"),
+    eps=per_sample("B", 0),
     steps=whole(1),
-    step_size=optional(per_sample("B")),
+    step_size=optional(per_sample("B", 0)),
     norm=one_of("l2", "linf"),
     objective=one_of("cross-entropy", "margin"),
 )
@@ -61,9 +61,11 @@ def feature_attack(
         ValueError: shapes that do not fit, eps < 0, steps < 1, an unknown norm or objective. IndexError: a label out
             of range.
     """
-    v, head, offset = checked_head(features, weight, bias, labels)
-    radius = _per_sample(eps, v, "eps")
-    size = 2.5 * radius / steps if step_size is None else _per_sample(step_size, v, "step_size")
+    v, head, offset = in_float64(features, weight, bias)
+    radius = torch.as_tensor(eps, dtype=v.dtype, device=v.device).expand(len(v))
+    size = 2.5 * radius / steps
+    if step_size is not None:
+        size = torch.as_tensor(step_size, dtype=v.dtype, device=v.device).expand(len(v))
     rows = head - head.mean(dim=0)
     basis = None
     if norm == "l2" and rows.shape[1] > len(rows):
@@ -83,10 +85,3 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
     """Where the label's logit is above all others, (B,) bool: an equal one counts as lost."""
     others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
     return logits.gather(1, labels[:, None])[:, 0] > others
-
-
-def _per_sample(value: float | Tensor, v: Tensor, name: str) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=v.dtype, device=v.device)
-    if not bool((tensor >= 0).all()) or not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
-    return tensor.expand(len(v))

@@ -47,8 +47,6 @@ def fooling_radius(
     Raises:
         ValueError: as `feature_attack`, largest <= 1 or halvings < 1. IndexError: a label out of range.
     """
-    if not largest > 1 or halvings < 1:
-        raise ValueError(f"largest must be above 1 and halvings at least 1, got {largest!r} and {halvings!r}")
     exact = boundary_distance(features, weight, bias, labels).distance
     wrong, reachable = exact == 0, torch.isfinite(exact)
     # A hair more than the distance: on a straight way out a whole number of steps would otherwise end on the boundary

@@ -11,7 +11,7 @@ from torch import Tensor
 from regfast.checks import checked, classes, flags, floats, optional
 from regfast.functional import feature_stats
 from regfast.representation.centers import ClassCenters, of_centers
-from regfast.representation.span import CLASSIFIED, check_weight, row_space
+from regfast.representation.span import CLASSIFIED, row_space
 
 
 class Geometry(NamedTuple):
@@ -57,7 +57,6 @@ def feature_geometry(
         IndexError: a label or prediction outside 0 … K-1.
     """
     points = centers.points if isinstance(centers, ClassCenters) else centers
-    check_weight(weight, bias)
     v = features.detach().double()
     points = points.to(v)
     if predictions is None:
@@ -83,7 +82,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     return ((first * second).sum(dim=1) / torch.where(norms == 0, 1, norms)).clamp(-1, 1)
 
 
-@checked(features=floats("B", "d"), correct=flags("B"))
+@checked(features=floats("B", "d", least=(1,)), correct=flags("B"))
 def default_radius(features: Tensor, correct: Tensor) -> float:
     """Radius of the class centers of a model: the median norm of its correctly classified features, or of all.
 
@@ -95,8 +94,6 @@ def default_radius(features: Tensor, correct: Tensor) -> float:
     Raises:
         ValueError: no feature at all, or shapes that do not fit.
     """
-    if not len(features):
-        raise ValueError("features is empty: the default radius is their median norm")
     norms = features.detach()[correct if bool(correct.any()) else ~correct].double().norm(dim=1)
     # NumPy's median: torch's is the lower of the middle two for an even count, and torch.quantile stops at 2²⁴ values.
     return float(np.median(norms.cpu().numpy()))

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regfast.checks import checked, floats, optional, whole
-from regfast.representation.span import check_weight
+from regfast.checks import Kind, checked, floats, whole
+from regfast.representation.span import LINEAR_HEAD
+
+PLANE: dict[str, Kind] = {**LINEAR_HEAD, "weight": floats("K", 2, finite=True, least=(2,))}
 
 
 class Contours(NamedTuple):
@@ -27,7 +29,7 @@ class GradientField(NamedTuple):
     margin: Tensor  # (ny, nx) z_label minus the largest other logit: 0 on the class's decision boundary
 
 
-@checked(weight=floats("K", 2), bias=optional(floats("K")), x=floats("X"), y=floats("Y"))
+@checked(**PLANE, x=floats("X"), y=floats("Y"))
 def confidence_contours(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tensor) -> Contours:
     """Confidence, prediction and margin of a head on two-dimensional features, on the grid x × y in one batch.
 
@@ -43,7 +45,7 @@ def confidence_contours(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tenso
     return Contours(confidence, index[..., 0], top[..., 0] - top[..., 1])
 
 
-@checked(weight=floats("K", 2), bias=optional(floats("K")), label=whole(), x=floats("X"), y=floats("Y"))
+@checked(**PLANE, label=whole(-(2**63)), x=floats("X"), y=floats("Y"))
 def gradient_field(weight: Tensor, bias: Tensor | None, label: int, x: Tensor, y: Tensor) -> GradientField:
     """Cross-entropy of class ``label``, its gradient Wᵀ(p - e_label) and the class's margin on the grid x × y.
 
@@ -62,9 +64,6 @@ def gradient_field(weight: Tensor, bias: Tensor | None, label: int, x: Tensor, y
 
 
 def _grid_logits(weight: Tensor, bias: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    check_weight(weight, bias)
-    if len(weight) < 2:
-        raise ValueError(f"weight must be (K, 2) with K >= 2, got {tuple(weight.shape)}")
     head = weight.detach().double()
     points = torch.stack(torch.meshgrid(x.to(head), y.to(head), indexing="xy"), dim=2)
     logits = points @ head.T

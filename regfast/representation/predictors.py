@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regfast.checks import checked, floats
-from regfast.representation.boundary import checked_head
-from regfast.representation.centers import ClassCenters
+from regfast.representation.boundary import in_float64
+from regfast.representation.centers import ClassCenters, of_centers
 from regfast.representation.geometry import cosine
 from regfast.representation.span import CLASSIFIED, row_space
 from regfast.statistics import Interval, bootstrap_interval
@@ -37,10 +37,7 @@ class PredictorPower(NamedTuple):
     over_v_opt: Interval
 
 
-@checked(
-    **CLASSIFIED,
-    means=floats("K", "d"),
-)
+@checked(**CLASSIFIED, centers=of_centers(floats("K", "d")), means=floats("K", "d"))
 def predictor_scores(
     features: Tensor,
     weight: Tensor,
@@ -58,11 +55,8 @@ def predictor_scores(
     Raises:
         ValueError: shapes that do not fit. IndexError: a label out of range.
     """
-    v, head, offset = checked_head(features, weight, bias, labels)
+    v, head, offset = in_float64(features, weight, bias)
     points = centers.points if isinstance(centers, ClassCenters) else centers
-    for name, rows in (("centers", points), ("means", means)):
-        if rows.shape != weight.shape:
-            raise ValueError(f"{name} must be {tuple(weight.shape)} as weight is, got {tuple(rows.shape)}")
     span = row_space(weight).to(v).T
     inside = v @ span
 

@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from regfast.checks import checked, floats, number, several
+from regfast.checks import checked, number, several
 from regfast.representation.centers import class_centers
-from regfast.representation.span import LINEAR_HEAD, centered, check_weight
+from regfast.representation.span import LINEAR_HEAD, centered
 
 
 class RadiusSensitivity(NamedTuple):
@@ -37,8 +37,6 @@ def radius_sensitivity(
     Raises:
         ValueError: no radii, or what `class_centers` rejects.
     """
-    if not len(radii):
-        raise ValueError("radii is empty: at least one radius")
     start = small_radius_direction(weight, bias)
     points = torch.stack([class_centers(weight, bias, radius=radius).points for radius in radii])
     return RadiusSensitivity(
@@ -52,13 +50,12 @@ def radius_sensitivity(
 @checked(**LINEAR_HEAD)
 def small_radius_direction(weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Unit direction of v_opt as r → 0, (K, d) float64: w_c - Σ softmax(b)_k w_k; NaN where that is 0."""
-    check_weight(weight, bias)
     head = centered(weight)
     share = torch.softmax(torch.zeros(len(head)).to(head) if bias is None else bias.detach().to(head), 0)
     return _unit(head - share @ head)
 
 
-@checked(weight=floats("K", "d"))
+@checked(weight=LINEAR_HEAD["weight"])
 def max_margin_direction(weight: Tensor) -> Tensor:
     """Unit direction of v_opt as r → ∞, whatever the bias, (K, d) float64: the shortest point of the hull of w_c - w_j.
 
@@ -67,9 +64,6 @@ def max_margin_direction(weight: Tensor) -> Tensor:
     multiple of the shortest point's weights (Lawson & Hanson 1974, ch. 23). One non-negative least squares a class:
     seconds for 100 classes.
     """
-    check_weight(weight)
-    if len(weight) < 2:
-        raise ValueError("weight has one row: with a single class there is no margin")
     head = centered(weight)
     basis = None
     if head.shape[1] > len(head):

@@ -7,24 +7,22 @@ import warnings
 import torch
 from torch import Tensor
 
-from regfast.checks import checked, classes, number, optional, whole
-from regfast.representation.span import LINEAR_HEAD, centered, check_weight, pseudoinverse, row_space
+from regfast.checks import checked, classes, floats, number, optional, whole
+from regfast.representation.span import LINEAR_HEAD, centered, pseudoinverse, row_space
 
 # Hessian entries held at once: bounds a chunk of rows to some 128 MB.
 _CHUNK = 1 << 24
 
 
-@checked(num_classes=whole(1), smoothing=number(0, 1), labels=optional(classes("n")))
+@checked(num_classes=whole(1, size="K"), smoothing=number(0, 1), labels=optional(classes("n", "K")))
 def smoothed_targets(num_classes: int, smoothing: float, labels: Tensor | None = None) -> Tensor:
     """Rows (n, K) float64 of (1 - α) e_c + α/K for ``labels`` (n,), default every class once; α in [0, 1]."""
-    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise IndexError(f"labels must lie in 0 … {num_classes - 1}, got {int(labels.min())} … {int(labels.max())}")
     rows = torch.eye(num_classes, dtype=torch.float64)
     rows = rows if labels is None else rows[labels]
     return (1 - smoothing) * rows + smoothing / num_classes
 
 
-@checked(**LINEAR_HEAD)
+@checked(**LINEAR_HEAD, target=floats("n", "K"))
 def free_minimizer(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
     """Minimizer C⁺ center(log q - b) of the cross-entropy to q, C the centered weights; there the softmax equals q.
 
@@ -38,7 +36,7 @@ def free_minimizer(weight: Tensor, bias: Tensor | None, target: Tensor) -> Tenso
     Raises:
         ValueError: a rank below K - 1 (no feature reaches every q: `soft_minimizer` then), a probability of 0.
     """
-    _check_target(weight, bias, target)
+    _check_probabilities(target)
     inverse = full_rank_inverse(weight)
     q = target.to(inverse)
     if not bool((q > 0).all()):
@@ -55,7 +53,7 @@ def full_rank_inverse(weight: Tensor) -> Tensor:
     return inverse
 
 
-@checked(**LINEAR_HEAD, ridge=number(0), max_iterations=whole(1))
+@checked(**LINEAR_HEAD, target=floats("n", "K"), ridge=number(0), max_iterations=whole(1))
 def soft_minimizer(
     weight: Tensor, bias: Tensor | None, target: Tensor, *, ridge: float = 0.0, max_iterations: int = 200
 ) -> Tensor:
@@ -73,7 +71,7 @@ def soft_minimizer(
     Raises:
         ValueError: shapes that do not fit, rows that are no probabilities, ridge < 0, or 0 with a probability of 0.
     """
-    _check_target(weight, bias, target)
+    _check_probabilities(target)
     q = target.to(weight.device, torch.float64)
     if ridge == 0 and not bool((q > 0).all()):
         raise ValueError("with ridge 0 target must be positive everywhere: a probability of 0 has no finite minimizer")
@@ -127,10 +125,7 @@ def _newton(rows: Tensor, bias: Tensor, q: Tensor, ridge: float, limit: int) -> 
     return v
 
 
-def _check_target(weight: Tensor, bias: Tensor | None, target: Tensor) -> None:
-    check_weight(weight, bias)
-    if target.ndim != 2 or target.shape[1] != len(weight):
-        raise ValueError(f"target must be (n, {len(weight)}) probabilities, got shape {tuple(target.shape)}")
+def _check_probabilities(target: Tensor) -> None:
     total = target.double().sum(1)
     if not bool((target >= 0).all()) or not bool(((total - 1).abs() < 1e-4).all()):
         raise ValueError("target must hold probabilities: at least 0, and rows that sum to 1")

@@ -8,7 +8,10 @@ from torch import Tensor
 from regfast.checks import Kind, checked, classes, floats, optional
 
 # What a linear head's arguments are, and with the features that it classified.
-LINEAR_HEAD: dict[str, Kind] = {"weight": floats("K", "d"), "bias": optional(floats("K"))}
+LINEAR_HEAD: dict[str, Kind] = {
+    "weight": floats("K", "d", finite=True, least=(2, 1)),
+    "bias": optional(floats("K", finite=True)),
+}
 CLASSIFIED: dict[str, Kind] = {**LINEAR_HEAD, "features": floats("B", "d"), "labels": classes("B", "K")}
 
 
@@ -18,14 +21,13 @@ def centered(weight: Tensor) -> Tensor:
     return weight - weight.mean(dim=0)
 
 
-@checked(weight=floats("K", "d"))
+@checked(weight=floats("K", "d", finite=True, least=(1, 1)))
 def row_space(weight: Tensor) -> Tensor:
     """Orthonormal basis (rank, d), float64, of the row space of the centered head weights (K, d).
 
     The rank is at most min(K - 1, d); singular values below max(K, d)·2⁻⁵²·(the largest) count as zero.
     Raises ValueError unless ``weight`` is a finite (K, d) matrix.
     """
-    check_weight(weight)
     rows = centered(weight)
     factors = _full_rank(rows)
     if factors is not None:
@@ -35,8 +37,7 @@ def row_space(weight: Tensor) -> Tensor:
 
 
 def pseudoinverse(weight: Tensor) -> tuple[Tensor, int]:
-    """C⁺ (d, K), float64, of the centered head weights C, and C's rank. Errors as `row_space`."""
-    check_weight(weight)
+    """C⁺ (d, K), float64, of the centered head weights C, and C's rank."""
     rows = centered(weight)
     factors = _full_rank(rows)
     if factors is None:
@@ -69,23 +70,3 @@ def _full_rank(rows: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _floor(rows: Tensor) -> float:
     return max(rows.shape) * torch.finfo(torch.float64).eps
-
-
-def check_weight(weight: Tensor, bias: Tensor | None = None) -> None:
-    """ValueError or TypeError unless ``weight`` is a finite floating (K, d) matrix and ``bias`` finite (K,) or None."""
-    if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"weight must be (K, d) with K, d >= 1, got shape {tuple(weight.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be ({len(weight)},) as weight has {len(weight)} rows, got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            check_finite(name, tensor)
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    """TypeError unless ``tensor`` is floating point, ValueError where it holds NaN or infinity."""
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
-    wrong = int((~torch.isfinite(tensor)).sum())
-    if wrong:
-        raise ValueError(f"{name} must be finite, got {wrong} NaN or infinite entries")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regfast.checks import checked, classes, number, optional, several, whole
 from regfast.representation.soft_minimizer import full_rank_inverse, smoothed_targets, soft_minimizer
-from regfast.representation.span import LINEAR_HEAD, centered, check_weight
+from regfast.representation.span import LINEAR_HEAD, centered
 
 
 class Theorem1(NamedTuple):
@@ -52,7 +52,7 @@ def theorem1(
         ValueError: smoothing that is empty or does not rise, and what `soft_minimizer` rejects.
     """
     levels = [float(level) for level in smoothing]
-    if not levels or any(after <= before for before, after in pairwise(levels)):
+    if any(after <= before for before, after in pairwise(levels)):
         raise ValueError(f"smoothing must hold rising values, got {levels}")
     labels = torch.arange(len(weight)) if labels is None else labels
     targets = torch.cat([smoothed_targets(len(weight), level, labels) for level in levels])
@@ -74,10 +74,8 @@ def simplex_etf(num_classes: int, dim: int | None = None, *, weight_norm: float 
         ValueError: an argument out of its range.
     """
     dim = num_classes - 1 if dim is None else dim
-    if num_classes < 2 or dim < num_classes - 1 or not (weight_norm > 0 and math.isfinite(weight_norm)):
-        raise ValueError(
-            f"needs num_classes >= 2, dim >= num_classes - 1, weight_norm > 0, got {num_classes}, {dim}, {weight_norm}"
-        )
+    if dim < num_classes - 1:
+        raise ValueError(f"dim must be at least num_classes - 1, {num_classes - 1}, got {dim}")
     # Row c of the triangle has the c-th axis and what it shares with the rows before: a Cholesky factor of the Gram
     # matrix, written out. Row k below axis j is -1/(K-1-j) of that axis's height.
     rows = torch.zeros(num_classes, dim, dtype=torch.float64)
@@ -100,11 +98,6 @@ def etf_minimizer_norm(num_classes: int, weight_norm: float, smoothing: float, r
     Raises:
         ValueError: K < 2, ω <= 0, smoothing outside [0, 1], ridge < 0.
     """
-    if num_classes < 2 or not weight_norm > 0 or not 0 <= smoothing <= 1 or not ridge >= 0:
-        raise ValueError(
-            "needs num_classes >= 2, weight_norm > 0, smoothing in [0, 1] and ridge >= 0, "
-            f"got {num_classes}, {weight_norm}, {smoothing}, {ridge}"
-        )
     rate = weight_norm * num_classes / (num_classes - 1)
     free = math.inf if smoothing == 0 else math.log1p(num_classes * (1 - smoothing) / smoothing) / rate
     if ridge == 0:
@@ -131,7 +124,6 @@ def turning_smoothing(weight: Tensor, bias: Tensor | None) -> Tensor:
     Raises:
         ValueError: a lower rank, shapes that do not fit.
     """
-    check_weight(weight, bias)
     inverse = full_rank_inverse(weight)
     shift = torch.zeros(len(inverse)).to(inverse) if bias is None else inverse @ bias.detach().to(inverse)
     turn = (inverse.T @ shift) / (inverse * inverse).sum(dim=0)

@@ -77,6 +77,7 @@ def worker(rank, size, folder):
     for metric, value in zip(metrics(), expected(), strict=True):
         updates(metric, torch.arange(rank, 40, size) if rank else torch.arange(0, 40, size))
         assert metric.compute().item() == pytest.approx(float(value), abs=1e-6), type(metric).__name__
+    dist.barrier()  # PyTorch 2.6 waits for ever where its thread still holds what was gathered last
     dist.destroy_process_group()
 
 
@@ -97,8 +98,8 @@ def test_wrong_shapes_and_bins_are_refused():
         (lambda: RobustAccuracy().update(torch.zeros(3, 1), labels), ValueError, "a single logit z"),
         (lambda: CalibrationError().update(torch.zeros(3, 1), labels), ValueError, "a single logit z"),
         (lambda: CalibrationError().update(torch.zeros(3, 2), labels.double()), TypeError, "labels must be integers"),
-        (lambda: CalibrationError(bins=0), ValueError, "bins must be at least 1, got 0"),
-        (lambda: CalibrationError(bins=2.5), TypeError, "bins must be a whole number, got 2.5"),
+        (lambda: CalibrationError(bins=0), ValueError, "bins must be an integer ≥ 1, got 0"),
+        (lambda: CalibrationError(bins=2.5), TypeError, "bins must be an integer, got"),
         (lambda: CalibrationError(ignore_index=None), TypeError, "ignore_index must be an int, got None"),
         (lambda: FeatureRMS().update(torch.zeros(3)), ValueError, "features"),
         (lambda: FeatureRMS().update([[1.0]]), TypeError, "features must be a dense tensor, got list"),

@@ -84,5 +84,5 @@ def test_bad_input_is_named():
         boundary_distance(torch.zeros(1, 4), weight, bias, torch.tensor([3]))
     with pytest.raises(ValueError, match="features"):
         boundary_distance(torch.zeros(1, 5), weight, bias, torch.tensor([0]))
-    with pytest.raises(ValueError, match="no boundary"):
+    with pytest.raises(ValueError, match="K ≥ 2"):
         boundary_distance(torch.zeros(1, 4), weight[:1], None, torch.tensor([0]))

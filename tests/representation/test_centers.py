@@ -170,7 +170,7 @@ def test_an_unreached_certificate_warns_and_is_honest():
 
 def test_bad_input_is_named():
     weight = torch.randn(3, 2)
-    with pytest.raises(ValueError, match="one row"):
+    with pytest.raises(ValueError, match="K ≥ 2"):
         class_centers(weight[:1], radius=1.0)
     with pytest.raises(ValueError, match="weight must be finite, got 1"):
         class_centers(torch.tensor([[math.nan, 0.0], [1.0, 1.0]]), radius=1.0)

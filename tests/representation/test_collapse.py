@@ -63,7 +63,7 @@ def test_bad_input_is_named():
         neural_collapse(torch.ones(3, 2), weight, bias, torch.arange(3))
     with pytest.raises(IndexError, match="labels"):
         class_means(torch.ones(1, 2), torch.tensor([3]), 3)
-    with pytest.raises(ValueError, match="K >= 2"):
+    with pytest.raises(ValueError, match="K ≥ 2"):
         neural_collapse(torch.ones(1, 2), weight[:1], None, torch.tensor([0]))
     assert bool(class_means(torch.ones(1, 2), torch.tensor([0]), 2)[1].isnan().all())
     for bad in (math.nan, math.inf):

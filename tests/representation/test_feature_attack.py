@@ -83,6 +83,7 @@ def test_bad_input_is_named():
         ({"eps": -1.0}, "eps"),
         ({"eps": torch.zeros(3)}, "eps"),
         ({"eps": float("nan")}, "eps"),
+        ({"eps": torch.tensor([1.0, -1.0])}, "eps must be at least 0, got -1"),
         ({"eps": 1.0, "steps": 0}, "steps"),
         ({"eps": 1.0, "norm": "l1"}, "norm"),
         ({"eps": 1.0, "objective": "dlr"}, "objective"),

@@ -91,7 +91,7 @@ def test_default_radius_is_the_median_norm_of_what_is_right():
     correct = torch.tensor([True, True, True, True, False])
     assert default_radius(features, correct) == pytest.approx(2.5)
     assert default_radius(features, torch.zeros(5, dtype=torch.bool)) == pytest.approx(3.0)  # nothing is right: all
-    with pytest.raises(ValueError, match="features is empty"):
+    with pytest.raises(ValueError, match=r"features must have shape \(B, d\) with B ≥ 1, got"):
         default_radius(features[:0], correct[:0])
     with pytest.raises(ValueError, match="correct must have shape"):
         default_radius(features, correct[:3])

@@ -58,5 +58,6 @@ def test_bad_input_is_named():
         confidence_contours(random_head(3, 4)[0], None, X, Y)
     with pytest.raises(ValueError, match="x must have shape"):
         confidence_contours(weight, bias, X[None], Y)
-    with pytest.raises(IndexError, match="label"):
-        gradient_field(weight, bias, 3, X, Y)
+    for label in (3, -1):
+        with pytest.raises(IndexError, match="label must lie in 0 … 2"):
+            gradient_field(weight, bias, label, X, Y)

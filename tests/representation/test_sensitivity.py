@@ -73,5 +73,5 @@ def test_angle_is_accurate_where_acos_is_not():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="radii"):
         radius_sensitivity(simplex(3), None, [])
-    with pytest.raises(ValueError, match="one row"):
+    with pytest.raises(ValueError, match="K ≥ 2"):
         max_margin_direction(torch.ones(1, 2))

@@ -83,7 +83,7 @@ def test_bad_input_is_named():
         soft_minimizer(weight, None, hard, ridge=-1)
     with pytest.raises(ValueError, match="rows that sum to 1"):
         soft_minimizer(weight, None, 2 * hard, ridge=1)
-    with pytest.raises(ValueError, match="target must be"):
+    with pytest.raises(ValueError, match="target must have shape"):
         soft_minimizer(weight, None, hard[:, :3], ridge=1)
     with pytest.warns(RuntimeWarning, match="gradient"):
         soft_minimizer(weight, None, hard, ridge=1e-6, max_iterations=2)

@@ -93,7 +93,7 @@ def test_with_bias_the_norm_turns_where_it_is_said_to():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="rising"):
         theorem1(simplex(3), None, [0.1, 0.1], ridge=1.0)
-    with pytest.raises(ValueError, match="rising"):
+    with pytest.raises(ValueError, match="smoothing must have at least one entry"):
         theorem1(simplex(3), None, [], ridge=1.0)
     with pytest.raises(ValueError, match="positive everywhere"):
         theorem1(simplex(3), None, [0.0], ridge=0.0)
