@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  := $(VENV)/.has-torch
+LARGE  := $(VENV)/.has-large
 STUDY  := $(VENV)/.has-study
 DEV    := $(VENV)/.has-dev
 NATIVE := $(VENV)/.has-native
@@ -37,17 +38,24 @@ help:
 	@echo 'make docs      the documentation site, in site/'
 	@echo 'make gpu       build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network)'
 
-# torch comes first and alone: the extension is compiled against this very torch.
-$(TORCH): constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first: the extension is compiled against this very torch.
+$(TORCH): constraints.txt | $(BIN)/python
 	$(PIP) torch numpy setuptools wheel ninja
+	@touch $@
+
+# Meanwhile the large packages that share none with it.
+$(LARGE): | $(BIN)/python
+	$(PIP) --no-deps scipy scikit-learn pyarrow matplotlib
 	@touch $@
 
 $(NATIVE): $(TORCH) setup.py $(CSRC)
 	MAKEFLAGS= $(BIN)/python setup.py -q build_ext --inplace  # ninja would look for the job server of make
 	@touch $@
 
-$(STUDY): $(TORCH) pyproject.toml
+$(STUDY): $(TORCH) $(LARGE) pyproject.toml
 	REGFAST_NATIVE=0 $(PIP) --no-build-isolation --editable '.[report]'
 	@touch $@
 

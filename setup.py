@@ -29,13 +29,36 @@ STRICT = os.environ.get("REGFAST_REQUIRE_NATIVE") == "1"
 # not link with it: the symbols must come from the runtime that torch has loaded, not from a second pool of threads.
 OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
 CPU_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", OPENMP, "-fvisibility=hidden", "-g0"]
+# What takes less to compile than torch's headers do goes through the compiler in one piece.
+TOGETHER = {
+    "autograd": ["autograd/soft_cross_entropy", "autograd/linear_soft_cross_entropy", "autograd/feature_stats"],
+    "losses": ["cpu/soft_cross_entropy", "cpu/loss", "cpu/gradient_memory"],
+    "attacks": ["cpu/objective", "cpu/perturbation", "cpu/feature_attack"],
+    "features": ["cpu/feature_stats", "cpu/philox"],
+    "linear": ["cpu/linear_soft_cross_entropy", "registration"],
+}
 ISA = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}  # torch's names of what a processor can do, and the compiler's
 # ninja is installed beside the interpreter, which need not be on the PATH.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def sources(folder: str, suffix: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).rglob(f"*{suffix}"))
+
+
+def cpp_sources() -> list[str]:
+    """Every C++ file, those of TOGETHER in files that include them."""
+    alone, joined = sources("", ".cpp"), []
+    folder = ROOT / "build" / "native" / "together"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, files in TOGETHER.items():
+        inside = [path for path in (f"csrc/{file}.cpp" for file in files) if path in alone]
+        alone = [path for path in alone if path not in inside]
+        path, text = folder / f"{name}.cpp", "".join(f'#include "../../../{included}"\n' for included in inside)
+        if not path.is_file() or path.read_text() != text:  # what is written anew is compiled anew
+            path.write_text(text)
+        joined.append(str(path.relative_to(ROOT)))
+    return joined + alone
 
 
 def headers() -> list[str]:
@@ -72,8 +95,8 @@ def extension(cuda: list[str]) -> object:
     flags = {"cxx": CPU_FLAGS, "nvcc": ["-O3", "--expt-relaxed-constexpr", "-lineinfo"]}
     return (cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension)(
         "regfast._native",
-        ["csrc/registration.cpp", *sources("autograd", ".cpp"), *sources("cpu", ".cpp"), *cuda],
-        depends=headers(),
+        [*cpp_sources(), *cuda],
+        depends=[*headers(), *sources("", ".cpp")],
         define_macros=macros,
         extra_compile_args=flags if cuda else CPU_FLAGS,
     )

@@ -1,7 +1,7 @@
 // feature_stats: autograd and Meta kernels.
 #include "common.h"
 
-namespace regfast {
+namespace regfast::feature_stats_autograd {
 namespace {
 
 using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const MaybeTensor&, int64_t);
@@ -70,4 +70,4 @@ TORCH_LIBRARY_IMPL(regfast, Meta, m) {
   m.impl("feature_stats_backward", &meta_backward);
 }
 
-}  // namespace regfast
+}  // namespace regfast::feature_stats_autograd

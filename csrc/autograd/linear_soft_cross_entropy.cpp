@@ -2,7 +2,7 @@
 // a chunk's logits are there; with reduction "none" the backward pass makes the logits again.
 #include "common.h"
 
-namespace regfast {
+namespace regfast::linear_soft_cross_entropy_autograd {
 namespace {
 
 using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
@@ -123,4 +123,4 @@ TORCH_LIBRARY_IMPL(regfast, Meta, m) {
   m.impl("linear_soft_cross_entropy_backward", &meta_backward);
 }
 
-}  // namespace regfast
+}  // namespace regfast::linear_soft_cross_entropy_autograd

@@ -7,7 +7,7 @@
 
 #include "common.h"
 
-namespace regfast {
+namespace regfast::soft_cross_entropy_autograd {
 namespace {
 
 using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, REGFAST_TARGET_PARAMETERS, bool);
@@ -336,4 +336,4 @@ TORCH_LIBRARY_IMPL(regfast, Meta, m) {
   m.impl("soft_cross_entropy_stats_backward", &meta_stats_backward);
 }
 
-}  // namespace regfast
+}  // namespace regfast::soft_cross_entropy_autograd
