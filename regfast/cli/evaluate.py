@@ -71,11 +71,14 @@ def evaluate(
     from regfast.evaluation.plan import cost_bounds, duration, plan_evaluation, plan_markdown
     from regfast.report import write_report
     from regfast.runs.errors import user_input
+    from regfast.runs.folder import check_kind
 
     with user_input():
         options.use_threads(threads)
         if out is None and not plan:
             raise ValueError("--out is needed: the folder of the run")
+        if out is not None:
+            check_kind(out, "evaluation")
         if device is not None:
             options.pick_device(device)
         attacks = [each for spec in attack or ["pgd"] for each in build_attacks(spec, norm, eps)]

@@ -53,7 +53,10 @@ def _reason(error: Exception) -> str:
     detail = re.search(r"WeightsUnpickler error: ([^\n]*)", text)
     if detail:  # torch's own words advise to run whatever the file holds
         return f"no state dict of tensors alone, save model.state_dict() ({detail[1].strip().rstrip('.')})"
-    return " ".join([type(error).__name__, *text.splitlines()[:1]])
+    if isinstance(error, OSError):
+        return error.strerror or text
+    said = ": ".join([type(error).__name__, *text.splitlines()[:1]])
+    return f"damaged, or written by neither safetensors nor torch.save ({said})"
 
 
 def _load_weights(path: Path) -> Any:

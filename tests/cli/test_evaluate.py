@@ -56,6 +56,13 @@ def test_evaluate_then_compare(images, tmp_path, capsys):
     assert (tmp_path / "both" / "comparison.png").exists()
 
 
+def test_a_folder_of_another_kind_is_refused_before_anything_is_looked_at(images, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert run(command(images, tmp_path, "--attack", "pgd", "--eps", "0.1")) == 2
+    said = capsys.readouterr()
+    assert not said.out and "holds a run of another kind (study, not evaluation)" in said.err
+
+
 def test_plan_runs_nothing(images, tmp_path, capsys):
     assert run([*command(images, tmp_path / "a", "--attack", "autoattack", "--eps", "0.01"), "--plan"]) == 0
     assert "autoattack linf 0.01" in words(capsys)

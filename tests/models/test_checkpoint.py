@@ -99,6 +99,8 @@ def test_junk(tmp_path, content):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=r"cannot be read: \w+|expected a state dict|no checkpoint"):
             read_checkpoint(tmp_path / name)
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be read: damaged, or written by neither"):
+        read_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_only_dense_tensors(tmp_path):
