@@ -36,7 +36,7 @@ help:
 	@echo 'make check     linters, types and the fast tests of what differs from main'
 	@echo 'make bench     the loss and attack kernels against their peers on this machine'
 	@echo 'make docs      the documentation site, in site/'
-	@echo 'make gpu       build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network)'
+	@echo 'make gpu       build, test, sanitize and benchmark on a machine with an NVIDIA GPU (its own python3, no network; DRY=1: none needed, every stage starts)'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-// Every native op's schema, and the Python module: build facts only, no tensors.
+// Every native op's schema, and the Python module.
 //
 // Ops named *_forward, *_backward and those of attacks are what a device implements (csrc/cpu, csrc/cuda); the others are
 // what users call: their autograd functions and Meta kernels are in csrc/autograd, the same for every device.
@@ -80,6 +80,10 @@ TORCH_LIBRARY(regfast, m) {
 #define REGFAST_CUDA_ARCHS ""
 #endif
 
+namespace regfast {
+PyObject* loss_of_labels(PyObject*, PyObject* const*, Py_ssize_t);  // csrc/autograd/loss_of_labels.cpp
+}
+
 namespace {
 
 PyObject* build_facts(PyObject*, PyObject*) {
@@ -104,6 +108,9 @@ PyObject* loss_plan(PyObject*, PyObject* arguments) {
 
 PyMethodDef methods[] = {
     {"build_facts", build_facts, METH_NOARGS, "Compiler, ISA variants (and the one in use), torch and CUDA archs of this build."},
+    {"loss_of_labels", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(regfast::loss_of_labels)), METH_FASTCALL,
+     "soft_cross_entropy of (logits, labels, smoothing, ignore_index, reduction, inplace, backward); None where these are "
+     "not plain tensors (B, K) and (B,) of one device, int64 labels, and numbers and words in their range."},
     {"loss_plan", loss_plan, METH_VARARGS,
      "How CUDA C++ shares out the rows of a loss (csrc/include/cuda_loss_plan.h): of (processors, shared memory of a block, "
      "whether there are clusters, rows, classes, bytes a logit, bytes an entry of a dense target)."},

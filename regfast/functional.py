@@ -89,6 +89,12 @@ def soft_cross_entropy(
     >>> soft_cross_entropy(torch.zeros(2, 4), torch.tensor([1, 3]), reduction="none", z_loss=1.0)
     tensor([3.3081, 3.3081])
     """
+    if class_weight is None and sample_weight is None and z_loss == 0.0 and type(logits) is type(target) is Tensor:
+        loss = _soft_cross_entropy.loss_of_labels(
+            logits, target, label_smoothing, ignore_index, reduction, inplace, backward
+        )
+        if loss is not None:
+            return loss
     rows, checked = rows_and_target(
         logits, target, label_smoothing, class_weight, sample_weight, ignore_index, reduction, z_loss
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build, test, sanitize and benchmark on a machine with an NVIDIA GPU: its own python3, no network, at most 9 minutes.
 # Results go to $OUT if that is set, else to benchmarks/results/gpu. A stage that fails does not stop the others; the exit
-# status says whether any did.
+# status says whether any did. DRY=1: without a GPU, every stage starts and reads its arguments, and no more than that.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 PYTHON=${PYTHON:-python3}
@@ -9,6 +9,12 @@ OUT=${OUT:-$PWD/benchmarks/results/gpu}
 mkdir -p "$OUT"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 unset TRITON_INTERPRET REGFAST_BACKEND
+if [ -n "${DRY:-}" ]; then
+  export REGFAST_GPU_SECONDS=3600
+  build=(--name) collect=(--collect-only) help=(--help) kernels=(-c 'import benchmarks.gpu.every_kernel') sanitizer=$(type -P echo)
+else
+  build=(-q build_ext --inplace) collect=() help=() kernels=(-m benchmarks.gpu.every_kernel)
+fi
 END=$((SECONDS + ${REGFAST_GPU_SECONDS:-520}))
 failed=()
 log=$OUT/log.txt
@@ -23,7 +29,7 @@ stage() {
     failed+=("$name (no time)")
     return
   fi
-  ((limit > left)) && limit=$left
+  if ((limit > left)) || [ -n "${DRY:-}" ]; then limit=$left; fi
   echo "=== $name (at most $limit s)" | tee -a "$log"
   timeout -k 5 "$limit" "$@" 2>&1 | tee -a "$log"
   status=${PIPESTATUS[0]}
@@ -32,32 +38,34 @@ stage() {
   echo "--- $name: status $status after $((SECONDS - begin)) s" | tee -a "$log"
 }
 
-if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if [ -n "${DRY:-}" ]; then
+  TORCH_CUDA_ARCH_LIST=9.0
+elif ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   echo "make gpu: $PYTHON has no torch that sees a CUDA device; nothing to build, test or measure here" | tee -a "$log"
   exit 1
+else  # only for the GPU that is here: three architectures take three times as long
+  TORCH_CUDA_ARCH_LIST=$("$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
 fi
-# Only for the GPU that is here: three architectures take three times as long.
-TORCH_CUDA_ARCH_LIST=$("$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
 export TORCH_CUDA_ARCH_LIST
 if [ -z "${CUDA_HOME:-}" ] && [ -x /usr/local/cuda/bin/nvcc ]; then export CUDA_HOME=/usr/local/cuda; fi
 export PATH=${CUDA_HOME:+$CUDA_HOME/bin:}$PATH MAX_JOBS=${MAX_JOBS:-16}
 
-stage build 170 env REGFAST_REQUIRE_NATIVE=1 "$PYTHON" setup.py -q build_ext --inplace
+stage build 170 env REGFAST_REQUIRE_NATIVE=1 "$PYTHON" setup.py "${build[@]}"
 stage config 40 "$PYTHON" -c 'import regfast; print(regfast.show_config())'
 
 workers=()
 "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 12)
 timeouts=()
 "$PYTHON" -c 'import pytest_timeout' 2>/dev/null && timeouts=(--timeout=120)
-stage tests 150 "$PYTHON" -m pytest tests/gpu -q -o addopts= "${workers[@]}" "${timeouts[@]}" --maxfail=60 --tb=short -p no:cacheprovider
+stage tests 150 "$PYTHON" -m pytest tests/gpu -q -o addopts= "${collect[@]}" "${workers[@]}" "${timeouts[@]}" --maxfail=60 --tb=short -p no:cacheprovider
 
-stage benchmarks 130 "$PYTHON" -m benchmarks.gpu --out "$OUT" --seconds 115
-stage attacks 60 "$PYTHON" -m benchmarks.attacks.gpu --out "$OUT" --seconds 40
+stage benchmarks 130 "$PYTHON" -m benchmarks.gpu --out "$OUT" --seconds 115 "${help[@]}"
+stage attacks 60 "$PYTHON" -m benchmarks.attacks.gpu --out "$OUT" --seconds 40 "${help[@]}"
 
 # The kernels once without the sanitizer, so that Triton has compiled them; then each tool at the same time as the others.
-sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
+: "${sanitizer:=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")}"
 if [ -x "$sanitizer" ]; then
-  stage kernels 60 "$PYTHON" -m benchmarks.gpu.every_kernel
+  stage kernels 60 "$PYTHON" "${kernels[@]}"
   sanitize() {
     local tool pids=() status=0
     for tool in memcheck racecheck initcheck synccheck; do

@@ -63,6 +63,7 @@ inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output
     static const auto rescale = op<at::Tensor&(at::Tensor&, const at::Tensor&)>("regfast::rescale_");
     return rescale.call(own, grad_output);
   }
+  at::AutoDispatchBelowADInplaceOrView below;  // nobody differentiates this, and a small loss waits for it
   return own.mul_(grad_output.dim() == 1 ? grad_output.unsqueeze(1) : grad_output);
 }
 

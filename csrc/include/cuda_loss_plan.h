@@ -18,8 +18,13 @@ struct Device {
 constexpr int kShortColumns = 32;
 constexpr int kShortRows = 128;     // a block
 constexpr int kGroupThreads = 128;  // a block of groups
-constexpr int kGroupBlocks = 7;     // of these that a processor's registers hold
 constexpr int kGroupBytes = 4096;   // of the longest row that a group takes
+
+// Blocks of groups that a processor's registers hold. A dense target that is wider than its logits takes more of them, and
+// so do long rows in 16 bits.
+constexpr int group_blocks(int group, int logit_bytes, int dense_bytes) {
+  return dense_bytes > logit_bytes || (group == 32 && logit_bytes == 2) ? 6 : 7;
+}
 
 // Blocks of 256 threads that a processor's registers hold.
 constexpr int long_blocks(bool dense) { return dense ? 2 : 3; }
@@ -62,7 +67,7 @@ inline LossPlan plan_loss(const Device& device, int64_t batch, int columns, int 
     plan.threads = kGroupThreads;
     const int rows = plan.threads / plan.group;
     plan.shared_bytes = static_cast<int>(2 * rows * bytes(columns));
-    return fill(kGroupBlocks, (batch + rows - 1) / rows);
+    return fill(group_blocks(plan.group, logit_bytes, dense_bytes), (batch + rows - 1) / rows);
   }
   if (device.clusters) {
     // Smaller slices where a row is large, or where there are fewer rows than would fill the processors.
@@ -80,7 +85,7 @@ inline LossPlan plan_loss(const Device& device, int64_t batch, int columns, int 
 
 // Entries that Total::partial needs: a share for every block or team of the launch.
 inline int64_t most_shares(const Device& device, int64_t batch) {
-  const int64_t teams = static_cast<int64_t>(device.processors) * kGroupBlocks;
+  const int64_t teams = static_cast<int64_t>(device.processors) * group_blocks(16, 4, 0);
   const int64_t blocks = (batch + kShortRows - 1) / kShortRows;
   return teams > blocks ? teams : blocks;
 }

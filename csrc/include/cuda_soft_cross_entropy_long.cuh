@@ -97,7 +97,8 @@ struct RowSums {
 };
 
 template <typename T, typename D, bool DENSE, int GROUP>
-__global__ void __launch_bounds__(GROUP > 0 ? kGroupThreads : 256, GROUP > 0 ? kGroupBlocks : long_blocks(DENSE))
+__global__ void __launch_bounds__(GROUP > 0 ? kGroupThreads : 256,
+                                  GROUP > 0 ? group_blocks(GROUP, sizeof(T), DENSE ? sizeof(D) : 0) : long_blocks(DENSE))
     long_rows_kernel(const LossArguments arguments, int slice_columns, int team_size, bool is_resident) {
   constexpr int N = kPerVector<T>;
   constexpr bool kGroups = GROUP > 0;

@@ -53,6 +53,7 @@ class Runnable(Configured, ABC):
         precision: str = "float32",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        cuda_graphs: bool = False,
         bounds: tuple[Edge, Edge] | None = None,
     ) -> AttackResult:
         """Attack `model` on the images it classifies correctly.
@@ -61,7 +62,7 @@ class Runnable(Configured, ABC):
             model: any callable from images in [0, 1] to logits (B, K), or to a dict or object with `logits`. Modules
                 are attacked in eval mode; their parameters get no gradients, their flags are as before afterwards;
                 while it lasts, attacks on the same module from other threads wait. A `PreparedModel` saves preparing
-                and checking it again; the last four options are then its own.
+                and checking it again; the last five options are then its own.
             images: (N, C, H, W) float in [0, 1], or any other shape (N, …) that the model takes; they stay where they
                 are, only lanes go to the model's device, as float32. Up to 1e-6 outside are clamped.
             labels: (N,) int64.
@@ -75,6 +76,7 @@ class Runnable(Configured, ABC):
             precision: "float32", or "bf16": search in bfloat16, every success confirmed by the float32 model.
             channels_last: let the search model compute channels last.
             compile: pass the search model through `torch.compile`.
+            cuda_graphs: on a GPU, record whole steps as CUDA graphs: for models that do the same work for every batch.
             bounds: (low, high) of the images, numbers or one per channel, for models that take no images in [0, 1]. eps
                 stays a share of that range: 8/255 is 8 of 255 levels, whatever the normalization.
 
@@ -85,7 +87,7 @@ class Runnable(Configured, ABC):
         return evaluate(
             self.stages(), model, images, labels, seed=seed, lanes=lanes, progress=progress, sample_ids=sample_ids,
             targets=targets, clean_logits=clean_logits, precision=precision, channels_last=channels_last,
-            compile=compile, bounds=bounds,
+            compile=compile, cuda_graphs=cuda_graphs, bounds=bounds,
         )  # fmt: skip
 
     def __call__(self, model: Model | PreparedModel, images: Tensor, labels: Tensor, **options: Any) -> Tensor:

@@ -36,6 +36,7 @@ def evaluate(
     precision: str,
     channels_last: bool,
     compile: bool,  # noqa: A002
+    cuda_graphs: bool,
     bounds: tuple[Edge, Edge] | None,
 ) -> AttackResult:
     """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""
@@ -50,8 +51,9 @@ def evaluate(
         prepared = model
     else:
         prepared = PreparedModel(
-            model, given, precision=precision, channels_last=channels_last, compile=compile, bounds=bounds
-        )
+            model, given, precision=precision, channels_last=channels_last, compile=compile, cuda_graphs=cuda_graphs,
+            bounds=bounds,
+        )  # fmt: skip
     if given.dtype != torch.float64:
         given = given.float()
     images = prepared.box.enter(given)

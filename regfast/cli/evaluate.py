@@ -52,6 +52,9 @@ def evaluate(
         str, typer.Option(help="float32, or bf16: search in bfloat16, confirm in float32.", rich_help_panel=_RUN)
     ] = "float32",
     compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile it.", rich_help_panel=_RUN)] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="On a GPU, record whole steps as CUDA graphs.", rich_help_panel=_RUN)
+    ] = False,
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep adversarial images (safetensors).", rich_help_panel=_RUN)
     ] = False,
@@ -120,6 +123,7 @@ def evaluate(
         chunk_size=chunk_size,
         precision=precision,
         compile=compile_model,
+        cuda_graphs=cuda_graphs,
         save_images=save_images or save_png,
         target=int(target) if target is not None and target.isdecimal() else target,
         device=device,

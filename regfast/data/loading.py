@@ -140,8 +140,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _workers() -> int:

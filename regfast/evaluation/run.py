@@ -99,6 +99,7 @@ def evaluate(
     chunk_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,  # noqa: A002
+    cuda_graphs: bool = False,
     save_images: bool = False,
     target: int | str | None = None,
     device: torch.device | str | None = None,
@@ -124,7 +125,7 @@ def evaluate(
         model_name, dataset_name: for the reports; the class's name by default.
         lanes: samples attacked at the same time on one worker; chosen automatically by default.
         chunk_size: samples a worker draws at once; by default large at first and small at the end.
-        precision, compile: as in `Attack.run`.
+        precision, compile, cuda_graphs: as in `Attack.run`.
         save_images: keep adversarial images as safetensors in `out/images`.
         target: the class to reach: a number, "random" (by seed and sample), "next" (the label plus one) or
             "least-likely"; success is then nothing less. Samples whose label is the number are left out.
@@ -145,7 +146,7 @@ def evaluate(
         raise InputError("attacks: expected at least one, got none")
     names = _names(groups)
     workers = join(device)
-    settings = Settings(workers.device, seed, lanes, precision, compile, save_images, target)
+    settings = Settings(workers.device, seed, lanes, precision, compile, cuda_graphs, save_images, target)
     if isinstance(model, nn.Module):
         model.to(workers.device)
     picked = pick_samples(len(dataset), limit, seed)

@@ -40,6 +40,7 @@ class Settings:
     lanes: int | None = None
     precision: str = "float32"
     compile: bool = False
+    cuda_graphs: bool = False
     save_images: bool = False
     target: int | str | None = None
 
@@ -53,7 +54,9 @@ class Settings:
 
     def prepare(self, model: Model, example: Tensor) -> PreparedModel:
         """`model` made ready once for all chunks, attacks and eps."""
-        return PreparedModel(model, example.to(self.device), precision=self.precision, compile=self.compile)
+        return PreparedModel(
+            model, example.to(self.device), precision=self.precision, compile=self.compile, cuda_graphs=self.cuda_graphs
+        )
 
 
 @dataclass

@@ -6,6 +6,7 @@ Per row, with `m = max z`, `S = Σ exp(z - m)`, `Q = Σ q`, `dot = Σ q (z - m)`
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from regfast.ops.dispatch import find
 from regfast.ops.target import Target
 
-__all__ = ["Backward", "SampleStats", "soft_cross_entropy", "soft_cross_entropy_stats"]
+__all__ = ["Backward", "SampleStats", "loss_of_labels", "soft_cross_entropy", "soft_cross_entropy_stats"]
 
 Backward = Literal["auto", "store", "recompute"]
 
@@ -76,6 +77,28 @@ def soft_cross_entropy(logits: Tensor, target: Target, *, inplace: bool = False,
     return run(logits, target, inplace, backward)
 
 
+def loss_of_labels(
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float | Tensor,
+    ignore_index: int,
+    reduction: str,
+    inplace: bool,
+    backward: str,
+) -> Tensor | None:
+    """`soft_cross_entropy` of (B,) int64 labels by one native call, which also checks them: small losses wait for that.
+
+    None where another backend serves the logits, and where the arguments are not plain: the caller checks them then.
+    """
+    native = sys.modules.get("regfast.ops.native.soft_cross_entropy")
+    if native is None or not logits.is_floating_point() or torch.compiler.is_compiling():
+        return None
+    if find("soft_cross_entropy", "soft_cross_entropy", logits) is not native.soft_cross_entropy:
+        return None
+    loss: Tensor | None = native.of_labels(logits, labels, smoothing, ignore_index, reduction, inplace, backward)
+    return loss
+
+
 def soft_cross_entropy_stats(
     logits: Tensor,
     target: Target,
@@ -103,6 +126,6 @@ def soft_cross_entropy_stats(
     loss, stats = run(logits, target, features, centers, backward, feature_grad)
     if features is None or centers is None:
         nothing = torch.full_like(stats.confidence, torch.nan)
-        *rest, rms, _, _ = stats  # PyTorch 2.6 traces neither _replace nor a slice
-        stats = SampleStats(*rest, nothing if features is None else rms, nothing, nothing)
+        rms = nothing if features is None else stats.rms
+        stats = stats._replace(rms=rms, cosine=nothing, cosine_predicted=nothing)
     return loss, stats

@@ -145,7 +145,7 @@ def test_recorded_steps_find_the_same(attack, monkeypatch):
     late = attack.run(model, images, labels, lanes=8)
     monkeypatch.setattr(engine, "RECORDERS", {False: record})
     monkeypatch.setattr(engine, "GraphedStep", Watched)
-    recorded = attack.run(PreparedModel(model, images, cuda_graphs=True), images, labels, lanes=8)
+    recorded = attack.run(model, images, labels, lanes=8, cuda_graphs=True)
     same(late, recorded)
     assert widths
     assert widths[0] == 8

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from regfast.cli import run
+from regfast.evaluation import worker
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,20 @@ def test_a_folder_of_another_kind_is_refused_before_anything_is_looked_at(images
     assert run(command(images, tmp_path, "--attack", "pgd", "--eps", "0.1")) == 2
     said = capsys.readouterr()
     assert not said.out and "holds a run of another kind (study, not evaluation)" in said.err
+
+
+def test_steps_are_recorded_where_that_is_asked_for(images, tmp_path, monkeypatch):
+    asked = set()
+
+    class Watched(worker.PreparedModel):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            asked.add(self.cuda_graphs)
+
+    monkeypatch.setattr(worker, "PreparedModel", Watched)
+    options = ["--attack", "fgsm", "--eps", "1/255", "--device", "cpu"]
+    assert run(command(images, tmp_path / "a", *options, "--cuda-graphs")) == 0
+    assert asked == {True}
 
 
 def test_plan_runs_nothing(images, tmp_path, capsys):

@@ -222,6 +222,41 @@ def test_a_loss_scale_reaches_a_float16_gradient_before_it_is_rounded(gpu_backen
     assert oracle.within_an_ulp(grad.cpu(), right.cpu()) > 0.999
 
 
+@pytest.mark.parametrize("classes", [10, 1000, 21841])
+def test_under_a_grad_scaler(gpu_backend, classes):
+    z, arguments = logits(64, classes).cuda(), target("index", 64, classes)
+    leaf, right = z.clone().requires_grad_(), exact(z, arguments)[1]
+    optimizer, scaler = torch.optim.SGD([leaf], 0.0), torch.amp.GradScaler("cuda")
+    for _ in range(3):
+        optimizer.zero_grad()
+        scaler.scale(soft_cross_entropy(leaf, **arguments)).backward()
+        scaler.unscale_(optimizer)
+        close(leaf.grad, right, 1e-5)
+        scaler.step(optimizer)
+        scaler.update()
+
+
+@pytest.mark.parametrize("classes", [10, 1003])
+def test_inplace_writes_between_no_rows(gpu_backend, classes):
+    z, arguments = logits(33, classes).cuda(), target("mixed", 33, classes)
+    leaf = torch.nn.functional.pad(z, (0, 9), value=7.0).requires_grad_()
+    held = leaf * 1.0
+    (soft_cross_entropy(held[:, :classes], **arguments, inplace=True) * 0.5).backward()
+    close(leaf.grad[:, :classes], 0.5 * exact(z, arguments)[1], 1e-5)
+    assert (leaf.grad[:, classes:] == 0).all() and (held[:, classes:] == 7).all()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+@pytest.mark.parametrize("classes", [10, 1000, 21841])
+def test_on_a_device_that_is_not_the_current_one(gpu_backend, classes):
+    z, first = logits(33, classes).to("cuda:1"), labels(33, classes).to("cuda:1")
+    leaf, right = z.clone().requires_grad_(), exact(z, {"first": first})[1]
+    for factor in (1.0, 0.5):
+        (grad,) = torch.autograd.grad(soft_cross_entropy(leaf, first) * factor, leaf)
+        assert grad.device == z.device
+        close(grad, factor * right, 1e-5)
+
+
 def test_reduce_overhead_keeps_its_counter_out_of_the_graphs_pool(gpu_backend):
     z, first = logits(64, 1000).cuda().requires_grad_(), labels(64, 1000).cuda()
     torch._dynamo.reset()

@@ -48,8 +48,8 @@ def test_compiles(source, arch, tmp_path):
     assert not any(spills), [name for name, spilled in zip(names, spills, strict=True) if spilled]
 
 
-# Blocks of 128 threads that a processor's 65,536 registers hold are kGroupBlocks; of 256 threads, long_blocks.
-REGISTERS = {"Li16E": 72, "Li32E": 72, "Li0E": 80}
+# Blocks of 128 threads that a processor's 65,536 registers hold are group_blocks; of 256 threads, long_blocks.
+REGISTERS = {"Li16E": 72, "Li32E": 80, "Li0E": 80}
 LOSS = """
 #include "cuda_soft_cross_entropy.cuh"
 using namespace regfast::cuda;

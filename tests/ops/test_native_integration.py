@@ -20,6 +20,8 @@ if dispatch.unavailable("cpu") is not None:
 
 from regfast import _native
 from regfast.functional import linear_soft_cross_entropy, soft_cross_entropy, soft_cross_entropy_stats
+from regfast.ops import soft_cross_entropy as ops
+from regfast.ops.target import Target
 
 ROOT = Path(__file__).parents[2]
 OPS = torch.ops.regfast
@@ -224,3 +226,21 @@ def test_without_a_compiler_there_is_a_warning_and_no_failure(tmp_path):
     assert not list(tmp_path.glob("regfast/*.so"))
     strict = subprocess.run(build, cwd=tmp_path, env=environment | {"REGFAST_REQUIRE_NATIVE": "1"}, capture_output=True)
     assert strict.returncode != 0
+
+
+def test_plain_labels_take_one_native_call_and_others_none():
+    z, labels = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 4])
+    given = {"logits": z, "labels": labels, "smoothing": 0.1, "ignore_index": 2, "reduction": "mean", "inplace": False}
+    given |= {"backward": "auto"}
+    for reduction in ("none", "mean", "sum"):
+        target = Target(labels, smoothing=0.1, ignore_index=2, reduction=reduction, index_target=True)
+        plain = ops.loss_of_labels(**given | {"reduction": reduction})
+        assert torch.equal(plain, ops.soft_cross_entropy(z, target))
+    for changed in (
+        {"labels": labels.int()}, {"labels": labels[1:]}, {"labels": labels[:, None]}, {"logits": z[:, :0]},
+        {"smoothing": torch.tensor(0.1)}, {"smoothing": 1.5}, {"ignore_index": 2**63}, {"reduction": "average"},
+        {"inplace": 1}, {"backward": "never"}, {"logits": z.to_sparse()}, {"logits": z.long()},
+    ):  # fmt: skip
+        assert ops.loss_of_labels(**given | changed) is None
+    with dispatch.use_backend("reference"):
+        assert ops.loss_of_labels(**given) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from regfast.ops.native.arguments import BACKWARDS, parts
 from regfast.ops.soft_cross_entropy import SampleStats
 from regfast.ops.target import Target
 
+# Of hard labels without weights, None where the arguments are not plain. Matching a schema takes as long as all else.
+of_labels: Callable[..., Tensor | None] = importlib.import_module("regfast._native").loss_of_labels
 _loss = torch.ops.regfast.soft_cross_entropy.default
 _loss_and_stats = torch.ops.regfast.soft_cross_entropy_stats.default
 
