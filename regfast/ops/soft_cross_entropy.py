@@ -90,8 +90,10 @@ def loss_of_labels(
 
     None where another backend serves the logits, and where the arguments are not plain: the caller checks them then.
     """
+    if torch.compiler.is_compiling() or not logits.is_floating_point():
+        return None
     native = sys.modules.get("regfast.ops.native.soft_cross_entropy")
-    if native is None or not logits.is_floating_point() or torch.compiler.is_compiling():
+    if native is None:
         return None
     if find("soft_cross_entropy", "soft_cross_entropy", logits) is not native.soft_cross_entropy:
         return None
