@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -70,6 +71,7 @@ def paper(
     """Make every figure and table of the paper, and what goes beyond them, and put them on one page.
 
     The default trains and attacks on three pairs of data and model. Ctrl-C leaves a run that the same command finishes.
+    Under torchrun the ranks share the work.
     """
     from regfast.paper import paper_config, run_paper
     from regfast.runs.errors import user_input
@@ -95,8 +97,16 @@ def paper(
     alone = place.type != "cpu" or threads is not None
     usual = 1 if alone else min(default_workers(study.dataset) for study in config.studies)
     command = shlex.join(["regfast", *sys.argv[1:]])
-    with Steps() as shown:
+    leads = int(os.environ.get("RANK", "0")) == 0  # under torchrun
+    with Steps(show=leads) as shown:
         did = run_paper(
-            config, folder, download=download, workers=workers or usual, device=place, command=command, progress=shown
+            config,
+            folder,
+            download=download,
+            workers=workers or usual,
+            device=None if device is None else place,
+            command=command,
+            progress=shown,
         )
-    end(folder, did=did, page=page)
+    if leads:
+        end(folder, did=did, page=page)

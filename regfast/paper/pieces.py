@@ -13,7 +13,8 @@ from regfast.paper.config import PaperConfig, study_folder
 from regfast.paper.outputs import outputs_of, splits_of, unit_of
 from regfast.paper.parts import PARTS, Work
 from regfast.paper.parts.base import Columns, named_columns
-from regfast.runs.files import make_folder, read_columns, write_table
+from regfast.runs.errors import MissingInput
+from regfast.runs.files import NotWritten, make_folder, read_columns, write_table
 from regfast.runs.progress import Progress
 
 Tables = dict[str, Columns]
@@ -62,8 +63,12 @@ def piece_folder(run_dir: Path, piece: Piece) -> Path:
 
 
 def read_piece(run_dir: Path, piece: Piece) -> Tables:
-    """The tables of a finished piece."""
-    return {path.stem: read_columns(path) for path in sorted(piece_folder(run_dir, piece).glob("*.parquet"))}
+    """The tables of a finished piece. Raises MissingInput where somebody has removed it meanwhile."""
+    folder = piece_folder(run_dir, piece)
+    tables = {path.stem: read_columns(path) for path in sorted(folder.glob("*.parquet"))}
+    if not tables:
+        raise MissingInput(f"{folder} is missing: the same command makes it again")
+    return tables
 
 
 def run_piece(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> None:
@@ -76,7 +81,10 @@ def run_piece(config: PaperConfig, run_dir: Path, device: torch.device, piece: P
     make_folder(temporary)
     for name, columns in tables.items():
         write_table(temporary / f"{name}.parquet", columns)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        raise NotWritten(f"{folder} could not be written: {error.strerror or error}") from error
 
 
 def _tables(config: PaperConfig, run_dir: Path, device: torch.device, piece: Piece, progress: Progress) -> Tables:

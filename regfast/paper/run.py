@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from regfast.paper.pieces import Tables, piece_folder, pieces_of, read_piece, ru
 from regfast.runs.errors import user_input
 from regfast.runs.files import read_json, remove_unfinished, write_json, write_table
 from regfast.runs.folder import alone, check_kind, check_same
+from regfast.runs.group import SharedProgress, agree, join
 from regfast.runs.progress import Progress, Silent
 from regfast.runs.workers import run_all
 from regfast.study import StudyConfig, run_study
@@ -28,7 +30,7 @@ def run_paper(
     *,
     download: bool = False,
     workers: int = 1,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     command: str = "",
     progress: Progress | None = None,
 ) -> bool:
@@ -36,6 +38,7 @@ def run_paper(
 
     What a former run finished is kept: trained models, measured units, pieces. Interrupting loses at most what is in
     work. Returns False when there was nothing left to do. `regfast.report.write_report(run_dir)` then makes the page.
+    Under torchrun every rank calls this with the same arguments, and they share the work.
 
     `download`, `workers`, `device` and `command` as in `regfast.study.run_study`.
 
@@ -45,35 +48,58 @@ def run_paper(
         RunStopped: another job is writing to `run_dir`, or a file cannot be written.
         MissingInput: a data set is not where `config` says.
     """
-    folder, told = Path(run_dir), progress or Silent()
-    stored = _stored(folder, config)
-    studies = [(study, folder / study_folder(study)) for study in config.studies]
-    whole = [is_finished(study, place, download=download) for study, place in studies]  # says now what is missing
+    group = join(device)
+    told, folder = (progress if group.leads else None) or Silent(), Path(run_dir)
     pieces = pieces_of(config)
-    left = [piece for piece in pieces if not piece_folder(folder, piece).is_dir()]
-    if left:
+    with ExitStack() as held:
+        held.enter_context(group.watched())
+        names = agree(group, lambda: _open(config, folder, download, group.device, command, held))
+        if names is None:
+            group.leave()
+            return False
+        left = [piece for piece in pieces if piece.name in names]
+        total = sum(map(_study_steps, config.studies)) + sum(piece.steps for piece in pieces)
+        told.start(total, sum(piece.steps for piece in pieces if piece.name not in names))
+        for study in config.studies:
+            inside = _Part(told, f"{study.dataset}, {study.model}: ")
+            options: dict[str, Any] = {"workers": workers, "device": group.device, "command": command}
+            if not run_study(study, folder / study_folder(study), download=download, progress=inside, **options):
+                told.advance(_study_steps(study))
+        work = partial(run_piece, config, folder, group.device)
+        if group.size == 1:
+            run_all(work, left, workers, told)
+        else:
+            shared = SharedProgress(group, told)
+            for k in group.share(range(len(left)), "pieces"):
+                work(left[k], shared)
+        told.say("tables")
+        agree(group, lambda: _assemble(folder, config, [read_piece(folder, piece) for piece in pieces]))
+        group.leave()
+    return True
+
+
+def _open(
+    config: PaperConfig, folder: Path, download: bool, device: torch.device, command: str, held: ExitStack
+) -> list[str] | None:
+    """Hold the folder, check what is in it, and name the pieces that are left; None where nothing is left to do."""
+    stored = _stored(folder, config)
+    whole = [is_finished(study, folder / study_folder(study), download=download) for study in config.studies]
+    if _left(config, folder):
         with user_input():
             for part in PARTS:
                 part.check(config.parts[part.name], config.main)
     tables = all((folder / f"{part.name}.parquet").is_file() for part in PARTS)
-    if stored is not None and not left and all(whole) and tables:
-        return False
-    with alone(folder / ".lock"):
-        if _stored(folder, config) is None:
-            here = {"command": command, "environment": environment(device)}
-            write_json(folder / "config.json", {**config.as_dict(), **here})
-        remove_unfinished(folder, folder / "parts")
-        total = sum(map(_study_steps, config.studies)) + sum(piece.steps for piece in pieces)
-        told.start(total, sum(piece.steps for piece in pieces if piece not in left))
-        for study, place in studies:
-            inside = _Part(told, f"{study.dataset}, {study.model}: ")
-            options: dict[str, Any] = {"workers": workers, "device": device, "command": command, "progress": inside}
-            if not run_study(study, place, download=download, **options):
-                told.advance(_study_steps(study))
-        run_all(partial(run_piece, config, folder, torch.device(device)), left, workers, told)
-        told.say("tables")
-        _assemble(folder, config, [read_piece(folder, piece) for piece in pieces])
-    return True
+    if stored is not None and not _left(config, folder) and all(whole) and tables:
+        return None
+    held.enter_context(alone(folder / ".lock"))
+    if _stored(folder, config) is None:  # another job may have been here
+        write_json(folder / "config.json", {**config.as_dict(), "command": command, "environment": environment(device)})
+    remove_unfinished(folder, folder / "parts")
+    return _left(config, folder)
+
+
+def _left(config: PaperConfig, folder: Path) -> list[str]:
+    return [piece.name for piece in pieces_of(config) if not piece_folder(folder, piece).is_dir()]
 
 
 class _Part(Silent):

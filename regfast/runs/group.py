@@ -18,8 +18,9 @@ import torch.distributed as dist
 
 from regfast.runs.errors import RunStopped
 from regfast.runs.files import leave_now
+from regfast.runs.progress import Progress, Silent
 
-__all__ = ["WorkerGroup", "agree", "join"]
+__all__ = ["SharedProgress", "WorkerGroup", "agree", "join"]
 
 _PULSE = 1.0  # seconds between two signs of life of a worker
 _PATIENCE = 60.0  # seconds without one after which it counts as lost
@@ -108,6 +109,23 @@ class WorkerGroup:
         self.count(f"gone-{self.rank}", 1)
         if self.leads:
             self.wait(lambda: all(self.count(f"gone-{rank}") for rank in range(self.size)))
+
+
+class SharedProgress(Silent):
+    """The steps of all workers, told by the leading one."""
+
+    def __init__(self, group: WorkerGroup, told: Progress):
+        self._group, self._told, self._seen = group, told, 0
+
+    def advance(self, steps: float = 1) -> None:
+        """`steps` more are done by this worker."""
+        total = self._group.count("millionths", round(steps * 1e6))
+        self._told.advance((total - self._seen) / 1e6)
+        self._seen = total
+
+    def say(self, doing: str) -> None:
+        """What this worker is doing now."""
+        self._told.say(doing)
 
 
 def join(device: torch.device | str | None = None) -> WorkerGroup:

@@ -34,7 +34,7 @@ from regfast.runs.files import (
     write_table,
 )
 from regfast.runs.folder import alone, check_kind, check_same
-from regfast.runs.group import WorkerGroup, agree, join
+from regfast.runs.group import SharedProgress, agree, join
 from regfast.runs.progress import Progress, Silent, Step
 from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
@@ -139,7 +139,7 @@ def run_study(
         if group.size == 1:
             run_all(run, left, workers, told)
         else:
-            shared = _Shared(group, told)
+            shared = SharedProgress(group, told)
             if parallel == "ddp" or (parallel == "auto" and _large(config)):
                 for unit in left:
                     if not unit.trained(config):
@@ -152,21 +152,6 @@ def run_study(
         agree(group, lambda: _assemble(folder, config, units))
         group.leave()
     return True
-
-
-class _Shared(Silent):
-    """The steps of all ranks, told by the first."""
-
-    def __init__(self, group: WorkerGroup, told: Progress):
-        self._group, self._told, self._seen = group, told, 0
-
-    def advance(self, steps: float = 1) -> None:
-        total = self._group.count("millionths", round(steps * 1e6))
-        self._told.advance((total - self._seen) / 1e6)
-        self._seen = total
-
-    def say(self, doing: str) -> None:
-        self._told.say(doing)
 
 
 def _open(

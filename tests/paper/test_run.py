@@ -9,6 +9,7 @@ import pytest
 
 from regfast.paper import paper_config, run_paper
 from regfast.paper.parts import PARTS, SCHEMAS
+from regfast.paper.pieces import pieces_of, read_piece
 from regfast.report import write_report
 from regfast.runs import InputError, Silent
 from regfast.study import Sweep
@@ -162,6 +163,14 @@ def test_progress_adds_up(run_dir, tmp_path):
     assert run_paper(tiny(), folder, progress=count)
     assert count.done == pytest.approx(count.total)
     assert contents(folder) == contents(run_dir)
+
+
+def test_a_piece_that_was_removed_meanwhile_is_named(run_dir, tmp_path):
+    """Its rows would be missing in the tables, and nobody would say so."""
+    piece = pieces_of(tiny())[0]
+    assert read_piece(run_dir, piece)
+    with pytest.raises(InputError, match=r"heads-seed0 is missing: the same command makes it again"):
+        read_piece(tmp_path, piece)
 
 
 def test_another_run_in_the_same_folder_is_refused(run_dir):

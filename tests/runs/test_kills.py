@@ -5,9 +5,8 @@ import random
 import signal
 import socket
 import sys
-from pathlib import Path
+import time
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -151,47 +150,39 @@ def results(job, out):
     return {path.relative_to(out): path.read_bytes() for pattern in RESULTS for path in out.glob(pattern)}
 
 
+def commands(job, folder):
+    """What makes `job` in `folder`, and where its results lie; `folder` becomes one with the inputs of the job."""
+    folder.mkdir()
+    if job == "evaluate":
+        return [*TOY, str(folder / "run"), "--chunk-size", "2", "--delay", "0.1"], folder / "run"
+    if job == "measure":
+        checkpoint = folder.parent / "a.safetensors"
+        save_checkpoint(load_model("small-cnn", seed=0).network_state(), checkpoint)
+        network = f"a=small-cnn@{checkpoint}"
+        return ["regfast", "measure", "--network", network, *MEASURED, "--out", str(folder / "run")], folder / "run"
+    out = folder / ("run.safetensors" if job == "train" else "run")
+    return [*JOBS[job], str(out)], out
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "job", ["evaluate", "evaluate under torchrun", "measure", "measure under torchrun", *JOBS]
-)
-def test_killed_at_many_moments_the_results_are_those_of_a_run_in_peace(job, alone, tmp_path):
-    draw = np.random.default_rng(int(os.environ["REGFAST_TEST_SEED"]))
-    if job.startswith("evaluate"):
-        out, peace = tmp_path / "run", None
-        command = [*(TORCHRUN if "torchrun" in job else []), *TOY, str(out), "--chunk-size", "2", "--delay", "0.1"]
-        last = [*TOY, str(out)]
-    elif job.startswith("measure"):
-        checkpoint, out, peace = tmp_path / "a.safetensors", tmp_path / "run", tmp_path / "peace"
-        save_checkpoint(load_model("small-cnn", seed=0).network_state(), checkpoint)
-        measure = ["regfast", "measure", "--network", f"a=small-cnn@{checkpoint}", *MEASURED, "--out"]
-        finish([*measure, str(peace)], seconds=1200)
-        command, last = [*(TORCHRUN if "torchrun" in job else []), *measure, str(out)], [*measure, str(out)]
-    else:
-        name = "model.safetensors" if job == "train" else ""
-        for folder in ("peace", "run"):
-            (tmp_path / folder).mkdir()
-        peace, out = tmp_path / "peace" / name, tmp_path / "run" / name
-        finish([*JOBS[job], str(peace)], seconds=1200)
-        command = last = [*JOBS[job], str(out)]
-    begun = Path(out if job != "train" else out.parent)
+@pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["one process", "torchrun"])
+@pytest.mark.parametrize("job", ["evaluate", "measure", *JOBS])
+def test_killed_at_many_moments_the_results_are_those_of_a_run_in_peace(job, launcher, alone, tmp_path):
+    draw = random.Random(os.environ["REGFAST_TEST_SEED"])
+    command, out = commands(job, tmp_path / "killed")
+    in_peace, peace = commands(job, tmp_path / "peace")
     for _ in range(MOMENTS):
-        running = Job(command)
-        running.wait_for(lambda: begun.exists() and list(begun.rglob(".*.lock")) + list(begun.rglob("run.json")))
-        moment = draw.uniform(0, 6)
-        running.wait_for(_after(moment))
+        running = Job([*launcher, *command])
+        running.wait_for(lambda: any(out.parent.rglob(".*.lock")))
+        moment = time.monotonic() + draw.uniform(0, 6)
+        running.wait_for(lambda moment=moment: time.monotonic() > moment)
         running.end(signal.SIGKILL, within=60)
-    finish(last, seconds=1200)
-    if peace is None:
+    together = launcher if job == "train" else []  # ranks train one model together; all else they share
+    finish([*together, *command], seconds=1200)
+    if job == "evaluate":
         assert read_run(out)[1].equals(alone)
     else:
-        assert results(job, out) == results(job, peace)
-    assert not litter(begun)
-
-
-def _after(seconds):
-    import time
-
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+        finish([*together, *in_peace], seconds=1200)
+        assert results(job, out) == results(job, peace) != {}
+    assert not litter(out.parent)
