@@ -11,7 +11,8 @@ PANELS = {
     "rms": "feature RMS",
     "cosine_in_span": "cosine, in-span part",
     "ece": "ECE",
-    "asr_pgd_linf_strong": "ASR, PGD",
+    "asr_pgd_linf_weak": "ASR, weak PGD",
+    "asr_pgd_linf_strong": "ASR, strong PGD",
 }
 
 

@@ -65,7 +65,7 @@ def piece_folder(run_dir: Path, piece: Piece) -> Path:
 def read_piece(run_dir: Path, piece: Piece) -> Tables:
     """The tables of a finished piece. Raises MissingInput where somebody has removed it meanwhile."""
     folder = piece_folder(run_dir, piece)
-    tables = {path.stem: read_columns(path) for path in sorted(folder.glob("*.parquet"))}
+    tables: Tables = {path.stem: read_columns(path) for path in sorted(folder.glob("*.parquet"))}
     if not tables:
         raise MissingInput(f"{folder} is missing: the same command makes it again")
     return tables
