@@ -43,5 +43,6 @@ def feature_stats(
     """
     run = find("feature_stats", "feature_stats", features)
     stats: FeatureStats = run(features, centers, labels, predictions, ignore_index=ignore_index)
-    # Backends leave it at None: there was nothing to compute.
-    return stats._replace(cosine_predicted=torch.full_like(stats.rms, torch.nan)) if predictions is None else stats
+    if predictions is None:  # backends leave it at None: there was nothing to compute
+        stats = FeatureStats(stats.rms, stats.cosine, torch.full_like(stats.rms, torch.nan))
+    return stats

@@ -128,6 +128,6 @@ def soft_cross_entropy_stats(
     loss, stats = run(logits, target, features, centers, backward, feature_grad)
     if features is None or centers is None:
         nothing = torch.full_like(stats.confidence, torch.nan)
-        rms = nothing if features is None else stats.rms
-        stats = stats._replace(rms=rms, cosine=nothing, cosine_predicted=nothing)
+        *rest, rms, _, _ = stats  # PyTorch 2.6 traces neither _replace nor a slice
+        stats = SampleStats(*rest, nothing if features is None else rms, nothing, nothing)
     return loss, stats

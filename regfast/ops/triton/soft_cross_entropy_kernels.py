@@ -170,7 +170,7 @@ def one_shot_kernel(
                 rival = first_at(mask & (shifted == rest[:, None]) & (cols[None, :] != true[:, None]), cols, K)
                 factor, along, across, at_predicted, at_rival, asked = stat_coefficients(
                     stat_grads, factor, sample, log_e, 1.0 / total_e, entropy, margin,
-                    valid & (true < K) & ~ignored, rows, ok, batch,
+                    valid & (true < K) & (ignored == 0), rows, ok, batch,
                 )  # fmt: skip
             g = (e * (mass / total_e)[:, None] - q) * factor[:, None]
             g = tl.where(ignored[:, None], 0.0, tl.where(valid[:, None], g, float("nan")))
@@ -328,7 +328,7 @@ def two_pass_kernel(
                 rival = tl.where(true == predicted, rival, predicted)
                 factor, along, across, at_predicted, at_rival, asked = stat_coefficients(
                     stat_grads, factor, sample, log_e, 1.0 / total_e, entropy, margin,
-                    valid & (true < K) & ~ignored, rows, ok, batch,
+                    valid & (true < K) & (ignored == 0), rows, ok, batch,
                 )  # fmt: skip
             tl.debug_barrier()  # grad may be logits itself: no row is written while a thread still gathers z1 from it
             for step in range(tl.cdiv(K, BLOCK)):
