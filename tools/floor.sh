@@ -16,10 +16,10 @@ find "$folder/src" -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +  # wha
 git ls-files -z --cached --others --exclude-standard |
   xargs -0 cp --parents --no-dereference --preserve=timestamps --target-directory "$folder/src"
 cd "$folder/src"
-export REGFAST_ISA=native REGFAST_REQUIRE_NATIVE=1  # CUDA kernels would need the nvcc of that PyTorch
+export REGFAST_ISA=native
 REGFAST_NATIVE=0 "$python" -m pip install --quiet --no-build-isolation --editable '.[report]' \
   pytest pytest-timeout pytest-xdist hypothesis pandas torchmetrics pillow 'timm>=1.0'
-REGFAST_NATIVE=cpu "$python" setup.py -q build_ext --inplace
+REGFAST_NATIVE=cpu REGFAST_REQUIRE_NATIVE=1 "$python" setup.py -q build_ext --inplace  # CUDA would need its own nvcc
 # Pages, commands, files and documents are made of what the others test: an older PyTorch that breaks them breaks those.
 above=(cli docs fuzz measurement paper report runs test_evidence.py)
 # These test C++ that hardly knows PyTorch, or need a GPU.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx._pytree import register_pytree_flatten_spec
 from torch.utils import _pytree as pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -223,6 +224,7 @@ pytree.register_pytree_node(
     serialized_type_name="regfast.SoftTargets",
     flatten_with_keys_fn=_flatten_with_keys,
 )
+register_pytree_flatten_spec(SoftTargets, lambda targets, _: _flatten(targets)[0])  # exported programs of PyTorch 2.6
 default_collate_fn_map[SoftTargets] = lambda batch, *, collate_fn_map=None: SoftTargets.cat([t[None] for t in batch])
 
 
