@@ -128,6 +128,7 @@ def soft_cross_entropy_stats(
     loss, stats = run(logits, target, features, centers, backward, feature_grad)
     if features is None or centers is None:
         nothing = torch.full_like(stats.confidence, torch.nan)
-        *rest, rms, _, _ = stats  # PyTorch 2.6 traces neither _replace nor a slice
-        stats = SampleStats(*rest, nothing if features is None else rms, nothing, nothing)
+        each, log_partition, confidence, prediction, entropy, margin, rms, _, _ = stats  # 2.6 traces no _replace
+        rms = nothing if features is None else rms
+        stats = SampleStats(each, log_partition, confidence, prediction, entropy, margin, rms, nothing, nothing)
     return loss, stats
