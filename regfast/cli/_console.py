@@ -13,6 +13,11 @@ from rich.console import Console
 console = Console(highlight=False, markup=False, soft_wrap=True)  # names and paths may hold brackets
 
 
+def leading() -> bool:
+    """Whether this process is the one that speaks: under torchrun the first is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(markdown: str) -> None:
     """Print Markdown as text: its tables in columns, or one value a line where the terminal is too narrow for them."""
     narrow = console.is_terminal or "COLUMNS" in os.environ  # a file or pipe has no width

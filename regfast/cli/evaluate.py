@@ -12,7 +12,7 @@ import typer
 
 from regfast.cli import _options as options
 from regfast.cli._attacks import build_attacks
-from regfast.cli._console import console, show
+from regfast.cli._console import console, leading, show
 from regfast.cli._inputs import open_inputs
 
 _RUN = "How it runs"
@@ -90,7 +90,7 @@ def evaluate(
             resize=resize, crop=crop, interpolation=interpolation,
         )  # fmt: skip
         network, data = given.model, given.data
-    leads = os.environ.get("RANK", "0") == "0"
+    leads = leading()
     if leads:
         count = len(data) if limit is None else min(limit, len(data))
         for note in (*given.notes, f"{count} of {len(data)} images, seed {seed}"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from regfast.cli._attacks import changed_attacks
-from regfast.cli._console import console, end, metrics_text, show
+from regfast.cli._console import console, end, leading, metrics_text, show
 from regfast.cli._options import (
     ClassMap,
     DataRoot,
@@ -113,7 +112,7 @@ def measure(
         images = open_images(
             dataset, data_root, networks, train_root=train_root, class_map=class_map, download=download
         )
-    leads = os.environ.get("RANK", "0") == "0"
+    leads = leading()
     if leads:
         for line in (*(each.describe() for each in networks), *images.notes):
             console.print(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from regfast.cli._console import end
+from regfast.cli._console import end, leading
 from regfast.cli._options import (
     DataRoot,
     Device,
@@ -97,7 +96,7 @@ def paper(
     alone = place.type != "cpu" or threads is not None
     usual = 1 if alone else min(default_workers(study.dataset) for study in config.studies)
     command = shlex.join(["regfast", *sys.argv[1:]])
-    leads = int(os.environ.get("RANK", "0")) == 0  # under torchrun
+    leads = leading()
     with Steps(show=leads) as shown:
         did = run_paper(
             config,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regfast.cli._attacks import changed_attacks
-from regfast.cli._console import end, metrics_text, show
+from regfast.cli._console import end, leading, metrics_text, show
 from regfast.cli._options import (
     BatchSize,
     DataRoot,
@@ -111,7 +110,7 @@ def study(
     folder = out or Path("runs") / f"{dataset}-{size}"
     command = shlex.join(["regfast", *sys.argv[1:]])
     usual = default_workers(dataset) if place.type == "cpu" and threads is None else 1
-    leads = int(os.environ.get("RANK", "0")) == 0  # under torchrun
+    leads = leading()
     with Steps(show=leads) as shown:
         did = run_study(
             chosen,

@@ -17,9 +17,8 @@ from regfast.paper.pieces import Tables, piece_folder, pieces_of, read_piece, ru
 from regfast.runs.errors import user_input
 from regfast.runs.files import read_json, remove_unfinished, write_json, write_table
 from regfast.runs.folder import alone, check_kind, check_same
-from regfast.runs.group import SharedProgress, agree, join
+from regfast.runs.group import agree, join, share_all
 from regfast.runs.progress import Progress, Silent
-from regfast.runs.workers import run_all
 from regfast.study import StudyConfig, run_study
 from regfast.study.run import environment, is_finished
 
@@ -66,12 +65,7 @@ def run_paper(
             if not run_study(study, folder / study_folder(study), download=download, progress=inside, **options):
                 told.advance(_study_steps(study))
         work = partial(run_piece, config, folder, group.device)
-        if group.size == 1:
-            run_all(work, left, workers, told)
-        else:
-            shared = SharedProgress(group, told)
-            for k in group.share(range(len(left)), "pieces"):
-                work(left[k], shared)
+        share_all(group, work, left, "pieces", workers, told)
         told.say("tables")
         agree(group, lambda: _assemble(folder, config, [read_piece(folder, piece) for piece in pieces]))
         group.leave()

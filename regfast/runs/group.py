@@ -19,8 +19,9 @@ import torch.distributed as dist
 from regfast.runs.errors import RunStopped
 from regfast.runs.files import leave_now
 from regfast.runs.progress import Progress, Silent
+from regfast.runs.workers import Piece, run_all
 
-__all__ = ["SharedProgress", "WorkerGroup", "agree", "join"]
+__all__ = ["WorkerGroup", "agree", "join", "share_all"]
 
 _PULSE = 1.0  # seconds between two signs of life of a worker
 _PATIENCE = 60.0  # seconds without one after which it counts as lost
@@ -111,7 +112,7 @@ class WorkerGroup:
             self.wait(lambda: all(self.count(f"gone-{rank}") for rank in range(self.size)))
 
 
-class SharedProgress(Silent):
+class _Shared(Silent):
     """The steps of all workers, told by the leading one."""
 
     def __init__(self, group: WorkerGroup, told: Progress):
@@ -126,6 +127,23 @@ class SharedProgress(Silent):
     def say(self, doing: str) -> None:
         """What this worker is doing now."""
         self._told.say(doing)
+
+
+def share_all(
+    group: WorkerGroup,
+    work: Callable[[Piece, Progress], None],
+    pieces: Sequence[Piece],
+    what: str,
+    workers: int,
+    told: Progress,
+) -> None:
+    """`work(piece, progress)` for all the `pieces` (`what` they are), on all ranks, or without any on `workers` processes."""
+    if group.size == 1:
+        run_all(work, pieces, workers, told)
+        return
+    shared = _Shared(group, told)
+    for place in group.share(range(len(pieces)), what):
+        work(pieces[place], shared)
 
 
 def join(device: torch.device | str | None = None) -> WorkerGroup:

@@ -34,9 +34,8 @@ from regfast.runs.files import (
     write_table,
 )
 from regfast.runs.folder import alone, check_kind, check_same
-from regfast.runs.group import SharedProgress, agree, join
+from regfast.runs.group import agree, join, share_all
 from regfast.runs.progress import Progress, Silent, Step
-from regfast.runs.workers import run_all
 from regfast.study.config import StudyConfig, built
 from regfast.study.measure import measure_attack, measure_clean, measure_sweep
 from regfast.study.metrics import write_metrics
@@ -136,18 +135,13 @@ def run_study(
             trained = sum(unit.trained(config) for unit in units)
             begun = sum(unit.state.epochs for unit in units if not unit.trained(config))
             told.start(len(units) * (epochs + pieces), trained * epochs + begun + (len(units) - len(left)) * pieces)
-        if group.size == 1:
-            run_all(run, left, workers, told)
-        else:
-            shared = SharedProgress(group, told)
-            if parallel == "ddp" or (parallel == "auto" and _large(config)):
-                for unit in left:
-                    if not unit.trained(config):
-                        model, splits = _opened(config, group.device, unit)
-                        _train(unit, model, config, splits, told, together=True, writes=group.leads)
-                agree(group, lambda: None)  # the last one is written
-            for k in group.share(range(len(left)), "units"):
-                run(left[k], shared)
+        if group.size > 1 and (parallel == "ddp" or (parallel == "auto" and _large(config))):
+            for unit in left:
+                if not unit.trained(config):
+                    model, splits = _opened(config, group.device, unit)
+                    _train(unit, model, config, splits, told, together=True, writes=group.leads)
+            agree(group, lambda: None)  # the last one is written
+        share_all(group, run, left, "units", workers, told)
         told.say("tables")
         agree(group, lambda: _assemble(folder, config, units))
         group.leave()
