@@ -75,6 +75,9 @@ class LinearSoftCrossEntropy(SoftCrossEntropy):
     """`regfast.linear_soft_cross_entropy` as a module: the loss of a head's logits that are never all in memory.
 
     Args: as `SoftCrossEntropy`, of which `inplace` has nothing to take here.
+
+    >>> criterion, head = LinearSoftCrossEntropy(label_smoothing=0.1), nn.Linear(8, 5)
+    >>> criterion(torch.randn(2, 8), head, torch.tensor([0, 4])).backward()
     """
 
     def forward(  # type: ignore[override]

@@ -16,6 +16,7 @@ from regfast import SoftTargets
 from regfast.functional import soft_cross_entropy, soft_cross_entropy_stats
 
 SHAPES = ((128, 10), (65536, 10), (256, 1000), (1024, 1000), (4096, 1000), (256, 21841))
+HALF_SHAPES = ((128, 10), (4096, 1000), (256, 21841))  # of bfloat16 logits
 WIDTHS = (512, 2048)
 STATS_SHAPES = ((1024, 10), (1024, 1000))
 SMOOTHING, MIX = 0.1, 0.3
@@ -95,8 +96,10 @@ def compiled(logits: Tensor, loss: Callable[..., Tensor], *arguments: object) ->
 
 
 def loss_cases() -> list[Case]:
-    """Mixup with smoothing, dense targets and hard labels at every shape."""
-    return [case for rows, classes in SHAPES for case in _losses(rows, classes)]
+    """Mixup with smoothing, dense targets and hard labels at every shape; then in bfloat16."""
+    return [case for shape in SHAPES for case in losses(*shape)] + [
+        case for shape in HALF_SHAPES for case in losses(*shape, torch.bfloat16)
+    ]
 
 
 def _inputs(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,13 +109,16 @@ def _inputs(rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     return logits, first, first.roll(1)
 
 
-def _losses(rows: int, classes: int) -> list[Case]:
+def losses(rows: int, classes: int, dtype: torch.dtype = torch.float32) -> list[Case]:
+    """The three losses at one shape, on logits and dense targets of one type."""
     logits, first, second = _inputs(rows, classes)
-    dense = torch.rand(rows, classes).softmax(1)
+    logits = logits.detach().to(dtype).requires_grad_()
+    dense = torch.rand(rows, classes).softmax(1).to(dtype)
+    kind = "" if dtype == torch.float32 else ", bf16"
     mixed = SoftTargets(first=first, second=second, lam=MIX, smoothing=SMOOTHING, num_classes=classes)
     unit = rows * classes * logits.element_size()
     mixup = Case(
-        "mixup", rows, classes, 2 * unit,
+        "mixup" + kind, rows, classes, 2 * unit,
         {
             "regfast": step(logits, soft_cross_entropy, mixed),
             "eager, two terms": step(logits, two_terms, first, second),
@@ -124,7 +130,7 @@ def _losses(rows: int, classes: int) -> list[Case]:
         },
     )  # fmt: skip
     soft = Case(
-        "dense", rows, classes, 2 * unit + rows * classes * dense.element_size(),
+        "dense" + kind, rows, classes, 2 * unit + rows * classes * dense.element_size(),
         {
             "regfast": step(logits, soft_cross_entropy, dense),
             "eager": step(logits, functional.cross_entropy, dense),
@@ -136,7 +142,7 @@ def _losses(rows: int, classes: int) -> list[Case]:
         },
     )  # fmt: skip
     hard = Case(
-        "hard", rows, classes, 2 * unit,
+        "hard" + kind, rows, classes, 2 * unit,
         {
             "regfast": step(logits, soft_cross_entropy, first),
             "eager": step(logits, functional.cross_entropy, first),
@@ -182,11 +188,14 @@ def compiled_composition(logits: Tensor, *arguments: Tensor) -> Callable[[], Ste
 
 
 def check(case: Case) -> None:
-    """Every contender's loss is the first one's.
+    """Every contender's loss is the first one's; in bfloat16 eager rounds it to three digits.
 
     Raises:
         AssertionError: where one computes something else.
     """
     expected = next(iter(case.contenders.values()))()
     for name, contender in case.contenders.items():
-        torch.testing.assert_close(contender(), expected, rtol=1e-4, atol=1e-5, msg=f"{case.name}: {name} differs")
+        rounding = 2e-2 if "bf16" in case.task else 1e-4
+        torch.testing.assert_close(
+            contender(), expected, rtol=rounding, atol=1e-5, check_dtype=False, msg=f"{case.name}: {name} differs"
+        )

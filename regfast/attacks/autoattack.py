@@ -30,6 +30,10 @@ class AutoAttack(Runnable):
         norm: "linf", "l2" or "l1".
         eps: radius, in units of images in [0, 1], or a tensor of them (`rules.checked_eps`).
         version: see the table. Only standard (and plus, rand) are what published figures mean.
+
+    >>> result = AutoAttack("linf", 8 / 255, version="fast").run(model, images, labels)
+    >>> bool((result.images - images).abs().max() <= 8 / 255)
+    True
     """
 
     def __init__(self, norm: str | Norm = "linf", eps: Eps = 8 / 255, version: str = "standard"):

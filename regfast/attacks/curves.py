@@ -23,6 +23,10 @@ def robust_accuracy_curve(result: AttackResult, eps: Sequence[float] | Tensor) -
 
     Raises:
         ValueError: for no samples, or a radius that is negative or NaN.
+
+    >>> nearest = FAB("l2", eps=None, steps=5).run(model, images, labels)
+    >>> robust_accuracy_curve(nearest, [0.0, 0.25, 0.5]).shape
+    torch.Size([3])
     """
     radii = torch.as_tensor(eps, dtype=torch.float64, device=result.distance.device)
     if radii.ndim != 1 or not bool((radii >= 0).all()):

@@ -36,6 +36,9 @@ class PGD(Attack):
         loss: "ce", "dlr", "margin" or "probability-margin".
         random_start: begin at a random point of the ball (uniform for linf), else at the image. None: so from the
             second run on in l1, where noise spread over all entries uses up the ball, and always in linf and l2.
+
+    >>> result = PGD("linf", 8 / 255, steps=20).run(model, images, labels, seed=0)
+    >>> robust = result.robust_accuracy
     """
 
     name = "pgd"

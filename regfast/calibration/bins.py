@@ -36,6 +36,10 @@ def reliability_bins(confidence: Tensor | Array, correct: Tensor | Array, bins: 
 
     Raises:
         ValueError: shapes that differ, no samples, a confidence outside [0, 1] or NaN, bins < 1.
+
+    >>> found = reliability_bins(torch.tensor([0.2, 0.9, 0.8]), torch.tensor([False, True, False]), bins=2)
+    >>> found.counts.tolist()
+    [1, 2]
     """
     values, right = confidence_and_correct(confidence, correct)
     edges = _edges(bins)
@@ -53,6 +57,9 @@ def expected_calibration_error(confidence: Tensor | Array, correct: Tensor | Arr
 
     Arguments and errors as in `reliability_bins`. A confidence of exactly 1 is in the last bin, as defined, and not in
     a bin of its own, where some libraries put it.
+
+    >>> round(expected_calibration_error(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([1, 1, 1, 0])), 4)
+    0.15
     """
     return float(ece_statistic(bins)(_rows(confidence, correct)[None])[0])
 

@@ -139,6 +139,9 @@ def evaluate(
         DamagedPart: if a stored part is truncated, corrupted or foreign.
         EvaluationStopped: if a file could not be written (full disk), another job holds the folder, finished rows
             vanished from it, or another worker was lost; what was finished is kept.
+
+    >>> images = torch.utils.data.TensorDataset(torch.rand(8, 3, 32, 32), torch.arange(8))
+    >>> found = evaluate(model, images, [PGD("linf", 8 / 255, steps=2)], out=tmp_path / "run", progress=False)
     """
     folder = Path(out)
     groups = group_by_eps(attacks)

@@ -51,6 +51,10 @@ def load_model(
 
     Raises TypeError for arguments of the wrong type, ValueError for an unknown name and for a checkpoint that does not
     fit, naming what differs, and FileNotFoundError for a checkpoint that is not there.
+
+    >>> model = load_model("resnet20", num_classes=10, seed=0)
+    >>> model(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     if checkpoint is not None and weights is not None:
         raise ValueError(f"give checkpoint or weights, not both (got {str(checkpoint)!r} and {weights!r})")

@@ -110,6 +110,11 @@ def split_classifier(
 
     Raises ValueError that names the linear layers there are when none of them gives the model's output, and for a
     compiled, wrapped (DataParallel, DistributedDataParallel, FSDP) or scripted model, which has to be split first.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
+    >>> model = split_classifier(network)
+    >>> model.features(torch.rand(2, 3, 8, 8)).shape, model.head
+    (torch.Size([2, 16]), Linear(in_features=16, out_features=5, bias=True))
     """
     if isinstance(model, SplitClassifier):
         return model

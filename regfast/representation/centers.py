@@ -67,6 +67,10 @@ def class_centers(
 
     Raises:
         ValueError: K < 2, shapes that do not fit, NaN or infinite weights, radius or tolerance not positive and finite.
+
+    >>> centers = class_centers(torch.eye(3), radius=1.0)
+    >>> centers.points[0]
+    tensor([ 0.8165, -0.4082, -0.4082], dtype=torch.float64)
     """
     rows = centered(weight)
     basis = None

@@ -55,6 +55,10 @@ def feature_geometry(
     Raises:
         ValueError: shapes that do not fit together.
         IndexError: a label or prediction outside 0 … K-1.
+
+    >>> found = feature_geometry(torch.tensor([[3.0, 4.0, 0.0]]), torch.eye(3), torch.eye(3), torch.tensor([1]))
+    >>> found.cosine
+    tensor([0.8000], dtype=torch.float64)
     """
     points = centers.points if isinstance(centers, ClassCenters) else centers
     v = features.detach().double()

@@ -34,6 +34,12 @@ def snapshot(
 
     Raises:
         ValueError: a class without samples, shapes that do not fit. IndexError: a label out of range.
+
+    >>> labels = torch.arange(20) % 4
+    >>> features = torch.randn(20, 8) + 5 * torch.eye(4, 8)[labels]
+    >>> found = snapshot(features, torch.eye(4, 8), None, labels)
+    >>> list(found)[:3]
+    ['accuracy', 'radius', 'rms']
     """
     collapse = neural_collapse(features, weight, bias, labels)
     way = boundary_distance(features, weight, bias, labels)

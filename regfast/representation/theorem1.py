@@ -50,6 +50,10 @@ def theorem1(
 
     Raises:
         ValueError: smoothing that is empty or does not rise, and what `soft_minimizer` rejects.
+
+    >>> found = theorem1(torch.eye(4), None, [0.0, 0.1, 0.3], ridge=1e-3)
+    >>> found.norm.shape  # (smoothings, classes)
+    torch.Size([3, 4])
     """
     levels = [float(level) for level in smoothing]
     if any(after <= before for before, after in pairwise(levels)):

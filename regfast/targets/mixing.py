@@ -80,6 +80,9 @@ def cutmix(
 
     Raises:
         TypeError, ValueError, IndexError: as `mixup`.
+
+    >>> images, target = cutmix(torch.rand(8, 3, 32, 32), torch.arange(8), num_classes=10)
+    >>> loss = regfast.soft_cross_entropy(torch.zeros(8, 10), target)
     """
     check_images(images, labels, 3)
     box, lam = draw_box(images.shape[-2], images.shape[-1], alpha, generator)

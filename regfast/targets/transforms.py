@@ -130,6 +130,8 @@ class CutMix(_BatchTransform):
     """`regfast.cutmix` as a batch transform, usable where `torchvision.transforms.v2.CutMix` is.
 
     Args and errors: as `MixUp`.
+
+    >>> images, target = CutMix(10, alpha=1.0)(torch.rand(8, 3, 32, 32), torch.arange(8))
     """
 
     def _draw(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, float | Tensor]:
