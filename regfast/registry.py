@@ -6,13 +6,14 @@ import ast
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import Self
 
-__all__ = ["Configured", "Registry", "load", "parse"]
+__all__ = ["Configured", "Registry", "load", "nearest", "parse"]
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound="type[Any]")
@@ -90,8 +91,8 @@ class Registry(Generic[T]):
             if known in self._classes:
                 return self._classes[known]
         if ":" not in name:
-            there = ", ".join(self.names())
-            raise ValueError(f"no {self.kind} is called {name!r}; there are {there}, or your own as module:Name")
+            there = f"there are {', '.join(self.names())}, or your own as module:Name"
+            raise ValueError(f"no {self.kind} is called {name!r}{nearest(name, self.names())}; {there}")
         known, _, rest = name.partition(":")
         if known.lower() in self._classes:
             raise ValueError(f"options of {self.kind} {known} are written NAME=VALUE, got {rest!r}")
@@ -115,6 +116,12 @@ class Registry(Generic[T]):
         if unknown and len(known) == len(taken):
             raise ValueError(f"{self.kind} {name} takes no {unknown[0]}; it takes {', '.join(known) or 'no options'}")
         return cls(**given)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint for messages, " (did you mean …?)", if some of `names` are much like `name`; else nothing."""
+    close = get_close_matches(name, names, n=3)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -84,6 +84,8 @@ def test_a_users_own(shapes, tmp_path, monkeypatch):
 def test_what_is_refused(shapes):
     with pytest.raises(ValueError, match="no shape is called 'cube'; there are free, solid"):
         shapes.build("cube")
+    with pytest.raises(ValueError, match=r"no shape is called 'sold' \(did you mean solid\?\); there are"):
+        shapes.build("sold")
     with pytest.raises(ValueError, match="solid takes no color; it takes size, sides"):
         shapes.build("solid:color=3")
     bare = Registry("thing", Bare)

@@ -48,13 +48,14 @@ def open_inputs(
     """
     import torch
 
-    from regfast.data import ImageFiles, load_images, map_classes
+    from regfast.data import DATASETS, ImageFiles, load_images, map_classes
     from regfast.evaluation.samples import image_shape
     from regfast.evaluation.worker import count_classes
     from regfast.models import Preprocess, load_model
 
     asked: dict[str, Any] = {"resize": resize, "crop": crop, "interpolation": interpolation}
     given = {option: value for option, value in asked.items() if value is not None}
+    DATASETS.find(dataset)
     if dataset != "imagefolder" and (given or class_map):
         first = next(iter(given), "class-map")
         raise ValueError(f"--{first} is for --dataset imagefolder: the images of {dataset} are taken as they are")

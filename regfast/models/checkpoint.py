@@ -52,7 +52,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     detail = re.search(r"WeightsUnpickler error: ([^\n]*)", text)
     if detail:  # torch's own words advise to run whatever the file holds
-        return f"no state dict of tensors alone, save model.state_dict() ({detail[1].strip().rstrip('.')})"
+        why = detail[1].strip().rstrip(".")
+        return "no state dict of tensors alone, save model.state_dict()" + (f" ({why})" if why else "")
     if isinstance(error, OSError):
         return error.strerror or text
     said = ": ".join([type(error).__name__, *text.splitlines()[:1]])

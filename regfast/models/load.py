@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from regfast.models.resnet import DEPTHS, MEAN, STD, CifarResNet
 from regfast.models.seed import seeded
 from regfast.models.small_cnn import SmallCNN
 from regfast.models.split import SplitClassifier, split_classifier
-from regfast.registry import load
+from regfast.registry import load, nearest
 
 OWN_MODELS = ("small-cnn", *(f"resnet{depth}" for depth in DEPTHS))
 
@@ -91,7 +90,7 @@ def _build(
             return _from_factory(name, num_classes, weights, in_channels)
         else:
             raise ValueError(
-                f"no model is called {name!r}{_elsewhere(name) or _nearest(name, OWN_MODELS)}; there are "
+                f"no model is called {name!r}{_elsewhere(name) or nearest(name, OWN_MODELS)}; there are "
                 f"{', '.join(OWN_MODELS)}, torchvision:NAME, timm:NAME, or your own as module:factory"
             )
     example = torch.rand((1, *network.image_shape), generator=torch.Generator().manual_seed(0))
@@ -136,7 +135,7 @@ def _torchvision_network(name: str, num_classes: int | None, weights: str | None
     models = torchvision.models
     names = models.list_models(module=models)
     if name not in names:
-        raise ValueError(f"torchvision has no classifier called {name!r}{_nearest(name, names)}")
+        raise ValueError(f"torchvision has no classifier called {name!r}{nearest(name, names)}")
     if in_channels not in (None, 3):
         raise ValueError(f"torchvision's models take 3 channels, got in_channels={in_channels}")
     published = models.get_model_weights(name)
@@ -162,7 +161,7 @@ def _timm_network(name: str, num_classes: int | None, weights: str | None, in_ch
     except ImportError as error:
         raise ImportError("timm is needed for this: pip install 'regfast[vision]'") from error
     if not timm.is_model(name):
-        raise ValueError(f"timm has no model called {name!r}{_nearest(name, timm.list_models())}")
+        raise ValueError(f"timm has no model called {name!r}{nearest(name, timm.list_models())}")
     tagged = name if weights in (None, "DEFAULT") else f"{name}.{weights}"
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if in_channels is not None:
@@ -191,8 +190,3 @@ def _elsewhere(name: str) -> str:
         if timm.is_model(name):
             found.append(f"timm:{name}")
     return f" (did you mean {' or '.join(found)}?)" if found else ""
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = get_close_matches(name, names, n=3)
-    return f" (did you mean {', '.join(close)}?)" if close else ""
