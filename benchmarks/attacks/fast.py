@@ -2,8 +2,10 @@
 
 Digits of 28×28 pixels (scikit-learn's, enlarged) and a small CNN, trained ordinarily, adversarially at linf 0.3, with
 label smoothing and with Mixup; pairs of digits, for 100 classes; and the adversarially trained ResNet-20 on CIFAR-10.
+A network and photographs of your own are one more case.
 
     python -m benchmarks.attacks.fast [CASE ...] [--version fast] [--samples 100] [--out results.json]
+    python -m benchmarks.attacks.fast --model module:factory --photographs FOLDER --side 128 --eps 0.25/255
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from torch.nn import functional as F
 
 from benchmarks.attacks.setting import network, samples
 from regfast.attacks import PGD, Adversary, AutoAttack, PreparedModel
-from regfast.data import load_splits
-from regfast.models import seeded
+from regfast.data import load_images, load_splits, pick_samples
+from regfast.models import Preprocess, seeded
+from regfast.registry import load, parse
 
 RESULTS = Path(__file__).parents[1] / "results" / "cpu-fast.json"
 Data = tuple[Tensor, Tensor]
@@ -104,16 +107,36 @@ CASES: dict[str, Callable[[int], Case]] = {
 }
 
 
+def on_photographs(model: str, folder: Path, side: int, eps: float) -> Callable[[int], Case]:
+    """A case: a network of the user's and an image folder, the central `side` × `side` pixels, linf."""
+
+    def make(count: int) -> Case:
+        data = load_images("imagefolder", folder, transform=Preprocess(side * 8 // 7, side))
+        chosen = torch.tensor(pick_samples(len(data), count, 0))
+        return load(model, "--model")().eval(), (data.batch(chosen), data.labels[chosen]), "linf", eps
+
+    return make
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"from {'; '.join(CASES)}; all by default")
     parser.add_argument("--version", choices=("fast", "standard"), help="one alone; the other keeps its figures")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--model", help="module:factory, a network for --photographs")
+    parser.add_argument("--photographs", type=Path, help="class folders, in the order of the network's classes")
+    parser.add_argument("--side", type=int, default=224, help="pixels of a photograph's side")
+    parser.add_argument("--eps", default="0.25/255", help="radius on the photographs, linf")
     options = parser.parse_args()
+    asked = options.cases or list(CASES)
+    if options.model:
+        name = f"{options.model}, photographs of {options.side}×{options.side}"
+        CASES[name] = on_photographs(options.model, options.photographs, options.side, parse(f"fgsm:eps={options.eps}")[1]["eps"])
+        asked = [name]
     known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     rows = {row["case"]: row for row in known}
-    for name in options.cases or CASES:
+    for name in asked:
         model, (images, labels), norm, eps = CASES[name](options.samples)
         prepared = PreparedModel(model, images)
         row: dict[str, Any] = rows.get(name, {}) | {"case": name, "norm": norm, "eps": eps, "samples": len(images)}
