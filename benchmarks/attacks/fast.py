@@ -132,7 +132,8 @@ def main() -> None:
     asked = options.cases or list(CASES)
     if options.model:
         name = f"{options.model}, photographs of {options.side}×{options.side}"
-        CASES[name] = on_photographs(options.model, options.photographs, options.side, parse(f"fgsm:eps={options.eps}")[1]["eps"])
+        eps = parse(f"fgsm:eps={options.eps}")[1]["eps"]
+        CASES[name] = on_photographs(options.model, options.photographs, options.side, eps)
         asked = [name]
     known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     rows = {row["case"]: row for row in known}
