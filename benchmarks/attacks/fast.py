@@ -100,6 +100,8 @@ def on_digits(norm: str, eps: float, pairs: bool = False, **training: Any) -> Ca
 CASES: dict[str, Callable[[int], Case]] = {
     "digits, adversarial, linf": on_digits("linf", 0.3, against=0.3, epochs=30),
     "digits, adversarial, l2": on_digits("l2", 1.0, against=0.3, epochs=30),
+    "digits, adversarial at 0.25, l2": on_digits("l2", 0.9, against=0.25, epochs=24),
+    "digits, label smoothing, l2": on_digits("l2", 0.5, smoothing=0.1),
     "digits, label smoothing": on_digits("linf", 0.07, smoothing=0.1),
     "digits, Mixup": on_digits("linf", 0.07, mixup=True),
     "pairs of digits, 100 classes": on_digits("linf", 0.035, pairs=True, epochs=20),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from regfast.attacks.apgd import APGD
 from regfast.attacks.base import Attack, Runnable
 from regfast.attacks.fab import FAB
+from regfast.attacks.fmn import FMN
 from regfast.attacks.norms import Norm, norm_of
 from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Eps, checked_eps
@@ -22,7 +23,7 @@ class AutoAttack(Runnable):
     | standard | apgd-ce, apgd-t (9 targets), fab-t (9 targets), square (5,000 queries) |
     | plus | apgd-ce and apgd-dlr (5 restarts), fab (5 restarts), square, apgd-t, fab-t |
     | rand | apgd-ce, apgd-dlr, each gradient averaged over 20 answers: for models that answer at random |
-    | fast | apgd-pma (few steps), apgd-t in MALT's order, some fab-t and square: a tenth of standard's evaluations |
+    | fast | apgd-pma (few steps), apgd-t in MALT's order, some fab-t and square (l2: fmn): a tenth of standard's work |
 
     For l1, standard runs apgd-ce from 5 starts and apgd-t at 5 targets, both through balls of 3, 2 and 1 eps.
 
@@ -76,12 +77,12 @@ def _rand(norm: Norm, eps: Eps) -> list[Attack]:
 
 
 def _fast(norm: Norm, eps: Eps) -> list[Attack]:
-    return [
-        APGD(norm, eps, steps=20, loss="probability-margin"),
-        APGD(norm, eps, steps=60, loss="dlr", targets=4, target_order="malt"),
-        FAB(norm, eps, steps=40, targets=2),
-        Square(norm, eps, 100),
-    ]
+    first = APGD(norm, eps, steps=20, loss="probability-margin")
+    if norm.name == "l2":  # where a model hides its gradients, FMN finds what APGD does not, at a third of FAB's price
+        targeted = APGD(norm, eps, steps=50, loss="dlr", targets=4, target_order="malt")
+        return [first, targeted, FMN(norm, eps, steps=120), FAB(norm, eps, steps=30, targets=2)]
+    targeted = APGD(norm, eps, steps=60, loss="dlr", targets=4, target_order="malt")
+    return [first, targeted, FAB(norm, eps, steps=40, targets=2), Square(norm, eps, 100)]
 
 
 VERSIONS: dict[str, Callable[[Norm, Eps], list[Attack]]] = {
