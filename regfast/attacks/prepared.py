@@ -97,7 +97,10 @@ class PreparedModel:
         before, version = asked.clone(), asked._version
         try:
             answer = self.model(asked)
-        except AssertionError as error:  # as the guards of exported programs do
+        except (AssertionError, RuntimeError) as error:
+            # The guards of exported programs: an AssertionError, before PyTorch 2.9 a RuntimeError.
+            if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
+                raise
             raise ValueError(
                 f"model must take any number of images; of {tuple(asked.shape)} it says: {error or 'assertion failed'}"
             ) from error

@@ -5,6 +5,7 @@ Commands read options, call one function and print. What a user can get wrong is
 
 import signal
 import sys
+import time
 import traceback
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from regfast.cli._attacks import attack_names
-from regfast.cli._console import console
+from regfast.cli._console import console, leading
 from regfast.cli.attack import attack
 from regfast.cli.compare import compare
 from regfast.cli.evaluate import evaluate
@@ -68,6 +69,7 @@ for _command in (measure, study, paper, train, attack, evaluate, compare, report
     app.command(cls=_Command)(_command)
 
 _INTERRUPTED = 130
+_FIRST_WORD = 10  # seconds that other ranks leave to the first one's error, and torchrun to end them
 _RESUMED = ("measure", "study", "paper", "evaluate")  # commands that go on where they stopped
 # Typer may carry its own copy of click: its base class is reached through what Typer exports.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -114,7 +116,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except _UsageError as error:
-        return _complain(error.format_message(), 2)
+        return _refuse(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         command = next((word for word in given if not word.startswith("-")), "")
         goes_on = "; the same command goes on where it stopped" if command in _RESUMED else "; nothing was kept"
@@ -124,7 +126,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (InputError, RunStopped) as error:
         if "--traceback" in given:
             traceback.print_exc()
-        return _complain(str(error), 2)
+        return _refuse(str(error)) if isinstance(error, InputError) else _complain(str(error), 2)
     except Exception:
         traceback.print_exc()
         return 1
@@ -137,6 +139,13 @@ def _terminated(*_: object) -> NoReturn:
 
 def _warned(message: Warning | str, *_: object, **__: object) -> None:
     _complain(f"warning: {message}", 0)
+
+
+def _refuse(message: str) -> int:
+    """Status 2 and why. Under torchrun the first rank has the first word, which ends the others: most find the same."""
+    if not leading():
+        time.sleep(_FIRST_WORD)
+    return _complain(message, 2)
 
 
 def _complain(message: str, status: int) -> int:

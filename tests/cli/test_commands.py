@@ -16,7 +16,7 @@ from regfast.cli._attacks import attack_names
 from regfast.cli._console import table_text
 from regfast.cli._options import number, numbers
 from regfast.models import load_model, save_checkpoint
-from tests.runs.kills import litter
+from tests.runs.kills import TORCHRUN, litter
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--size", "smoke", "--regularizer", "hard", "--regularizer", "mixup", "--epochs", "1", "--limit", "40"]
@@ -123,6 +123,23 @@ def test_traceback_shows_where_wrong_input_was_refused(capsys):
     assert run(["--traceback", "study", "--size", "huge"]) == 2
     errors = capsys.readouterr().err
     assert "Traceback" in errors and "in sized" in errors and "regfast: size must be one of" in errors
+
+
+@pytest.mark.slow
+def test_two_ranks_refuse_a_wrong_option_once():
+    command = [sys.executable, "-m", *TORCHRUN, "regfast", "attack", "--norm", "l7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and done.stderr.count("regfast: ") == 1, done.stderr
+
+
+def test_another_rank_alone_says_what_is_wrong(monkeypatch, capsys):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        for arguments in (["attack", "--wrong"], ["report", "no such folder"]):
+            assert one_line(capsys, *arguments)
+    assert len(slept) == 2 and min(slept) >= 5
 
 
 def test_show_config(capsys):

@@ -41,7 +41,9 @@ def soft_cross_entropy_stats(
     if features is not None and not feature_grad:
         features = features.detach()
     loss, stats = _run(logits, target, False, backward, True, features, centers)
-    row_loss = loss if target.reduction == "none" else stats.pop()
+    row_loss = loss
+    if target.reduction != "none":
+        *stats, row_loss = stats  # not pop(): to the compiler of PyTorch 2.8 what a star took is no list
     classes, lse, confidence, entropy, margin, *geometry = stats
     return loss, SampleStats(
         row_loss, lse, confidence, classes[0], entropy, margin, *geometry, *[None] * (3 - len(geometry))
