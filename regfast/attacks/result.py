@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
 
 
-@dataclass
+@dataclass(repr=False)
 class AttackResult:
     """What an attack did to N samples, in the order they came; tensors on the device of the images.
 
@@ -40,6 +41,13 @@ class AttackResult:
     queries: Tensor
     distance: Tensor
     loss: Tensor
+
+    def __repr__(self) -> str:
+        right, robust = int(self.clean.sum()), int(self.robust.sum())
+        broken = Counter(stage for stage in self.stage if stage not in ("", "clean"))
+        by = f" ({', '.join(f'{count} by {stage}' for stage, count in broken.most_common())})" if broken else ""
+        spent = f"{int(self.gradients.sum())} gradients, {int(self.queries.sum())} forward passes"
+        return f"AttackResult({len(self.stage)} samples: {right} right, {robust} robust{by}; {spent})"
 
     @property
     def robust_accuracy(self) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class MeasureResult:
     """
 
     folder: Path
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = field(repr=False)
     did: bool = True
 
     def samples(self) -> dict[str, Any]:

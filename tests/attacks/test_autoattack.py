@@ -26,6 +26,8 @@ def test_versions_are_the_references():
         assert (fab.options["targets"], fab.steps) == (9, 100)
         assert square.steps in (4999, 5000)
     assert [stage.samples for stage in AutoAttack(version="rand").stages()] == [20, 20]
+    assert stages("linf", "fast") == stages("l1", "fast") == ["apgd-pma", "apgd-t", "fab-t", "square"]
+    assert stages("l2", "fast") == ["apgd-pma", "apgd-t", "fmn", "fab-t"]
     plus = AutoAttack(version="plus").stages()
     assert [stage.runs for stage in plus[:3]] == [5, 5, 5]
     with pytest.raises(ValueError, match="version"):
@@ -48,6 +50,9 @@ def test_stages_get_survivors_only_and_say_who_broke_what():
     result = attack.run(model, images, labels, seed=1)
     assert result.robust.any()
     assert {"clean", "apgd-ce", "apgd-t", ""} <= set(result.stage)
+    shown, counts = repr(result), (int(result.clean.sum()), int(result.robust.sum()))
+    assert shown.startswith(f"AttackResult(30 samples: {counts[0]} right, {counts[1]} robust (") and "\n" not in shown
+    assert f"{result.stage.count('apgd-ce')} by apgd-ce" in shown
     # One after the other, by hand.
     left = model(images).argmax(1) == labels
     expected = ["" if right else "clean" for right in left]
