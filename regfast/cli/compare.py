@@ -34,7 +34,9 @@ def compare(
     Evaluations of the same images are compared with the first, with intervals and McNemar's test. Studies, paper runs
     and measured networks give the paper's table: accuracy, ECE, RMS, cosine and ASR with intervals, a row a model.
     """
-    from regfast.report import kind_of
+    from regfast.report import kind_of, need_extra
+
+    need_extra()
     from regfast.report.tables import to_csv, to_latex, write
     from regfast.runs.errors import InputError
     from regfast.runs.files import write_text

@@ -72,7 +72,7 @@ def evaluate(
     """
     from regfast.evaluation import evaluate as run
     from regfast.evaluation.plan import cost_bounds, duration, plan_evaluation, plan_markdown
-    from regfast.report import write_report
+    from regfast.report import need_extra, write_report
     from regfast.runs.errors import user_input
     from regfast.runs.folder import check_kind
 
@@ -80,6 +80,8 @@ def evaluate(
         options.use_threads(threads)
         if out is None and not plan:
             raise ValueError("--out is needed: the folder of the run")
+        if not plan:
+            need_extra()  # before an hour of work
         if out is not None:
             check_kind(out, "evaluation")
         if device is not None:

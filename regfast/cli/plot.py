@@ -41,6 +41,9 @@ def plot(
     ] = None,
 ) -> None:
     """Draw one figure of the page alone, for a paper: PDF, SVG or PNG, with sizes, labels and colors of your own."""
+    from regfast.report import need_extra
+
+    need_extra()
     from regfast.report.plot import list_figures
     from regfast.report.plot import plot as draw
     from regfast.runs.errors import InputError

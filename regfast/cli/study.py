@@ -88,11 +88,14 @@ def study(
     The default takes a few minutes on two cores. Ctrl-C leaves a run that the same command finishes. Under
     torchrun the ranks share the models.
     """
+    from regfast.report import need_extra
     from regfast.runs.errors import user_input
     from regfast.runs.files import read_json
     from regfast.runs.progress import Steps
     from regfast.study import default_workers, run_study, sized
 
+    if page:
+        need_extra()  # before an hour of work
     with user_input():
         use_threads(threads)
         place = pick_device(device)

@@ -12,7 +12,7 @@ from regfast.runs.files import read_json
 if TYPE_CHECKING:
     from regfast.report.drawing import Drawing
 
-__all__ = ["figures_of", "kind_of", "write_report"]
+__all__ = ["figures_of", "kind_of", "need_extra", "write_report"]
 
 
 class _Kind(NamedTuple):
@@ -42,7 +42,7 @@ def write_report(run_dir: str | Path) -> Path:
         MissingExtra: matplotlib or jinja2 is not installed.
     """
     kind = _KINDS[kind_of(run_dir)]
-    _need_extra()
+    need_extra()
     written: Path = load(kind.write, "report")(Path(run_dir))
     return written
 
@@ -50,7 +50,7 @@ def write_report(run_dir: str | Path) -> Path:
 def figures_of(run_dir: str | Path) -> list[Drawing]:
     """Every figure of the page of ``run_dir``, in its order. Raises as `write_report`."""
     kind = _KINDS[kind_of(run_dir)]
-    _need_extra()
+    need_extra()
     drawn: list[Drawing] = load(kind.drawings, "report")(Path(run_dir))
     return drawn
 
@@ -70,7 +70,8 @@ def kind_of(run_dir: str | Path) -> str:
     return kind
 
 
-def _need_extra() -> None:
+def need_extra() -> None:
+    """MissingExtra, which says how to get it, where matplotlib or jinja2 is not installed."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401

@@ -125,6 +125,23 @@ def test_traceback_shows_where_wrong_input_was_refused(capsys):
     assert "Traceback" in errors and "in sized" in errors and "regfast: size must be one of" in errors
 
 
+def test_what_the_page_needs_is_asked_for_first(tmp_path):
+    """In a process of its own: here matplotlib is imported."""
+    out = tmp_path / "run"
+    commands = [
+        ["study", "--size", "smoke"], ["paper", "--size", "smoke"],
+        ["measure", "--network", "a=small-cnn", "--dataset", "digits"],
+        ["evaluate", "--model", "small-cnn", "--dataset", "digits"],
+    ]  # fmt: skip
+    code = "import sys; sys.modules['matplotlib'] = None; import regfast.cli as cli; "
+    code += f"[print(cli.run([*each, '--out', {str(out)!r}])) for each in {commands}]; "
+    code += f"print(cli.run(['plot', {str(tmp_path)!r}]), cli.run(['compare', 'a', 'b', '--out', {str(out)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"] * 6
+    assert done.stderr == "regfast: the report needs matplotlib: pip install 'regfast[report]'\n" * 6
+    assert not out.exists()
+
+
 @pytest.mark.slow
 def test_two_ranks_refuse_a_wrong_option_once():
     command = [sys.executable, "-m", *TORCHRUN, "regfast", "attack", "--norm", "l7"]
