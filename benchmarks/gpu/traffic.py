@@ -1,12 +1,14 @@
-"""Bytes that a loss moves, forward and backward: every load and store of its kernels under Triton's interpreter.
+"""Bytes that a loss moves, forward and backward: every load and store of its kernels.
 
-    python -m benchmarks.gpu.traffic [PATH]     writes the tables of docs/kernels-gpu.md; PATH has Liger's package
+    python -m benchmarks.gpu.traffic triton cuda linear     writes these tables of docs/kernels-gpu.md
 
-No GPU is needed, and no speed is measured. Liger's Triton kernels run under the same hooks.
+No GPU is needed, and no speed is measured. Triton's kernels run under its interpreter (with --liger PATH also those of
+Liger's package there), CUDA C++ on the emulator of tests/cuda_on_cpu, as on an H100.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -29,25 +31,23 @@ from regfast.ops.triton import scaling
 from regfast.ops.triton import soft_cross_entropy as loss
 from regfast.ops.triton.linear_soft_cross_entropy import linear_soft_cross_entropy
 from regfast.ops.triton.soft_cross_entropy_kernels import one_shot_kernel, two_pass_kernel
+from tests.cuda_on_cpu import build, losses
 
-__all__ = ["CASES", "CLASSES", "TARGETS", "Traffic", "count", "counted", "linear", "linear_table", "table"]
+__all__ = ["CASES", "CLASSES", "TARGETS", "Traffic", "by_target", "count", "count_cuda", "counted", "linear", "table"]
 
 CLASSES = (10, 100, 1000, 8192, 21841, 50257, 128256, 151936)
 TARGETS = ("hard", "mixed", "dense", "statistics")
 CASES = ("1", "scaled", "half ignored")
 PAGE = Path(__file__).parents[2] / "docs" / "kernels-gpu.md"
 LINEAR = ((8192, 4096, 128256), (32768, 4096, 128256), (8192, 768, 50257))
+Columns = dict[str, tuple[Callable[[int, str], build.Traffic], tuple[str, ...]]]
 MARKED = re.compile(r"(<!-- counted: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass
-class Traffic:
-    """Bytes loaded and stored; `again` are those of `loaded` that the same launch had loaded before."""
+class Traffic(build.Traffic):
+    """Of Triton's launches."""
 
-    loaded: int = 0
-    again: int = 0
-    stored: int = 0
-    launches: int = 0
     _seen: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
     def end_launch(self) -> None:
@@ -57,11 +57,6 @@ class Traffic:
             addresses = np.concatenate([each for each, of in self._seen if of == size])
             self.again += size * (addresses.size - np.unique(addresses).size)
         self._seen.clear()
-
-    @property
-    def moved(self) -> int:
-        """From and to memory, as far as a second load comes from the cache."""
-        return self.loaded - self.again + self.stored
 
 
 @contextmanager
@@ -133,7 +128,19 @@ def count(classes: int, kind: str, case: str) -> Traffic:
     return traffic
 
 
-def cell(rows: int, classes: int, counts: Iterable[Traffic]) -> str:
+def count_cuda(classes: int, kind: str, case: str) -> build.Traffic:
+    """`count` for CUDA C++, which has no statistics."""
+    logits, target = problem(classes, kind, case)
+    names = ("dense",) if kind == "dense" else ("first", "second", "lam", "smoothing", "index_target")
+    given = {name: getattr(target, name) for name in names if getattr(target, name) is not None}
+    library = build.library("soft_cross_entropy")
+    library.machine("forward", processors=132)
+    with library.counted() as traffic:
+        losses.step(logits.detach(), given, 0.5 if case == "scaled" else 1.0, met_scale=case == "scaled")
+    return traffic
+
+
+def cell(rows: int, classes: int, counts: Iterable[build.Traffic]) -> str:
     """For each case what is moved, plus what comes a second time from the cache, in u: the bytes of the logits."""
     u = 4 * rows * classes
     return ", ".join(f"{t.moved / u:.2f}" + (f" + {t.again / u:.2f}" if t.again > u / 200 else "") for t in counts)
@@ -155,22 +162,24 @@ def liger(path: str) -> Callable[[int, str], Traffic]:
     return measured
 
 
-def table(path: str | None) -> str:
-    """Rows of a Markdown table, one for each number of classes."""
-    peer = None if path is None else liger(path)
-    lines = ["| K | " + " | ".join([*TARGETS, *(["Liger, hard"] if peer else [])]) + " |"]
+def table(columns: Columns, sizes: tuple[int, ...] = CLASSES) -> str:
+    """Rows of a Markdown table, one for each number of classes: each column's count, of its cases."""
+    lines = ["| K | " + " | ".join(columns) + " |"]
     lines.append("|---" * lines[0].count(" | ") + "|---|")
-    for classes in CLASSES:
+    for classes in sizes:
         rows = len(problem(classes, "hard", "1")[0])
-        cells = [
-            cell(rows, classes, (count(classes, kind, case) for case in CASES if (kind, case) != ("dense", CASES[2])))
-            for kind in TARGETS
-        ]
-        if peer is not None:
-            cells.append(cell(rows, classes, (peer(classes, case) for case in CASES)))
+        cells = [cell(rows, classes, (one(classes, case) for case in cases)) for one, cases in columns.values()]
         lines.append(f"| {classes:,} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
+
+
+def by_target(one: Callable[[int, str, str], build.Traffic], kinds: tuple[str, ...]) -> Columns:
+    """Columns of `table`; no row of a dense target is ignored."""
+    return {
+        kind: (lambda classes, case, kind=kind: one(classes, kind, case), CASES[:2] if kind == "dense" else CASES)
+        for kind in kinds
+    }
 
 
 def linear(rows: int, width: int, classes: int, dtype: torch.dtype = torch.bfloat16) -> tuple[int, int, int]:
@@ -233,9 +242,23 @@ def linear_table() -> str:
 
 def main() -> None:
     """Write the tables into the page."""
-    made = {"traffic": table(sys.argv[1] if len(sys.argv) > 1 else None), "linear": linear_table()}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=("triton", "cuda", "linear"))
+    parser.add_argument("--liger", metavar="PATH", help="where Liger's package lies")
+    options = parser.parse_args()
+    made = {}
+    if "triton" in options.tables:
+        columns = by_target(count, TARGETS)
+        if options.liger is not None:
+            columns["Liger, hard"] = (liger(options.liger), CASES)
+        made["triton"] = table(columns)
+    if "cuda" in options.tables:
+        made["cuda"] = table(by_target(count_cuda, TARGETS[:3]))
+    if "linear" in options.tables:
+        made["linear"] = linear_table()
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(MARKED.sub(lambda marks: marks[1] + made[marks[2]] + marks[3], text), encoding="utf-8")
+    text = MARKED.sub(lambda marks: marks[1] + made[marks[2]] + marks[3] if marks[2] in made else marks[0], text)
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ COMPILER = _compiler()
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-gnu-unique")
 FLAGS += ("-U_FORTIFY_SOURCE", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
-EMULATOR = ("emulator", "emulator_memory", "emulator_waits")
+# Before every access of a kernel: a call into emulator_traffic.cpp.
+COUNTED = ("-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
+EMULATOR = ("emulator", "emulator_memory", "emulator_traffic", "emulator_waits")
 ORDERS = ("forward", "backward", "random")
 
 
@@ -56,15 +59,32 @@ def _compile(arguments: list[str]) -> bytes:
 
 def _object(source: Path) -> Path:
     """Compiled, or as compiled before from the same text, headers included."""
-    arguments = [f"-I{HERE / 'include'}", f"-I{CSRC}", str(source)]
+    flags = () if source.stem in EMULATOR else COUNTED
+    arguments = [*flags, f"-I{HERE / 'include'}", f"-I{CSRC}", str(source)]
     text = _compile([*arguments, "-E"])
-    target = CACHE / f"{source.stem}-{hashlib.sha256(' '.join(FLAGS).encode() + text).hexdigest()[:16]}.o"
+    key = hashlib.sha256(" ".join((*FLAGS, *flags)).encode() + text).hexdigest()[:16]
+    target = CACHE / f"{source.stem}-{key}.o"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = target.with_suffix(f".{os.getpid()}.o")
         _compile([*arguments, "-c", "-o", str(made)])
         made.replace(target)
     return target
+
+
+@dataclass
+class Traffic:
+    """Bytes that launches moved; `again` are those of `loaded` that the same launch had loaded before."""
+
+    loaded: int = 0
+    again: int = 0
+    stored: int = 0
+    launches: int = 0
+
+    @property
+    def moved(self) -> int:
+        """From and to memory, as far as a second load comes from the cache."""
+        return self.loaded - self.again + self.stored
 
 
 class Library:
@@ -91,6 +111,21 @@ class Library:
         """Calls a function that returns `emulator::status`; LaunchError says what went wrong."""
         if getattr(self._c, name)(*arguments) != 0:
             raise LaunchError(self._c.emulator_error().decode())
+
+    @contextmanager
+    def counted(self) -> Iterator[Traffic]:
+        """What launches meanwhile load from `memory()` and store there, known at the end of the block.
+
+        An atomic is a load and a store. What lanes of a warp load from one address at once counts once.
+        """
+        traffic = Traffic()
+        self._c.emulator_count()
+        try:
+            yield traffic
+        finally:
+            found = (ctypes.c_int64 * 4)()
+            self._c.emulator_counted(found)
+            traffic.loaded, traffic.again, traffic.stored, traffic.launches = found
 
     @contextmanager
     def memory(self) -> Iterator[Memory]:

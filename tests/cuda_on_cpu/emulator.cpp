@@ -328,6 +328,7 @@ bool run(const Launch& wanted, const std::function<void()>& what) {
   gridDim = wanted.grid;
   blockDim = wanted.block;
   generator.seed(machine.seed);
+  begin_traffic();
   constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP};
   struct sigaction action{}, former[4];
   action.sa_sigaction = on_signal;

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <vector>
 
 #include "emulator.h"
 
@@ -15,13 +14,6 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr unsigned char kPoison = 0xff;  // NaN in every format
-
-struct Array {
-  std::string name;
-  unsigned char *pages, *begin;  // a page nobody may touch, `inside` bytes, another such page
-  size_t inside, bytes;
-};
-std::vector<Array> arrays;
 
 }  // namespace
 
@@ -54,7 +46,7 @@ void* emulator_allocate(const char* name, size_t bytes, int shift) {
   if (mprotect(first, inside, PROT_READ | PROT_WRITE) != 0) abort();
   memset(first, kPoison, inside);
   unsigned char* begin = shift < 0 ? first + inside - bytes : first + before;
-  arrays.push_back({name, static_cast<unsigned char*>(pages), begin, inside, bytes});
+  arrays.push_back({name, static_cast<unsigned char*>(pages), begin, inside, bytes, {}, {}});
   return begin;
 }
 

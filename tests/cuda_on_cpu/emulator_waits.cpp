@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "emulator_memory.h"
 #include "emulator_state.h"
 
 namespace emulator {
@@ -168,6 +169,7 @@ void copy_async(void* destination, const void* source, size_t bytes) {
   if ((reinterpret_cast<uintptr_t>(destination) | reinterpret_cast<uintptr_t>(source)) % bytes != 0) {
     fail("an asynchronous copy of %zu bytes between addresses that are no multiples of that", bytes);
   }
+  count_load(source, bytes, __builtin_return_address(0));
   std::vector<Copy> copies{{destination, source, bytes}};
   if (chance(2)) {
     finish_copies(copies);

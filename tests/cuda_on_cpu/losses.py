@@ -163,6 +163,19 @@ def run(
         return loss.clone(), grad.clone(memory_format=torch.contiguous_format)
 
 
+def step(logits: Tensor, target: dict[str, Any], grad_output: float, met_scale: bool) -> Tensor:
+    """The gradient, by the launches of a forward and backward pass (see LossNode in csrc/autograd).
+
+    `met_scale`: the step before met a `grad_output` other than 1.
+    """
+    dense, incoming = "dense" in target, torch.tensor(grad_output)
+    if met_scale and not dense:
+        run(logits, target, gradient=False)
+        return run(logits, target, grad_output=incoming)[1]
+    _, stored = run(logits, target)
+    return rescale(stored, grad_output) if dense else run(logits, target, grad_output=incoming, stored=stored)[1]
+
+
 def rescale(grad: Tensor, grad_output: float, shift: int | None = None) -> Tensor:
     """`grad` times `grad_output`."""
     library = build.library("soft_cross_entropy")
