@@ -263,6 +263,8 @@ def _import_error(name: str) -> str | None:
     try:
         importlib.import_module(name)
     except Exception as error:  # missing, or built against another torch: the other backends still work
+        if "undefined symbol" in str(error) or "Symbol not found" in str(error):  # and a long one: nothing to read
+            return f"it was built for another PyTorch than {torch.__version__}"
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -95,6 +95,15 @@ def test_lost_kernels_warn_once(wanted, warnings):
     assert done.stderr.count("runs without its CPU kernels") == warnings
 
 
+def test_kernels_for_another_torch_are_called_so(monkeypatch):
+    def gone(name):
+        raise ImportError(f"{name}.so: undefined symbol: _ZN5torch8autograd13_wrap_outputs")
+
+    monkeypatch.setattr(dispatch.importlib, "import_module", gone)
+    expected = f"native extension: it was built for another PyTorch than {torch.__version__}"
+    assert dispatch.unavailable("cpu") == expected
+
+
 def test_a_backend_that_cannot_serve_says_so(monkeypatch):
     monkeypatch.setattr(dispatch, "_forced", "cuda")
     with pytest.raises(regfast.BackendError, match="'cuda' was asked for, but soft_cross_entropy got a tensor on cpu"):
