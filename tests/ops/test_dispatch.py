@@ -95,15 +95,6 @@ def test_lost_kernels_warn_once(wanted, warnings):
     assert done.stderr.count("runs without its CPU kernels") == warnings
 
 
-def test_kernels_for_another_torch_are_called_so(monkeypatch):
-    def gone(name):
-        raise ImportError(f"{name}.so: undefined symbol: _ZN5torch8autograd13_wrap_outputs")
-
-    monkeypatch.setattr(dispatch.importlib, "import_module", gone)
-    expected = f"native extension: it was built for another PyTorch than {torch.__version__}"
-    assert dispatch.unavailable("cpu") == expected
-
-
 def test_a_backend_that_cannot_serve_says_so(monkeypatch):
     monkeypatch.setattr(dispatch, "_forced", "cuda")
     with pytest.raises(regfast.BackendError, match="'cuda' was asked for, but soft_cross_entropy got a tensor on cpu"):
@@ -202,7 +193,8 @@ def test_a_broken_extension_degrades_to_reference():
     )
     result = python(broken + LOSS + "; print(regfast.show_config())")
     assert result.returncode == 0, result.stderr
-    assert "backend cpu: not available (native extension: ImportError: undefined symbol: _ZN3c10)" in result.stdout
+    reason = f"native extension: it was built for another PyTorch than {torch.__version__}"
+    assert f"backend cpu: not available ({reason})" in result.stdout
     assert "soft_cross_entropy on cpu: reference" in result.stdout
 
 
