@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regfast.attacks.base import Attack
-from regfast.attacks.lanes import Answer, Lanes, Nothing
+from regfast.attacks.lanes import Answer, Lanes, Nothing, per_lane
 from regfast.attacks.norms import TINY, Norm, norm_of
 from regfast.attacks.projections import to_plane
 from regfast.attacks.registry import ATTACKS
@@ -71,11 +71,12 @@ class FAB(Attack):
         return Plan(by_rank(labels, logits)[:, : self.targets])
 
     def start(self, lanes: Lanes, state: Nothing, fresh: Tensor) -> None:
-        lanes.point[fresh] = lanes.image[fresh]
+        begin = lanes.image[fresh]
         if self.runs > 1:
-            again = fresh[lanes.run[fresh] % self.runs > 0]
-            radius = START_RADIUS[self.norm.name] if self.eps is None else lanes.radius(again)
-            lanes.point[again] = self.norm.far_start(lanes, again, radius / 2)
+            radius = START_RADIUS[self.norm.name] if self.eps is None else lanes.radius(fresh)
+            drawn = self.norm.far_start(lanes, fresh, radius / 2)
+            begin = torch.where(per_lane(lanes.run[fresh] % self.runs > 0, begin), drawn, begin)
+        lanes.point[fresh] = begin
 
     def advance(self, lanes: Lanes, state: Nothing, answer: Answer) -> None:
         rise, slope = self._boundary(lanes, answer)

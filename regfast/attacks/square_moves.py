@@ -52,6 +52,7 @@ class Bumps:
         for bump, side in zip(self.bumps, whole, strict=True):
             bump[:side, :side] = self.bump(side)
         self.bumps = self.bumps.to(lanes.image)
+        self.tile = self.bump(max(least // 5, 1)).to(lanes.image)  # of the grid that runs start from
 
     def bump(self, side: int) -> Tensor:
         """(side, side) of norm 1: a hill in the upper half, its negative in the lower (the paper's eq. 2)."""
@@ -64,11 +65,10 @@ class Bumps:
         """A grid of bumps of random sign, a fifth of the shorter side each."""
         image = lanes.image[rows]
         channels, height, width = image.shape[1:]
-        side = max(min(height, width) // 5, 1)
+        side = len(self.tile)
         down, across = height // side, width // side
         signs = _signs(lanes.uniform(1 + channels * down * across, rows, stage=1))
-        bump = self.bump(side).to(image)
-        turned = torch.where(signs[:, 0].view(-1, 1, 1) > 0, bump, bump.T)
+        turned = torch.where(signs[:, 0].view(-1, 1, 1) > 0, self.tile, self.tile.T)
         tiles = signs[:, 1:].view(-1, channels, down, 1, across, 1) * turned.view(-1, 1, 1, side, 1, side)
         delta = torch.zeros_like(image)
         top, left = (height - down * side) // 2, (width - across * side) // 2
