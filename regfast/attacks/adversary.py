@@ -134,7 +134,7 @@ class Adversary(Configured):
             key = (self.seed * 0x9E3779B97F4A7C15 + self.drawn) % (1 << 63)
             self.drawn += len(images)
             if isinstance(model, PreparedModel):
-                return self._in_parts(model.search, lanes, labels, clean_logits, whole=model.fixed_widths)
+                return self._in_parts(model.search, lanes, labels, clean_logits, whole=model.compiled)
             with self._live(model, images, key) as ask:
                 return self._in_parts(ask, lanes, labels, clean_logits, whole=is_compiled(model))
 

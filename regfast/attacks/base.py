@@ -53,7 +53,7 @@ class Runnable(Configured, ABC):
         precision: str = "float32",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | None = False,
         bounds: tuple[Edge, Edge] | None = None,
     ) -> AttackResult:
         """Attack `model` on the images it classifies correctly.
@@ -77,6 +77,7 @@ class Runnable(Configured, ABC):
             channels_last: let the search model compute channels last.
             compile: pass the search model through `torch.compile`.
             cuda_graphs: on a GPU, record whole steps as CUDA graphs: for models that do the same work for every batch.
+                True: raise where that can't be; None: go on without there, with a warning.
             bounds: (low, high) of the images, numbers or one per channel, for models that take no images in [0, 1]. eps
                 stays a share of that range: 8/255 is 8 of 255 levels, whatever the normalization.
 

@@ -61,6 +61,10 @@ class SlowPrecisionWarning(AttackWarning):
     """The processor has no arithmetic of this precision."""
 
 
+class GraphWarning(AttackWarning):
+    """The model can't be recorded as a CUDA graph."""
+
+
 class FewClassesWarning(AttackWarning):
     """The loss needs more classes than there are."""
 

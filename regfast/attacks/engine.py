@@ -32,7 +32,7 @@ from torch import Tensor
 
 from regfast.attacks.checks import warn_if_outside
 from regfast.attacks.found import nothing_found
-from regfast.attacks.graphs import GraphedStep, Recorder, cuda_graph
+from regfast.attacks.graphs import GraphedStep, NotRecordedError, Recorder, cuda_graph
 from regfast.attacks.lanes import Answer, empty_lanes
 from regfast.attacks.memory import is_out_of_memory
 from regfast.attacks.prepared import PreparedModel
@@ -81,7 +81,7 @@ class Engine:
         self.must_reach, self.keep_clean, self.seed, self.stage, self.width = must_reach, keep_clean, seed, stage, width
         self.on_gpu = model.device.type == "cuda"
         self.lag = LAG[self.on_gpu]
-        self.record = RECORDERS.get(self.on_gpu) if model.cuda_graphs and self.lag else None
+        self.record = RECORDERS.get(self.on_gpu) if model.records and self.lag else None
         self.queue: deque[int] = deque()
         self.requests: list[Request | None] = []
         self.answers = 0  # of all samples so far
@@ -127,7 +127,7 @@ class Engine:
         while busy := self._busy():
             ending = [request.answers >= self.attack.steps for request in busy]
             gradient = self.attack.needs != "forward" and not all(ending)
-            if self.record and (gradient or self.attack.needs == "forward"):
+            if (gradient or self.attack.needs == "forward") and self._recorded():
                 answer = self._graphed_step()
             else:
                 answer = self._step(gradient=gradient, some_end=any(ending))
@@ -168,13 +168,20 @@ class Engine:
             self._advance(answer)
         return answer
 
+    def _recorded(self) -> bool:
+        """Whether there is a graph of `_step`: recorded once per width, unless the model can't be."""
+        if self.graph is None and self.record is not None:
+            gradient, rows = self.attack.needs != "forward", (self.lanes, self.state, self.found)
+            try:
+                self.graph = GraphedStep(lambda: self._step(gradient=gradient, some_end=True), rows, self.record)
+            except NotRecordedError as error:
+                self.model.go_without_graphs(error)
+                self.record = None
+        return self.graph is not None
+
     def _graphed_step(self) -> Answer:
-        """`_step` recorded once per width and replayed; nobody on the host reads its answer (the host is late)."""
-        if self.graph is None:
-            assert self.record is not None
-            gradient = self.attack.needs != "forward"
-            rows = (self.lanes, self.state, self.found)
-            self.graph = GraphedStep(lambda: self._step(gradient=gradient, some_end=True), rows, self.record)
+        """`_step` replayed; nobody on the host reads its answer (the host is late)."""
+        assert self.graph is not None
         self.graph()
         return NO_ANSWER
 
@@ -290,7 +297,7 @@ class Engine:
         if self.queue or len(busy) == len(self.requests):
             return answer
         width = len(busy)
-        if self.model.fixed_widths:
+        if self.model.compiled or self.record is not None:
             width = len(self.requests)
             while width > 1 and -(-width // 2) >= len(busy):
                 width = -(-width // 2)

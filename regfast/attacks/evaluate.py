@@ -36,7 +36,7 @@ def evaluate(
     precision: str,
     channels_last: bool,
     compile: bool,  # noqa: A002
-    cuda_graphs: bool,
+    cuda_graphs: bool | None,
     bounds: tuple[Edge, Edge] | None,
 ) -> AttackResult:
     """Run `stages` one after the other on the samples still right; see `Attack.run` for the arguments."""

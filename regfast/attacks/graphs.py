@@ -12,9 +12,20 @@ import torch
 from torch import Tensor
 
 from regfast.attacks.lanes import Rows
+from regfast.attacks.memory import is_out_of_memory
 
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 WARM_UP = 3  # steps run before recording, on a stream of their own, as torch.cuda.graph asks
+
+
+# A replay repeats the step if so few entries of every field (a sign of a gradient next to 0 …) differ by more than this
+# share of the field's largest entry: cuBLAS and cuDNN may choose other kernels while a graph is recorded.
+FEW, CLOSE = 0.01, 1e-4
+LOOKED_AT = 2  # steps: what a model does every second time shows
+
+
+class NotRecordedError(RuntimeError):
+    """A step that can't be recorded, or whose replay says something else; the message says why."""
 
 
 class Pinned:
@@ -65,6 +76,9 @@ class GraphedStep:
         step: works on `rows` alone, on the device alone.
         rows: all that it reads and writes.
         record: turns a step into what replays it: `cuda_graph`.
+
+    Raises:
+        NotRecordedError: where `record` fails (but for want of memory), or its replays don't do what the step does.
     """
 
     def __init__(self, step: Callable[[], object], rows: Sequence[Rows], record: Recorder):
@@ -75,13 +89,39 @@ class GraphedStep:
             step()
             self._pinned.restore()
 
-        self._replay = record(once)
-        self._pinned.set(before)  # warming up and recording moved the lanes
+        try:
+            self._replay = record(once)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise NotRecordedError(str(error).splitlines()[0]) from error
+        wanted, found = (self._after(run, before) for run in (once, self._replay))
+        self._pinned.set(before)  # warming up, recording and looking moved the lanes
+        if not all(map(_repeats, wanted, found)):
+            raise NotRecordedError("a replay gives other answers than the model: does it do the same work every time?")
+
+    def _after(self, run: Callable[[], None], before: list[Tensor]) -> list[Tensor]:
+        """All fields after some steps from `before`."""
+        self._pinned.set(before)
+        for _ in range(LOOKED_AT):
+            run()
+        return self._pinned.values()
 
     def __call__(self) -> None:
         """One step."""
         self._pinned.restore()  # what the host's turn bound anew
         self._replay()
+
+
+def _repeats(wanted: Tensor, found: Tensor) -> bool:
+    """Whether a field came out the same, up to FEW and CLOSE."""
+    if not wanted.numel():
+        return True
+    if not wanted.is_floating_point():
+        wanted, found = wanted.double(), found.double()
+    size = float(wanted.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+    differs = ~torch.isclose(found, wanted, rtol=0.0, atol=CLOSE * size, equal_nan=True)
+    return float(differs.double().mean()) <= FEW
 
 
 def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:

@@ -8,7 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from regfast.attacks.checks import warn_if_bf16_is_emulated, warn_if_in_train_mode, warn_if_misleading
+from regfast.attacks.checks import (
+    GraphWarning,
+    warn,
+    warn_if_bf16_is_emulated,
+    warn_if_in_train_mode,
+    warn_if_misleading,
+)
 from regfast.attacks.classifier import Box, Classifier, Edge, Model, home, logits_of
 from regfast.attacks.losses import mean_answer
 from regfast.attacks.memory import automatic_lanes, in_parts, is_out_of_memory
@@ -31,8 +37,9 @@ class PreparedModel:
             model as given.
         channels_last: let the search model compute channels last.
         compile: pass the search model through `torch.compile`.
-        cuda_graphs: on a GPU, record whole steps (model, objective, move) as CUDA graphs, once per width of the lanes;
-            for models that can be recorded.
+        cuda_graphs: on a GPU, record whole steps (model, objective, move) as CUDA graphs, once per width of the lanes.
+            True: raise where the model can't be recorded. None: go on without them there, and warn once. False: never.
+            A recorded step is compared with the step itself before it is used.
         bounds: (low, high) of the images, numbers or one per channel, where it is not [0, 1]; see `Attack.run`.
 
     Attributes:
@@ -43,7 +50,8 @@ class PreparedModel:
         random: the model answers the same images differently each time.
         device: where it computes.
         box: the range of its images.
-        fixed_widths: something is compiled per shape, so lanes keep to few widths.
+        records: steps are recorded as CUDA graphs, on a GPU.
+        compiled: `search` is compiled per shape.
 
     Raises:
         TypeError, ValueError: for a model that gives no logits (B, K), and bad options.
@@ -57,7 +65,7 @@ class PreparedModel:
         precision: str = "float32",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | None = False,
         bounds: tuple[Edge, Edge] | None = None,
     ):
         if precision not in ("float32", "bf16"):
@@ -86,10 +94,18 @@ class PreparedModel:
             if network is not model:
                 self.search = Classifier(network, dtype, self.box, copies=self.given.copies)
         self.confirm = self.given if self.random or self.search is not self.given else None
-        self.cuda_graphs = cuda_graphs
-        self.fixed_widths = compile or cuda_graphs
+        # A model that answers at random may draw on the host, which a replay would not repeat.
+        self.records = cuda_graphs or (cuda_graphs is None and not self.random)
+        self.compiled, self.cuda_graphs = compile, cuda_graphs
         self._lanes: int | None = None
         self._checked: set[tuple[bool, frozenset[str]]] = set()
+
+    def go_without_graphs(self, reason: Exception) -> None:
+        """The model can't be recorded: raise where graphs were asked for, else warn, and don't try again."""
+        if self.cuda_graphs:
+            raise reason
+        self.records = False
+        warn(GraphWarning, f"steps are not recorded as CUDA graphs, the attack goes on without: {reason}")
 
     def _look(self) -> None:
         """Does it change the images it is given? Does it say the same twice?"""

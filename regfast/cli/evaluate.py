@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,8 +53,11 @@ def evaluate(
     ] = "float32",
     compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile it.", rich_help_panel=_RUN)] = False,
     cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="On a GPU, record whole steps as CUDA graphs.", rich_help_panel=_RUN)
-    ] = False,
+        Literal["off", "auto", "on"],
+        typer.Option(
+            help="On a GPU, record whole steps as CUDA graphs; auto: where the model can be.", rich_help_panel=_RUN
+        ),
+    ] = "off",
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep adversarial images (safetensors).", rich_help_panel=_RUN)
     ] = False,
@@ -125,7 +128,7 @@ def evaluate(
         chunk_size=chunk_size,
         precision=precision,
         compile=compile_model,
-        cuda_graphs=cuda_graphs,
+        cuda_graphs={"off": False, "auto": None, "on": True}[cuda_graphs],
         save_images=save_images or save_png,
         target=int(target) if target is not None and target.isdecimal() else target,
         device=device,

@@ -99,7 +99,7 @@ def evaluate(
     chunk_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,  # noqa: A002
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = False,
     save_images: bool = False,
     target: int | str | None = None,
     device: torch.device | str | None = None,

@@ -40,7 +40,7 @@ class Settings:
     lanes: int | None = None
     precision: str = "float32"
     compile: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = False
     save_images: bool = False
     target: int | str | None = None
 

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from regfast.attacks import APGD, DDN, FAB, FMN, PGD, CarliniWagner, PreparedModel, Square, engine
-from regfast.attacks.lanes import Rows, per_lane
+from regfast.attacks.lanes import Rows
 from tests.attacks.problems import Linear, curved, linear
 
 ATTACK = PGD(eps=0.02, steps=6, restarts=3)
@@ -129,10 +128,6 @@ def test_recorded_steps_find_the_same(attack, monkeypatch):
     # A CUDA graph works in fixed memory. Here a step is "recorded" by running it, and replayed by running it again.
     widths = []
 
-    def record(step):
-        step()
-        return step
-
     class Watched(engine.GraphedStep):
         def __init__(self, step, rows, record):
             widths.append(len(rows[0]))
@@ -143,13 +138,119 @@ def test_recorded_steps_find_the_same(attack, monkeypatch):
     model, images, labels = curved()
     monkeypatch.setattr(engine, "LAG", {False: 1})
     late = attack.run(model, images, labels, lanes=8)
-    monkeypatch.setattr(engine, "RECORDERS", {False: record})
+    monkeypatch.setattr(engine, "RECORDERS", {False: replayed})
     monkeypatch.setattr(engine, "GraphedStep", Watched)
     recorded = attack.run(model, images, labels, lanes=8, cuda_graphs=True)
     same(late, recorded)
     assert widths
     assert widths[0] == 8
     assert set(widths) <= {8, 4, 2, 1}
+
+
+def replayed(step):
+    """Records a step by running it."""
+    step()
+    return step
+
+
+def refused(step):
+    """As torch does where the model looks at a value."""
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
+
+
+def stale(step):
+    """A replay that does nothing."""
+    step()
+    return lambda: None
+
+
+def without_memory(step):
+    raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+
+class EverySecond(nn.Module):
+    """Says something else every second time, as a count on the host decides: no graph repeats that."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.asked = model, 0
+
+    def __deepcopy__(self, memo):
+        raise TypeError("not copied")
+
+    def forward(self, images):
+        self.asked += 1
+        return self.model(images) * (1 + self.asked % 2)
+
+
+@pytest.mark.parametrize(("record", "reason"), [(refused, "stream is capturing"), (stale, "gives other answers")])
+def test_a_model_that_cannot_be_recorded_is_attacked_without(record, reason, monkeypatch):
+    model, images, labels = curved()
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    plain = ATTACK.run(model, images, labels, lanes=8)
+    monkeypatch.setattr(engine, "RECORDERS", {False: record})
+    with pytest.raises(engine.NotRecordedError, match=reason):
+        ATTACK.run(model, images, labels, lanes=8, cuda_graphs=True)
+    prepared = PreparedModel(model, images, cuda_graphs=None)
+    with pytest.warns(UserWarning, match=reason) as told:
+        same(plain, ATTACK.run(prepared, images, labels, lanes=8))
+    assert sum(reason in str(each.message) for each in told) == 1
+    assert not prepared.records
+    same(plain, ATTACK.run(model, images, labels, lanes=8, cuda_graphs=False))
+
+
+def test_a_model_that_can_be_recorded_is(monkeypatch):
+    model, images, labels = curved()
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    plain = ATTACK.run(model, images, labels, lanes=8)
+    replays = []
+
+    def record(step):
+        step()
+        return lambda: (step(), replays.append(1))
+
+    monkeypatch.setattr(engine, "RECORDERS", {False: record})
+    prepared = PreparedModel(model, images, cuda_graphs=None)
+    same(plain, ATTACK.run(prepared, images, labels, lanes=8))
+    assert prepared.records
+    assert len(replays) > 30
+    replays.clear()
+    same(plain, ATTACK.run(model, images, labels, lanes=8))
+    assert not replays, "not by itself: no GPU has run it yet"
+
+
+def test_what_a_replay_would_freeze_is_noticed(monkeypatch):
+    model, images, labels = curved()
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+
+    def record(step):
+        """Whatever the host counts stays as it was when the step was recorded."""
+        asked = alternating.asked
+
+        def replay():
+            now, alternating.asked = alternating.asked, asked
+            step()
+            alternating.asked = now
+
+        return replay
+
+    monkeypatch.setattr(engine, "RECORDERS", {False: record})
+    alternating = EverySecond(model).eval()
+    prepared = PreparedModel(alternating, images, cuda_graphs=None)
+    assert prepared.random
+    assert not prepared.records, "answers at random are not recorded by themselves"
+    prepared = PreparedModel(model, images, cuda_graphs=True)
+    prepared.search = alternating
+    with pytest.raises(engine.NotRecordedError, match="other answers"):
+        ATTACK.run(prepared, images, labels, lanes=8)
+
+
+def test_memory_that_runs_out_while_recording_halves_the_lanes(monkeypatch):
+    model, images, labels = curved()
+    monkeypatch.setattr(engine, "LAG", {False: 1})
+    monkeypatch.setattr(engine, "RECORDERS", {False: without_memory})
+    with pytest.raises(torch.OutOfMemoryError):
+        ATTACK.run(model, images, labels, lanes=8, cuda_graphs=None)
 
 
 class Counting(nn.Module):
@@ -430,50 +531,6 @@ def test_attacks_know_their_options():
     assert repr(attack) == repr(PGD(**attack.options))
 
 
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a device, in operations that a CPU runs too: values read, sizes found."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self.waits = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        self.steps += name.startswith("aten::addmm")  # the model's one product
-        by_mask = name.startswith("aten::index") and any(
-            index is not None and index.dtype == torch.bool
-            for indices in args[1:2]
-            if isinstance(indices, list)
-            for index in indices
-        )
-        self.waits += by_mask or name.split(".")[0] in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("attack", [PGD(eps=1e-6, steps=8, restarts=3), APGD("l2", 1e-6, 8), DDN(steps=8)], ids=str)
-def test_no_step_waits_for_the_device(attack, monkeypatch):
-    # Where nothing is decided; on a GPU the host is one step behind.
-    problem, images, labels = linear(4, count=6, spread=0.1)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 4)).eval()
-    model[1].load_state_dict({"weight": problem.weight.detach(), "bias": problem.bias.detach()})
-    prepared = PreparedModel(model, images)
-    prepared.check(images, labels, gradients=True, losses={attack.loss})
-    monkeypatch.setattr(engine, "LAG", {False: 1})
-    monkeypatch.setattr("regfast.attacks.lanes.choose.__code__", without_looking.__code__)
-    counts = []
-    for times in (1, 3):
-        longer = type(attack)(**{**attack.options, "steps": times * attack.steps})
-        with Waits() as counted:
-            longer.run(prepared, images, labels, lanes=6)
-        counts.append(counted.waits)
-        assert counted.steps > times * attack.steps
-    assert counts[0] == counts[1]  # those before and after the loop
-
-
-def without_looking(mask, new, old):
-    return torch.where(per_lane(mask, new), new, old)
-
-
 def test_the_engine_works_on_the_models_device(monkeypatch):
     entered = []
 
@@ -489,7 +546,7 @@ def test_the_engine_works_on_the_models_device(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", Device)
     monkeypatch.setattr(engine.Engine, "_serve", lambda self: entered.append("serving"))
-    model = SimpleNamespace(device=torch.device("cuda:1"), cuda_graphs=False)
+    model = SimpleNamespace(device=torch.device("cuda:1"), records=False)
     _, images, labels = linear(4)
     engine.Engine(ATTACK, model, engine.Samples(images, labels, labels), None).run([0, 1])
     assert entered == [torch.device("cuda:1"), "serving", None]

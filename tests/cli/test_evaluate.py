@@ -64,18 +64,22 @@ def test_a_folder_of_another_kind_is_refused_before_anything_is_looked_at(images
     assert not said.out and "holds a run of another kind (study, not evaluation)" in said.err
 
 
-def test_steps_are_recorded_where_that_is_asked_for(images, tmp_path, monkeypatch):
-    asked = set()
+def test_steps_are_recorded_where_that_is_asked_for(images, tmp_path, monkeypatch, capsys):
+    asked = []
 
     class Watched(worker.PreparedModel):
         def __init__(self, *given, **options):
             super().__init__(*given, **options)
-            asked.add(self.cuda_graphs)
+            asked.append(self.cuda_graphs)
 
     monkeypatch.setattr(worker, "PreparedModel", Watched)
     options = ["--attack", "fgsm", "--eps", "1/255", "--device", "cpu"]
-    assert run(command(images, tmp_path / "a", *options, "--cuda-graphs")) == 0
-    assert asked == {True}
+    for given in ([], ["--cuda-graphs", "auto"], ["--cuda-graphs", "on"]):
+        assert run(command(images, tmp_path / "".join(given), *options, *given)) == 0
+    assert asked == [False, None, True]
+    capsys.readouterr()
+    assert run(command(images, tmp_path / "a", *options, "--cuda-graphs", "always")) == 2
+    assert "'auto'" in capsys.readouterr().err
 
 
 def test_plan_runs_nothing(images, tmp_path, capsys):
