@@ -235,7 +235,7 @@ def _cuda() -> dict[str, Any]:
 
         return launched
 
-    places = {f"regfast.ops.{family}.find": chosen for family in ("objective", "perturbation", "philox")}
+    places = {f"regfast.ops.{family}.find": chosen for family in ("objective", "perturbation", "philox", "lanes")}
     return {
         **places,
         "torch.cuda._lazy_init": lambda: None,

@@ -153,7 +153,7 @@ def theirs(steps: int) -> dict[str, dict[str, tuple[Peer, int]]]:
 
         add("PGD linf", "foolbox", fool(fb.attacks.LinfPGD(steps=steps)))
         add("PGD l2", "foolbox", fool(fb.attacks.L2PGD(steps=steps)))
-        add("CW l2", "foolbox", fool(fb.attacks.L2CarliniWagnerAttack(binary_search_steps=1, steps=steps), None))
+        add("CW l2", "foolbox", fool(fb.attacks.L2CarliniWagnerAttack(1, steps, abort_early=False), None))
         add("DDN l2", "foolbox", fool(fb.attacks.DDNAttack(steps=steps), None))
         add("FMN linf", "foolbox", fool(fb.attacks.LInfFMNAttack(steps=steps), None))
     if available("autoattack"):

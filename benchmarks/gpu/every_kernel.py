@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor
 
-from regfast.ops import dispatch
+from regfast.ops import dispatch, lanes
 from regfast.ops.feature_attack import feature_attack
 from regfast.ops.feature_stats import feature_stats
 from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
@@ -66,6 +66,12 @@ def steps(shape: tuple[int, ...]) -> None:
         random_start(clean, eps, norm, 7, sample)  # type: ignore[arg-type]
         random_start(clean, eps, norm, 7, sample, start="ball")  # type: ignore[arg-type]
     l1_box_projection(clean, gradient - 0.5, eps)
+    lanes.near_one(gradient)
+    lanes.predicted(gradient.flatten(1))
+    may, ends = eps > 0.5, torch.ones(9, device="cuda")
+    kept = previous, eps.clone(), sample.clone()
+    lanes.judge(point, eps, sample, sample, sample, may, may, *kept, reach=False, steps=7)
+    lanes.ascend(point, gradient, eps, sample % 8, clean, previous, eps, eps, eps, eps, eps, may, ends, eps, 0.75)
     for draw in (uniform, normal):
         draw(7, sample, 1, 2, 3, 1001)
 

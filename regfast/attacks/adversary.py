@@ -170,7 +170,8 @@ class Adversary(Configured):
                 if strongest:
                     fools = lanes.succeeded(answer.prediction) & own
                     better = (fools & ~best_fools) | ((fools == best_fools) & (answer.loss > best_loss))
-                    better &= attack.hit(lanes, state, answer)  # APGD in l1 begins in larger balls
+                    may = attack.hit(lanes, state, answer)  # APGD in l1 begins in larger balls
+                    better = better if may is None else better & may
                     best = choose(better, lanes.point, best)
                     best_fools, best_loss = (
                         torch.where(better, now, before)

@@ -11,12 +11,13 @@ from torch import Tensor
 from regfast.attacks.apgd_l1 import SparseAscent
 from regfast.attacks.base import Attack
 from regfast.attacks.classifier import Model
-from regfast.attacks.lanes import Answer, Lanes, Rows, choose, times
+from regfast.attacks.lanes import Answer, Lanes, Rows, times
 from regfast.attacks.losses import checked_loss
 from regfast.attacks.norms import L1, Norm, norm_of
 from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Eps, Plan, checked_count, checked_eps
 from regfast.attacks.target_order import checked_order, order_targets
+from regfast.ops.lanes import ascend
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "margin": "apgd-margin", "probability-margin": "apgd-pma"}
 
@@ -78,8 +79,8 @@ class APGD(Attack):
     def start(self, lanes: Lanes, state: Any, fresh: Tensor) -> None:
         lanes.point[fresh] = self.norm.far_start(lanes, fresh, self._rule.first_radius * lanes.radius(fresh))
 
-    def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor:
-        return lanes.step >= self._rule.counts_from
+    def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor | None:
+        return lanes.step >= self._rule.counts_from if self._rule.counts_from else None
 
     def advance(self, lanes: Lanes, state: Any, answer: Answer) -> None:
         self._rule.advance(lanes, state, answer)
@@ -128,34 +129,16 @@ class Ascent:
         )  # fmt: skip
 
     def advance(self, lanes: Lanes, state: AscentState, answer: Answer) -> None:
-        s, loss, first = state, answer.loss, lanes.step == 0
-        s.size = torch.where(first, 2.0, s.size)
-        s.halved = s.halved | first
-
-        better = first | (loss > s.best_loss)
-        s.best_loss = torch.where(better, loss, s.best_loss)
-        s.checked_loss = torch.where(first, loss, s.checked_loss)
-        s.best = choose(better, lanes.point, s.best)
-        s.best_gradient = choose(better, answer.gradient, s.best_gradient)
-
-        # The reference compares the loss after the first move with 0, not with the start's: kept, as it counts.
-        s.rises = torch.where(first, 0.0, s.rises + (loss > torch.where(lanes.step == 1, 0.0, s.last_loss)))
-        s.last_loss = loss
-
-        interval = self.ends[lanes.step.clamp(max=self.steps)]
-        checkpoint = interval > 0
-        stuck = ~s.halved & (s.checked_loss >= s.best_loss)
-        halve = checkpoint & ((s.rises <= self.rho * interval) | stuck)
-        s.size = torch.where(halve, s.size / 2, s.size)
-        s.halved = torch.where(checkpoint, halve, s.halved)
-        s.checked_loss = torch.where(checkpoint, s.best_loss, s.checked_loss)
-        s.rises = torch.where(checkpoint, 0.0, s.rises)
-        point = choose(halve, s.best, lanes.point)
-        gradient = choose(halve, s.best_gradient, answer.gradient)
-
-        momentum = torch.where(first, 1.0, 0.75)
-        eps = lanes.radius()
+        s, eps = state, lanes.radius()
+        by_lane = not isinstance(eps, Tensor) or eps.ndim == 1
+        now = ascend(
+            lanes.point, answer.gradient, answer.loss, lanes.step, s.best, s.best_gradient, s.size, s.best_loss,
+            s.last_loss, s.rises, s.checked_loss, s.halved, self.ends, eps if by_lane else 1.0, self.rho,
+        )  # fmt: skip
+        length = now.length if by_lane else times(now.length, eps)
         lanes.point = self.norm.momentum_step(
-            point, gradient, s.previous, lanes.image, times(s.size, eps), eps, momentum
+            now.point, now.gradient, s.previous, lanes.image, length, eps, now.momentum
         )
-        s.previous = point
+        s.previous, s.best, s.best_gradient, s.size = now.point, now.best, now.best_gradient, now.size
+        s.best_loss, s.last_loss, s.rises = now.best_loss, now.last_loss, now.rises
+        s.checked_loss, s.halved = now.checked_loss, now.halved

@@ -85,12 +85,14 @@ class CarliniWagner(Attack):
         state.mean[fresh] = state.square[fresh] = 0.0
         lanes.point[fresh] = lanes.image[fresh]
 
-    def hit(self, lanes: Lanes, state: Search, answer: Answer) -> Tensor:
-        return answer.loss > self.confidence if self.confidence else lanes.full(True)
+    def hit(self, lanes: Lanes, state: Search, answer: Answer) -> Tensor | None:
+        return answer.loss > self.confidence if self.confidence else None
 
     def advance(self, lanes: Lanes, state: Search, answer: Answer) -> None:
         s = state
-        s.found = s.found | (lanes.succeeded(answer.prediction) & self.hit(lanes, state, answer))
+        led = self.hit(lanes, state, answer)
+        hit = lanes.succeeded(answer.prediction)
+        s.found = s.found | (hit if led is None else hit & led)
         margin = per_lane(s.c * (answer.loss < self.confidence), lanes.point)
         slope = (2 * (lanes.point - lanes.image) - margin * answer.gradient) * (1 - s.variable.tanh() ** 2) / 2
         s.mean = BETAS[0] * s.mean + (1 - BETAS[0]) * slope

@@ -142,7 +142,8 @@ class Engine:
             self._read_flags()
             answer = self._compact(answer)
             if not self.lag and self.requests:
-                self._advance(answer)
+                self.attack.advance(self.lanes, self.state, answer)
+                self.lanes.step = self.lanes.step + 1
             self._next_runs()
             self._admit()
 
@@ -162,10 +163,11 @@ class Engine:
             self.attack, self.model.search, self.lanes, self.state, gradient=gradient, some_end=some_end
         )
         self.gradients = spent if gradient else self.gradients
-        self.found.judge(self.attack, self.lanes, self.state, answer, late=self.lag > 0)
+        self.lanes.step, following = self.found.judge(self.attack, self.lanes, self.state, answer, late=self.lag > 0)
         self.lanes.point = free
         if self.lag:
-            self._advance(answer)
+            self.attack.advance(self.lanes, self.state, answer)
+            self.lanes.step = following
         return answer
 
     def _recorded(self) -> bool:
@@ -184,12 +186,6 @@ class Engine:
         assert self.graph is not None
         self.graph()
         return NO_ANSWER
-
-    def _advance(self, answer: Answer) -> None:
-        lanes, step, steps = self.lanes, self.lanes.step, self.attack.steps
-        lanes.step = step.clamp(max=steps)  # a sample that waits for the host stays at its last move
-        self.attack.advance(lanes, self.state, answer)
-        lanes.step = (step + 1).clamp(max=steps + 1)
 
     def _read_flags(self) -> None:
         """Let decided samples leave: those with a confirmed point, and those whose runs are all spent."""

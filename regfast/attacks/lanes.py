@@ -10,6 +10,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from regfast.ops import philox
+from regfast.ops.reference.lanes import choose
+
+__all__ = ["Answer", "Lanes", "Nothing", "Rows", "choose", "empty_lanes", "per_lane", "spread", "times"]
 
 
 class Rows:
@@ -139,18 +142,3 @@ def spread(values: float | Tensor, like: Tensor) -> float | Tensor:
 def times(factor: Tensor, eps: float | Tensor) -> Tensor:
     """(S,) factors times a radius: (S,), or the shape of `eps`."""
     return factor * eps if not isinstance(eps, Tensor) or eps.ndim == 1 else per_lane(factor, eps) * eps
-
-
-def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where `mask` (S,) bool, else of `old`; may write into `old`.
-
-    On a CPU only the chosen rows are touched; on a GPU the whole is, so that nothing waits for the mask.
-    """
-    if mask.device.type != "cpu":
-        return torch.where(per_lane(mask, new), new, old)
-    rows = mask.nonzero().squeeze(1)
-    if len(rows) == len(mask):
-        return new
-    if len(rows) == 0:
-        return old
-    return old.index_copy(0, rows, new[rows])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.ops import objective as ops
+from regfast.ops.lanes import predicted
 from regfast.ops.objective import Objective
 
 __all__ = ["LOSSES", "Objective", "checked_loss", "mean_answer", "objective", "predicted", "stand_in", "towards"]
@@ -24,11 +25,6 @@ def towards(name: str, logits: Tensor, target: Tensor) -> Objective:
     """The objective of reaching the class `target`: minus the untargeted loss with the target as the label."""
     loss, prediction, gradient = ops.objective(logits, target, stand_in(name, logits.shape[1]))
     return Objective(-loss, prediction, -gradient)
-
-
-def predicted(logits: Tensor) -> Tensor:
-    """(S,) int64 the class of logits (S, K): lowest index among the largest; -1, no class, where one is NaN."""
-    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def mean_answer(answers: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regfast.attacks.lanes import Lanes, per_lane, spread
 from regfast.ops import perturbation
+from regfast.ops.lanes import near_one
 
 TINY = 1e-12
 
@@ -210,16 +211,6 @@ class L1(_Fused):
         """A radius so little below eps that rounding `image + delta` in many entries can't carry the sum over eps."""
         slack = 2.0**-24 * (image.numel() / max(len(image), 1)) ** 0.5
         return torch.maximum(eps - slack, 0.999 * eps) if isinstance(eps, Tensor) else max(eps - slack, 0.999 * eps)
-
-
-def near_one(gradient: Tensor) -> Tensor:
-    """Rows of a gradient (S, …) times a power of two each: their largest entries end in [2^-23, 1).
-
-    Exact: the direction is the same to the last bit, and its length can be divided by however small it was. Confident
-    models have gradients whose squares are 0 in float32.
-    """
-    exponent = torch.frexp(gradient.flatten(1).abs().amax(1)).exponent
-    return torch.ldexp(gradient, per_lane((-exponent).clamp(-126, 126), gradient))  # 2^127 and more are no factors
 
 
 def _by_row(values: float | Tensor) -> bool:

@@ -10,9 +10,10 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Rows, per_lane
 from regfast.attacks.losses import checked_loss
-from regfast.attacks.norms import Norm, near_one, norm_of
+from regfast.attacks.norms import Norm, norm_of
 from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Eps, checked_count, checked_eps, checked_number
+from regfast.ops.lanes import near_one
 
 
 @dataclass

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from regfast.attacks.classifier import Model
@@ -108,9 +107,9 @@ class Rules(ABC):
         name = f"{self.loss}-targeted" if lanes.has_target else self.loss
         return objective(name, logits, lanes.label, lanes.target)
 
-    def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor:
-        """(S,) bool: the present point may count, if adversarial. The engine adds the rest."""
-        return torch.ones_like(lanes.label, dtype=torch.bool)
+    def hit(self, lanes: Lanes, state: Any, answer: Answer) -> Tensor | None:
+        """(S,) bool: the present point may count, if adversarial; None: each may. The engine adds the rest."""
+        return None
 
 
 def checked_eps(eps: Eps) -> Eps:

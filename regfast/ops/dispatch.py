@@ -32,6 +32,7 @@ FAMILIES = {
     "objective": ("objective",),
     "perturbation": ("perturb_step", "random_start", "l1_box_projection"),
     "philox": ("uniform", "normal"),
+    "lanes": ("predicted", "near_one", "judge", "ascend"),
     "feature_attack": ("feature_attack",),
 }
 
@@ -94,6 +95,8 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
         Rule("triton", "cuda", (torch.int64,)),
         Rule("cuda", "cuda", (torch.int64,)),
     ),
+    # Much bookkeeping in one launch each; on a CPU PyTorch's operations are no burden.
+    "lanes": (Rule("triton", "cuda", (torch.float32,)),),
     # Above, products of whole batches win over one sample's loop.
     "feature_attack": (
         Rule("cpu", "cpu", (torch.float64,), most=128),

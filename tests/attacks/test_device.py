@@ -114,3 +114,20 @@ def test_the_device_computes_what_the_cpu_does():
     assert on_cpu.success.any()
     with pytest.raises(RuntimeError, match="same device"), Device():
         OnDevice(images) + images
+
+
+FEW = {
+    PGD("linf", EPS, 4): 6,
+    PGD("l2", EPS, 4): 7,
+    PGD("linf", EPS, 4, loss="dlr"): 6,
+    APGD("linf", EPS, 4): 7,
+    APGD("l2", EPS, 4): 8,
+    APGD("linf", EPS, 4, loss="dlr", targets=1): 7,
+}
+
+
+@pytest.mark.parametrize(("attack", "most"), FEW.items(), ids=str)
+def test_a_move_launches_little_beside_the_model(attack, most):
+    device = counted(attack, problem(classes=4, shape=(3, 6, 6)))
+    launches = [sum(step.values()) for step in device.launches]
+    assert 3 < launches[2] <= most, device.launches[2]

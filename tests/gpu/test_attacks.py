@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from regfast.ops import lanes
 from regfast.ops.feature_attack import feature_attack
 from regfast.ops.objective import KINDS, objective
 from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
 from regfast.ops.philox import normal, uniform
+from regfast.ops.reference import lanes as reference_lanes
 from regfast.ops.reference import objective as reference_objective
 from regfast.ops.reference import perturbation as reference
 from regfast.ops.reference import philox as reference_philox
@@ -107,6 +109,34 @@ def test_attacks_on_features(classes, width, margin, linf):
     right = reference_feature_attack(*arguments, 7, linf=linf, margin=margin)
     torch.testing.assert_close(found, right, rtol=1e-8, atol=1e-10)
     assert found[:5].eq(0).all()
+
+
+def test_bookkeeping_is_the_references():
+    count, ends = 40, torch.tensor([0, 0, 2, 0, 1, 0, 0, 0.0]).cuda()
+    point, gradient, best, slope = torch.rand(4, count, 3, 32, 32, device="cuda")
+    loss, size, most, last, checked = torch.randn(5, count, device="cuda")
+    step, flags = torch.arange(count, device="cuda") % 7, torch.rand(count, device="cuda") < 0.5
+    found, right = (
+        module.ascend(
+            point, gradient, loss, step, best.clone(), slope.clone(), size, most, last, step.float(), checked, flags,
+            ends, 0.1, 0.75,
+        )
+        for module in (lanes, reference_lanes)
+    )  # fmt: skip
+    for ours, theirs in zip(found, right, strict=True):
+        assert torch.equal(ours, theirs)
+    z = torch.randn(count, 1003, device="cuda")
+    z[3, 7] = torch.nan
+    assert torch.equal(lanes.predicted(z), reference_lanes.predicted(z))
+    small = gradient * 2.0 ** torch.randint(-160, 100, (count, 1, 1, 1), device="cuda")
+    assert torch.equal(lanes.near_one(small), reference_lanes.near_one(small))
+    kept = [[best.clone(), most.clone(), step.clone()] for _ in range(2)]
+    found, right = (
+        module.judge(point, loss, step % 3, step % 2, step, flags, None, *mine, reach=False, steps=5)
+        for module, mine in zip((lanes, reference_lanes), kept, strict=True)
+    )
+    for ours, theirs in zip((*found, *kept[0]), (*right, *kept[1]), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_in_one_graph_and_in_a_cuda_graph(gpu_backend):

@@ -37,8 +37,11 @@ TYPES = {
     torch.float64: "fp64",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.bool: "i1",
 }
-MODULES = ("soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack")
+MODULES = (
+    "soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack", "lanes",
+)  # fmt: skip
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -96,6 +99,15 @@ def record() -> list[Launch]:
             step(x, x, x, eps, eps, norm, x, eps, sparsity=eps)
             start(x, eps, norm, 7, first[:4], start="sphere")
             start(x, eps, norm, 7, first[:4], start="ball")
+        modules["lanes"].near_one(x)
+        flags, classes = eps > 0, first[:4]
+        for may, reach in ((None, False), (flags, True)):
+            modules["lanes"].judge(x, eps, classes, classes, classes, flags, may, x, eps, classes, reach=reach, steps=7)
+        for radius in (0.1, eps):
+            modules["lanes"].ascend(x, x, eps, classes, x, x, eps, eps, eps, eps, eps, flags, eps, radius, 0.75)
+    for classes in (10, 1000, 21841):
+        label = f"{classes} classes"
+        modules["lanes"].predicted(torch.empty(4, classes))
     return launches
 
 
