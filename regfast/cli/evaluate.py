@@ -145,6 +145,12 @@ def evaluate(
             kept = f"{made['broken']} of {made['written']} broken images stay broken inside the ball at 8 bits"
             where = f"; {result.folder}/png.parquet says which" if made["written"] else ""
             console.print(f"PNG: {kept}{where}")
+            if made["broken"] < made["written"]:
+                small = any(row["norm"] == "linf" and row["eps"] < 1 / 255 for row in result.summary["attacks"])
+                less = " (an eps below 1/255 in linf is less than a level)" if small else ""
+                console.print(
+                    f"rounding undid the others{less}; fab, fmn, ddn, cw with levels=256 find points that 8 bits hold"
+                )
         console.print(f"page: {write_report(result.folder)}")
     if not result.summary["usable"]:
         raise ValueError(f"no sample of {dataset} could be used; {result.folder}/summary.md says why")

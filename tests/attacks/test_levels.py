@@ -40,6 +40,18 @@ def test_with_eps_the_rounded_point_lies_inside():
     assert bool(result.success.any()) and bool((result.distance[result.success] <= 6 / 255 * (1 + 1e-5)).all())
 
 
+@pytest.mark.parametrize(
+    "attack", [FMN("linf", 2 / 255, 30, levels=256), FAB("linf", 2 / 255, 10, levels=256)], ids=str
+)
+def test_an_eps_of_whole_levels_holds_points_on_its_edge(attack):
+    model, images, _ = curved()
+    images = (images * 255).round() / 255  # 3 / 255 - 1 / 255 is more than 2 / 255 in float32
+    labels = model(images).argmax(1)
+    found, larger = (attack.at(eps).run(model, images, labels).success for eps in (2 / 255, 2.01 / 255))
+    assert torch.equal(found, larger)
+    assert bool(found.any())
+
+
 @pytest.mark.parametrize("kind", [DDN, FMN, FAB, CarliniWagner])
 def test_levels_are_at_least_two(kind):
     with pytest.raises(ValueError, match="levels must be an integer ≥ 2"):

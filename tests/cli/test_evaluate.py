@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from regfast.cli import run
@@ -161,3 +163,25 @@ def test_the_user_decides_how_images_are_prepared(photographs, capsys):
     assert "takes no image of shape (3, 18, 18)" in capsys.readouterr().err
     assert run([*options, "--crop", "300"]) == 2
     assert "crop must be between 1 and resize" in capsys.readouterr().err
+
+
+def test_images_that_rounding_saves_are_explained(tmp_path, capsys, monkeypatch):
+    (tmp_path / "near.py").write_text(
+        "import torch\n\ndef make():\n    layer = torch.nn.Linear(64, 10)\n    torch.manual_seed(0)\n"
+        "    torch.nn.init.normal_(layer.weight)\n"
+        "    with torch.no_grad():\n        layer.bias.copy_(-100 / 255 * layer.weight.sum(1))\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), layer).eval()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pixels = np.random.default_rng(0).integers(99, 102, (24, 8, 8, 1)).astype(np.uint8)  # a level from the boundaries
+    from near import make
+
+    labels = make()(torch.from_numpy(pixels).view(24, 64) / 255).argmax(1).numpy()
+    np.savez(tmp_path / "near.npz", images=pixels, labels=labels)
+    options = ["--model", "near:make", "--dataset", "npz", "--data-root", "near.npz", "--device", "cpu", "--save-png"]
+    assert run(["evaluate", *options, "--attack", "pgd:steps=5", "--eps", "0.9/255,8/255", "--out", "run"]) == 0
+    said = words(capsys)
+    assert "less than a level" in said and "levels=256" in said
+    judged = pq.read_table(tmp_path / "run" / "png.parquet").to_pylist()
+    assert judged and not any(row["success"] for row in judged if row["eps"] < 1 / 255)
