@@ -32,7 +32,7 @@ def rows(out):
 def test_two_workers_give_the_rows_of_one(alone, tmp_path):
     done = torchrun(tmp_path / "two", "--chunk-size", "4")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("robust")
+    assert done.stdout.splitlines()[-1].startswith("robust")  # before it Gloo may say that it is connected
     assert rows(tmp_path / "two").equals(alone)
 
 
