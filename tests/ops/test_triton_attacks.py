@@ -27,7 +27,7 @@ SHAPES = [(3, 2, 3, 5), (2, 1), (1, 5000), (0, 4), (2, 0)]
 @pytest.fixture(params=["one shot", "many passes"])
 def passes(request, monkeypatch):
     if request.param == "many passes":
-        monkeypatch.setattr(objective, "row_shape", lambda columns: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
+        monkeypatch.setattr(objective, "row_shape", lambda *_: {"ROWS": 1, "BLOCK": 8, "num_warps": 4})
         monkeypatch.setattr(perturbation, "_SINGLE_LIMIT", 8)
 
 

@@ -42,6 +42,7 @@ TYPES = {
 MODULES = (
     "soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack", "lanes",
 )  # fmt: skip
+ROWS = ("one_shot_kernel", "two_pass_kernel", "one_shot_objective_kernel", "two_pass_objective_kernel")
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -152,7 +153,7 @@ def resources(compiled: Any, target: GPUTarget) -> tuple[int, int]:
 def faults(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], ptx: str, registers: int) -> list[str]:
     """What a kernel over rows of logits does not hold on NVIDIA's GPUs."""
     found = []
-    if kernel.fn.__name__ in ("one_shot_kernel", "two_pass_kernel"):
+    if kernel.fn.__name__ in ROWS:
         if options["num_warps"] >= 16 and registers > 64:
             found.append("more than 64 registers")
         aligned = options["K"] * args[0].element_size() % 16 == 0

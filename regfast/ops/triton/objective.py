@@ -28,7 +28,7 @@ def objective(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None 
 def _eager(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     loss, prediction, gradient = _outputs(logits)
     batch, columns = logits.shape
-    shape = row_shape(columns)
+    shape = row_shape(columns, logits.element_size())
     launch(
         one_shot_objective_kernel if shape["BLOCK"] >= columns else two_pass_objective_kernel,
         triton.cdiv(batch, shape["ROWS"]), logits.device,

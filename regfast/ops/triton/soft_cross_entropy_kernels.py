@@ -216,16 +216,13 @@ def two_pass_kernel(
         differs = note_scale(scaled, grad_output)
         if STORED and differs == 0:
             return
-    if TARGET == DENSE:
-        valid = ok
-        ignored = rows < 0
-    else:
-        y1, y2, a, b, u, true, valid = mixed_target(
-            first, second, lam, smoothing, class_weight, rows, ok, lam_value, smoothing_value, K, LAM_STRIDE
-        )
-        ignored = (y1 == ignore_index) | (y2 == ignore_index)
+    valid = ok
+    ignored = rows < 0
     live = ok
-    if not STATS:
+    if TARGET != DENSE and not STATS:
+        ignored = tl.load(first + rows, mask=ok, other=0) == ignore_index
+        if second is not None:
+            ignored = ignored | (tl.load(second + rows, mask=ok, other=0) == ignore_index)
         live = ok & (ignored == 0)
     loss = tl.zeros([ROWS], tl.float32)
     if tl.max(live.to(tl.int32), 0) != 0:
@@ -291,6 +288,11 @@ def two_pass_kernel(
             mass = spread_mass
             dot = spread_dot
         else:
+            # The target only now: the pass before has no registers left for it.
+            y1, y2, a, b, u, true, valid = mixed_target(
+                first, second, lam, smoothing, class_weight, rows, ok, lam_value, smoothing_value, K, LAM_STRIDE
+            )
+            ignored = (y1 == ignore_index) | (y2 == ignore_index)
             reachable = ok & valid
             dot, mass = at_labels(
                 logits, rows, y1, y2, a, b, largest, reachable, LOGITS_STRIDE, second is not None
