@@ -9,7 +9,8 @@
 //      `emulator::status(error)`.
 //   3. A pytest file builds it (`build.library("my_family")` compiles my_family.cpp with the emulator, against include/
 //      and csrc/include/), puts every array into `library.memory()`, whose pages end where the array ends, and calls
-//      through `library.check(...)` once per order of `build.ORDERS`.
+//      through `library.check(...)` once per order of `build.ORDERS`. `library.counted()` counts the bytes that launches
+//      load and store.
 // What a kernel uses and include/ lacks is added there, with the meaning of the CUDA Programming Guide.
 //
 // How it works. Every CUDA thread is a fiber; a block's fibers share one OS thread, so that __shared__ is thread_local

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .row_stats import stat_coefficients, stat_tile, store_stats
-from .rows import DENSE, add_to_total, dense_tile, first_at, load_number, mixed_target, mixed_tile, product
+from .rows import DENSE, INDEX, add_to_total, dense_tile, first_at, load_number, mixed_target, mixed_tile, product
 
 
 @triton.jit
@@ -233,6 +233,7 @@ def two_pass_kernel(
         sum_q = tl.zeros([ROWS, BLOCK], tl.float32)  # of q (dense), of class weights (smoothing)
         sum_qz = tl.zeros([ROWS, BLOCK], tl.float32)  # of the same times z - top
         sum_ez = tl.zeros([ROWS, BLOCK], tl.float32)  # of exp(z - top) (z - top)
+        # Where it was met: the column, or, of index targets, the start of its step, which takes fewer registers.
         top_at = tl.full([ROWS, BLOCK], K, tl.int32)
         runner_up = tl.full([ROWS, BLOCK], float("-inf"), tl.float32)
         runner_up_at = tl.full([ROWS, BLOCK], K, tl.int32)
@@ -248,11 +249,14 @@ def two_pass_kernel(
             e = tl.exp(-tl.abs(difference))
             if STATS:
                 sum_ez = tl.where(up, product(e, sum_ez - difference * sum_e), sum_ez + product(e, difference))
+                at = cols[None, :]
+                if TARGET == INDEX:
+                    at = start
                 if stat_grads is not None:
                     second_now = (z > runner_up) & (top_at < K)
-                    runner_up_at = tl.where(up, top_at, tl.where(second_now, cols[None, :], runner_up_at))
+                    runner_up_at = tl.where(up, top_at, tl.where(second_now, at, runner_up_at))
                 runner_up = tl.where(up, top, tl.maximum(runner_up, z))
-                top_at = tl.where(up | ((top_at == K) & mask), cols[None, :], top_at)
+                top_at = tl.where(up | ((top_at == K) & mask), at, top_at)
             sum_e = tl.where(up, sum_e * e + 1.0, sum_e + e)
             top = tl.where(up, z, top)
             rise = tl.where(up, difference, 0.0)
@@ -306,6 +310,9 @@ def two_pass_kernel(
         lse, loss, mass = row_loss(mass, dot, largest, log_e, z_loss, Z_LOSS)  # mass is what p is multiplied by
         factor, sample = row_factor(sample_weight, grad_output, denominator, scale, rows, ok, GRAD_OUTPUT_STRIDE)
         if STATS:
+            if TARGET == INDEX:
+                top_at = tl.minimum(top_at + tl.arange(0, BLOCK)[None, :], K)
+                runner_up_at = tl.minimum(runner_up_at + tl.arange(0, BLOCK)[None, :], K)
             predicted = tl.min(tl.where(top == largest[:, None], top_at, K), 1)
             if TARGET == DENSE:
                 true = tl.min(tl.where(best_q == tl.max(best_q, 1)[:, None], best_q_at, K), 1)
