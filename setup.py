@@ -31,7 +31,12 @@ OPENMP = "-fopenmp" if sys.platform.startswith("linux") else "-fopenmp-simd"
 CPU_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", OPENMP, "-fvisibility=hidden", "-g0"]
 # What takes less to compile than torch's headers do goes through the compiler in one piece.
 TOGETHER = {
-    "autograd": ["autograd/soft_cross_entropy", "autograd/linear_soft_cross_entropy", "autograd/feature_stats"],
+    "autograd": [
+        "autograd/soft_cross_entropy",
+        "autograd/linear_soft_cross_entropy",
+        "autograd/feature_stats",
+        "autograd/loss_of_labels",
+    ],
     "losses": ["cpu/soft_cross_entropy", "cpu/loss", "cpu/gradient_memory"],
     "attacks": ["cpu/objective", "cpu/perturbation", "cpu/feature_attack"],
     "features": ["cpu/feature_stats", "cpu/philox"],
