@@ -38,7 +38,7 @@ TOGETHER = {
         "autograd/loss_of_labels",
     ],
     "losses": ["cpu/soft_cross_entropy", "cpu/loss", "cpu/gradient_memory"],
-    "attacks": ["cpu/objective", "cpu/perturbation", "cpu/feature_attack"],
+    "attacks": ["cpu/objective", "cpu/perturbation", "cpu/feature_attack", "cpu/boundary"],
     "features": ["cpu/feature_stats", "cpu/philox"],
     "linear": ["cpu/linear_soft_cross_entropy", "registration"],
 }

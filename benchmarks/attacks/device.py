@@ -235,7 +235,8 @@ def _cuda() -> dict[str, Any]:
 
         return launched
 
-    places = {f"regfast.ops.{family}.find": chosen for family in ("objective", "perturbation", "philox", "lanes")}
+    families = ("objective", "perturbation", "philox", "lanes", "boundary")
+    places = {f"regfast.ops.{family}.find": chosen for family in families}
     return {
         **places,
         "torch.cuda._lazy_init": lambda: None,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regfast.ops import dispatch, lanes
+from regfast.ops.boundary import boundary_step
 from regfast.ops.feature_attack import feature_attack
 from regfast.ops.feature_stats import feature_stats
 from regfast.ops.linear_soft_cross_entropy import linear_soft_cross_entropy
@@ -65,6 +66,7 @@ def steps(shape: tuple[int, ...]) -> None:
         perturb_step(point, gradient - 0.5, clean, eps, 0.1, norm, previous, 0.75, sparsity=0.3)  # type: ignore[arg-type]
         random_start(clean, eps, norm, 7, sample)  # type: ignore[arg-type]
         random_start(clean, eps, norm, 7, sample, start="ball")  # type: ignore[arg-type]
+        boundary_step(point, clean, eps - 0.5, gradient - 0.5, eps > 0.5, 1.05, 0.1, 0.9, norm)  # type: ignore[arg-type]
     l1_box_projection(clean, gradient - 0.5, eps)
     lanes.near_one(gradient)
     lanes.predicted(gradient.flatten(1))

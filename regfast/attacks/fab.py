@@ -9,10 +9,10 @@ from torch import Tensor
 from regfast.attacks.base import Attack
 from regfast.attacks.lanes import Answer, Lanes, Nothing, per_lane
 from regfast.attacks.norms import TINY, Norm, norm_of
-from regfast.attacks.projections import to_plane
 from regfast.attacks.registry import ATTACKS
 from regfast.attacks.rules import Eps, Plan, checked_count, checked_eps, checked_levels, checked_number
 from regfast.attacks.target_order import by_rank
+from regfast.ops.boundary import boundary_step
 
 START_RADIUS = {"linf": 0.3, "l2": 1.0, "l1": 5.0}  # of restarts of a search without eps
 
@@ -80,27 +80,18 @@ class FAB(Attack):
 
     def advance(self, lanes: Lanes, state: Nothing, answer: Answer) -> None:
         rise, slope = self._boundary(lanes, answer)
-        image, asked = lanes.image.flatten(1), lanes.point.flatten(1)
-        across = lanes.succeeded(answer.prediction).unsqueeze(1)
-        point = torch.where(across, image + self.beta * (asked - image), asked)
-        # The plane ⟨slope, z⟩ = ⟨slope, asked⟩ - rise, seen from the point and from the clean image.
-        both = torch.cat((point, image))
-        missing = -rise - torch.stack(((slope * (point - asked)).sum(1), (slope * (image - asked)).sum(1)))
-        move = to_plane(self.norm.name, both, torch.cat((slope, slope)), missing.flatten())
-        length = self.norm.distance(move).clamp(min=1e-8)
-        move, move_of_image = move.chunk(2)
-        near, far = length.chunk(2)
-        alpha = (near / (near + far)).clamp(max=self.alpha_max).unsqueeze(1)
-        eta = self._overshoot(lanes)
-        drawn = (1 - alpha) * (point + eta * move) + alpha * (image + eta * move_of_image)
-        lanes.point = drawn.clamp(0, 1).view_as(lanes.image)
+        across = lanes.succeeded(answer.prediction)
+        lanes.point = boundary_step(
+            lanes.point, lanes.image, rise, slope, across, self._overshoot(lanes), self.alpha_max, self.beta,
+            self.norm.name,
+        )  # fmt: skip
 
     def _overshoot(self, lanes: Lanes) -> float | Tensor:
         """How far past the plane: in a search for the nearest point, less and less over its last moves."""
         if self.eps is not None:
             return self.eta
         late = (lanes.step / self.steps - 0.8).clamp(0, 0.2) / 0.2
-        return (1 + (self.eta - 1) * 0.01**late).unsqueeze(1)
+        return 1 + (self.eta - 1) * 0.01**late
 
     def _boundary(self, lanes: Lanes, answer: Answer) -> tuple[Tensor, Tensor]:
         """The margin (S,) of the class to move to over the label, and its gradient (S, D), at the points asked."""

@@ -33,6 +33,7 @@ FAMILIES = {
     "perturbation": ("perturb_step", "random_start", "l1_box_projection"),
     "philox": ("uniform", "normal"),
     "lanes": ("predicted", "near_one", "judge", "ascend"),
+    "boundary": ("boundary_step",),
     "feature_attack": ("feature_attack",),
 }
 
@@ -97,6 +98,7 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     ),
     # Much bookkeeping in one launch each; on a CPU PyTorch's operations are no burden.
     "lanes": (Rule("triton", "cuda", (torch.float32,)),),
+    "boundary": (Rule("cpu", "cpu", (torch.float32,)), Rule("triton", "cuda", (torch.float32,))),
     # Above, products of whole batches win over one sample's loop.
     "feature_attack": (
         Rule("cpu", "cpu", (torch.float64,), most=128),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regfast.ops import lanes
+from regfast.ops.boundary import boundary_step
 from regfast.ops.feature_attack import feature_attack
 from regfast.ops.objective import KINDS, objective
 from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
@@ -14,6 +15,7 @@ from regfast.ops.reference import lanes as reference_lanes
 from regfast.ops.reference import objective as reference_objective
 from regfast.ops.reference import perturbation as reference
 from regfast.ops.reference import philox as reference_philox
+from regfast.ops.reference.boundary import boundary_step as reference_boundary_step
 from regfast.ops.reference.feature_attack import feature_attack as reference_feature_attack
 from tests.ops import oracle
 from tests.ops.triton_inputs import labels, logits
@@ -137,6 +139,18 @@ def test_bookkeeping_is_the_references():
     )
     for ours, theirs in zip((*found, *kept[0]), (*right, *kept[1]), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_moves_over_the_boundary_are_the_references():
+    point, image, slope = torch.rand(3, 40, 3, 32, 32, device="cuda")
+    rise, across = torch.randn(40, device="cuda"), torch.rand(40, device="cuda") < 0.5
+    for norm in ("linf", "l2", "l1"):
+        for eta in (1.05, 1 + 0.05 * torch.rand(40, device="cuda")):
+            found, right = (
+                step(point, image, rise, slope - 0.5, across, eta, 0.1, 0.9, norm)
+                for step in (boundary_step, reference_boundary_step)
+            )
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 
 def test_in_one_graph_and_in_a_cuda_graph(gpu_backend):

@@ -1,4 +1,4 @@
-"""The nearest point of a plane in the box: against scipy's programs in float64, and the rules that hold exactly."""
+"""FAB's move, and the nearest point of a plane in the box: against scipy and float64, and the rules that hold."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from regfast.attacks.projections import to_plane
+from regfast.ops.boundary import boundary_step
+from regfast.ops.dispatch import unavailable, use_backend
+from regfast.ops.reference.boundary import boundary_step as reference_step
+from regfast.ops.reference.boundary import to_plane
+
+BACKENDS = [name for name in ("reference", "cpu") if unavailable(name) is None]
 
 LENGTH = {"linf": lambda d: d.abs().amax(1), "l2": lambda d: d.norm(dim=1), "l1": lambda d: d.abs().sum(1)}
 
@@ -92,3 +97,102 @@ def test_float32_keeps_its_precision_when_little_is_missing():
     for norm in ("linf", "l2", "l1"):
         move = to_plane(norm, point, weight, missing).double()
         torch.testing.assert_close((weight.double() * move).sum(1), missing.double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("shape", [(9, 3, 7, 5), (6, 3072), (3, 1), (2, 1025), (0, 4)], ids=str)
+def test_every_backends_move_is_that_of_float64(norm, shape):
+    given = moves(shape)
+    right = of_float64(given, 1.05, norm)
+    for backend in BACKENDS:
+        with use_backend(backend):
+            found = boundary_step(*given, 1.05, 0.1, 0.9, norm)
+        assert found.shape == shape and found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), right, rtol=0, atol=5e-6)
+        assert len(found) == 0 or ((found >= 0).all() and (found <= 1).all())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_one_overshoot_a_lane_any_layout_and_arguments_left_alone(norm):
+    point, image, rise, slope, across = given = moves((5, 3, 6, 6))
+    eta = torch.tensor([1.0, 1.05, 1.0, 1.5, 2.0])
+    right = torch.cat([
+        reference_step(*(t[i : i + 1] for t in given), eta[i].item(), 0.1, 0.9, norm) for i in range(5)
+    ])  # fmt: skip
+    last = [t.contiguous(memory_format=torch.channels_last) for t in (point, image, slope)]
+    wide = torch.stack((rise, rise), 1)[:, 0]
+    for backend in BACKENDS:
+        copies = [t.clone() for t in given]
+        with use_backend(backend):
+            found = boundary_step(*given, eta, 0.1, 0.9, norm)
+            other = boundary_step(last[0], last[1], wide, last[2], across, eta.repeat(2)[:5], 0.1, 0.9, norm)
+        torch.testing.assert_close(found, right, rtol=0, atol=2e-6)
+        assert torch.equal(found, other)
+        assert all(map(torch.equal, given, copies))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_gradients_however_small_and_none_at_all(norm, backend):
+    point, image, rise, slope, across = moves((6, 3, 4, 4))
+    with use_backend(backend):
+        plain = boundary_step(point, image, rise, slope, across, 1.05, 0.1, 0.9, norm)
+        tiny = boundary_step(point, image, rise * 2.0**-80, slope * 2.0**-80, across, 1.05, 0.1, 0.9, norm)
+        none = boundary_step(point, image, rise, slope * 0, torch.zeros_like(across), 1.05, 0.1, 0.9, norm)
+        there = boundary_step(point, point, rise * 0, slope, across, 1.05, 0.1, 0.9, norm)
+    torch.testing.assert_close(tiny, plain, rtol=0, atol=2e-6)
+    mixed = 0.9 * point + 0.1 * image  # two moves of no length: the mean, as far as alpha_max lets it
+    torch.testing.assert_close(none, mixed, rtol=0, atol=1e-6)
+    torch.testing.assert_close(there, point, rtol=0, atol=1e-7)
+
+
+def nan_lane(step, norm: str) -> None:
+    """Where the model answers NaN the lane moves to no plane, and the others do as ever."""
+    point, image, rise, slope, across = moves((6, 3, 4, 4))
+    right = step(point, image, rise, slope, across, 1.05, 0.1, 0.9, norm)
+    rise, across[1] = rise.clone(), False
+    rise[1] = torch.nan
+    found = step(point, image, rise, slope, across, 1.05, 0.1, 0.9, norm)
+    torch.testing.assert_close(found[1], 0.9 * point[1] + 0.1 * image[1], rtol=0, atol=1e-6)
+    assert torch.equal(found[[0, 2, 3, 4, 5]], right[[0, 2, 3, 4, 5]])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_nan_moves_nowhere(norm, backend):
+    with use_backend(backend):
+        nan_lane(boundary_step, norm)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="no native extension")
+def test_shapes_that_do_not_fit_are_named():
+    point, image, rise, slope, across = moves((4, 3))
+    with use_backend("cpu"):
+        for wrong, name in (
+            ((point, image[:3], rise, slope, across, 1.0), "image"),
+            ((point, image, rise[:3], slope, across, 1.0), "rise"),
+            ((point, image, rise, slope[:, :2], across, 1.0), "slope"),
+            ((point, image, rise, slope, across[:1], 1.0), "across"),
+            ((point, image, rise, slope, across, rise[:2]), "eta"),
+        ):
+            with pytest.raises(ValueError, match=name):
+                boundary_step(*wrong, 0.1, 0.9, "linf")
+
+
+def moves(shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """Points, images, rises whose planes lie in the box, near, and out of reach, slopes, and who is across."""
+    image = torch.rand(shape)
+    point = (image + 0.2 * torch.randn(shape)).clamp(0, 1)
+    slope = torch.randn(shape) * (torch.rand(shape) > 0.1)
+    reach = slope.flatten(1).abs().sum(1) * torch.tensor([0.01, 0.3, 2.0]).repeat(len(image))[: len(image)]
+    return point, image, reach * torch.randn(len(image)), slope, torch.rand(len(image)) < 0.5
+
+
+def of_float64(given: tuple[torch.Tensor, ...], eta: float | torch.Tensor, norm: str) -> torch.Tensor:
+    """The reference's answer in float64; in l1, where every backend's is the reference's, in float32.
+
+    There the last entry to move makes up for the rounding of thousands of sums, however small its weight.
+    """
+    if norm != "l1":
+        given = tuple(t.double() if t.is_floating_point() else t for t in given)
+    return reference_step(*given, eta, 0.1, 0.9, norm).double()

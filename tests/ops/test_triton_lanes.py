@@ -12,7 +12,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("with a GPU tests/gpu runs the kernels themselves", allow_module_level=True)
 
 from regfast.ops.reference import lanes as reference
-from regfast.ops.triton import lanes
+from regfast.ops.triton import boundary, lanes
+from tests.ops.test_boundary import moves, nan_lane, of_float64
 from tests.ops.triton_inputs import poisoned
 
 __all__ = ["poisoned"]
@@ -90,3 +91,24 @@ def test_ascents(poisoned, shape, one_radius):
             held.update({name: getattr(after, name) for name in held})
         halvings += int((found.point != point).any())
     assert halvings > 0 or count < 7
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_moves_over_the_boundary(poisoned, shape, norm):
+    given = point, image, rise, slope, across = moves(shape)
+    wide = torch.stack((rise, rise), 1)[:, 0], slope.unsqueeze(1).expand(-1, 2, *slope.shape[1:])[:, 1]
+    for eta in (1.05, 1 + torch.rand(len(image))):
+        right = of_float64(given, eta, norm)
+        for tensors in (given, (point, image, *wide, across)):
+            found = boundary.boundary_step(*tensors, eta, 0.1, 0.9, norm)
+            assert found.shape == shape
+            torch.testing.assert_close(found.double(), right, rtol=0, atol=5e-6)
+    tiny = boundary.boundary_step(point, image, rise * 2.0**-80, slope * 2.0**-80, across, 1.0, 0.1, 0.9, norm)
+    plain = boundary.boundary_step(point, image, rise, slope, across, 1.0, 0.1, 0.9, norm)
+    torch.testing.assert_close(tiny, plain, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_nan_moves_nowhere(poisoned, norm):
+    nan_lane(boundary.boundary_step, norm)

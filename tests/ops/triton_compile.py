@@ -41,6 +41,7 @@ TYPES = {
 }
 MODULES = (
     "soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack", "lanes",
+    "boundary",
 )  # fmt: skip
 ROWS = ("one_shot_kernel", "two_pass_kernel", "one_shot_objective_kernel", "two_pass_objective_kernel")
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
@@ -100,6 +101,9 @@ def record() -> list[Launch]:
             step(x, x, x, eps, eps, norm, x, eps, sparsity=eps)
             start(x, eps, norm, 7, first[:4], start="sphere")
             start(x, eps, norm, 7, first[:4], start="ball")
+        for norm in ("linf", "l2"):
+            for eta in (1.05, eps):
+                modules["boundary"].boundary_step(x, x, eps, x, eps > 0, eta, 0.1, 0.9, norm)
         modules["lanes"].near_one(x)
         flags, classes = eps > 0, first[:4]
         for may, reach in ((None, False), (flags, True)):

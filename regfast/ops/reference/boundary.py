@@ -1,4 +1,4 @@
-"""The nearest point of a hyperplane in the box [0, 1], in linf, l2 and l1 (arXiv 1907.02044, section 3.1).
+"""FAB's move (`regfast.ops.boundary`) and the nearest point of a hyperplane in the box [0, 1] (arXiv 1907.02044, 3.1).
 
 Moving towards the plane every entry goes the way of its weight's sign, and stops at the box: it has `room_i`. Which
 entries move how far depends on the norm; the rise of `⟨w, z⟩` has to make up what is missing. Where the plane does not
@@ -12,8 +12,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+__all__ = ["boundary_step", "to_plane"]
+
 ROUNDS = 16  # Newton steps; each lands on the right linear piece or left of it, images need 3 to 8
 TINY = 1e-30
+SHORTEST = 1e-8  # of a move, so that two of length 0 are mixed by halves
+
+
+def boundary_step(
+    point: Tensor, image: Tensor, rise: Tensor, slope: Tensor, across: Tensor, eta: float | Tensor, alpha_max: float,
+    beta: float, norm: str,
+) -> Tensor:  # fmt: skip
+    """See `regfast.ops.boundary`."""
+    asked, clean, slope = point.flatten(1), image.flatten(1), slope.flatten(1)
+    begin = torch.where(across.unsqueeze(1), clean + beta * (asked - clean), asked)
+    # The plane ⟨slope, z⟩ = ⟨slope, asked⟩ - rise, seen from both.
+    both = torch.cat((begin, clean))
+    missing = -rise - torch.stack(((slope * (begin - asked)).sum(1), (slope * (clean - asked)).sum(1)))
+    move = to_plane(norm, both, torch.cat((slope, slope)), missing.flatten())
+    near, far = _LENGTHS[norm](move).clamp(min=SHORTEST).chunk(2)
+    alpha = (near / (near + far)).clamp(max=alpha_max).unsqueeze(1)
+    over = eta.unsqueeze(1) if isinstance(eta, Tensor) else eta
+    here, there = move.chunk(2)
+    drawn = (1 - alpha) * (begin + over * here) + alpha * (clean + over * there)
+    return drawn.clamp(0, 1).view_as(image)
 
 
 def to_plane(norm: str, point: Tensor, weight: Tensor, missing: Tensor) -> Tensor:
@@ -37,6 +59,8 @@ def _linf(slope: Tensor, room: Tensor, missing: Tensor) -> Tensor:
 
 def _l2(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
     """Everything by λ |w_i|, as far as there is room."""
+    largest = weight.amax(1).clamp(min=TINY)  # squares of the weights of confident models are 0 in float32
+    weight, missing = weight / largest.unsqueeze(1), missing / largest
     level = _level(weight * weight, room / weight.clamp(min=TINY), missing)
     return room.minimum(level * weight)
 
@@ -72,3 +96,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 _MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linf": _linf, "l2": _l2, "l1": _l1}
+
+_LENGTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linf": lambda move: move.abs().amax(1),
+    "l2": lambda move: torch.linalg.vector_norm(move, dim=1),
+    "l1": lambda move: move.abs().sum(1),
+}
