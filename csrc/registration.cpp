@@ -69,9 +69,9 @@ TORCH_LIBRARY(regfast, m) {
         "float step_value, int norm, Tensor? previous, Tensor? momentum, float momentum_value, Tensor? sparsity, "
         "float sparsity_value, float lower, float upper) -> Tensor");
   m.def("l1_box_projection(Tensor clean, Tensor delta, Tensor? eps, float eps_value, float lower, float upper) -> Tensor");
-  // FAB's move, in linf or l2.
+  // FAB's move.
   m.def("boundary_step(Tensor point, Tensor image, Tensor rise, Tensor slope, Tensor across, Tensor? eta, float eta_value, "
-        "float alpha_max, float beta, bool linf) -> Tensor");
+        "float alpha_max, float beta, int norm) -> Tensor");
   // seed: the 64 bits of the unsigned seed.
   m.def("random_start(Tensor clean, Tensor? eps, float eps_value, int norm, int seed, Tensor sample, int stage, "
         "Tensor restart, Tensor step, bool sphere, float lower, float upper) -> Tensor");

@@ -10,12 +10,14 @@
 namespace regfast {
 namespace {
 
-REGFAST_CLONES void linf_row(const BoundaryStep& call) { boundary::step<true>(call); }
-REGFAST_CLONES void l2_row(const BoundaryStep& call) { boundary::step<false>(call); }
+REGFAST_CLONES void linf_row(const BoundaryStep& call) { boundary::step<PerturbationNorm::kLinf>(call); }
+REGFAST_CLONES void l2_row(const BoundaryStep& call) { boundary::step<PerturbationNorm::kL2>(call); }
+REGFAST_CLONES void l1_row(const BoundaryStep& call) { boundary::step<PerturbationNorm::kL1>(call); }
 
 at::Tensor boundary_step(const at::Tensor& point_, const at::Tensor& image_, const at::Tensor& rise_,
                          const at::Tensor& slope_, const at::Tensor& across_, const MaybeTensor& eta_, double eta_value,
-                         double alpha_max, double beta, bool linf) {
+                         double alpha_max, double beta, int64_t norm) {
+  TORCH_CHECK_VALUE(norm >= 0 && norm <= 2, "norm must be 0 (linf), 1 (l2) or 2 (l1), got ", norm);
   TORCH_CHECK_VALUE(point_.dim() >= 1, "point must be (S, ...), got a scalar");
   const int64_t rows = point_.size(0), n = rows == 0 ? 0 : point_.numel() / rows;
   const auto points = [&](const at::Tensor& tensor, const char* name) {
@@ -36,9 +38,10 @@ at::Tensor boundary_step(const at::Tensor& point_, const at::Tensor& image_, con
   const float *heights = pointer<float>(rise), *etas = eta.defined() ? pointer<float>(eta) : nullptr;
   const bool* over = pointer<bool>(across);
   float* to = pointer<float>(out);
+  const auto run = norm == 0 ? linf_row : norm == 1 ? l2_row : l1_row;
   at::parallel_for(0, rows, grain(8 * n), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
-      (linf ? linf_row : l2_row)({n, heights[row], etas == nullptr ? float(eta_value) : etas[row], float(alpha_max), float(beta),
+      run({n, heights[row], etas == nullptr ? float(eta_value) : etas[row], float(alpha_max), float(beta),
                     over[row], from + row * n, clean + row * n, rises + row * n, to + row * n});
     }
   });

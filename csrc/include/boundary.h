@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "numeric.h"
 #include "perturbation.h"
 
 namespace regfast {
@@ -30,19 +31,30 @@ constexpr int kRounds = 16;
 constexpr float kSmallest = 1e-30f;
 constexpr float kShortest = 1e-8f;
 
-// The shortest move from `from` to the plane: entry i goes by sign · min(room, λ |w|^(p - 1)).
-template <bool kLinf>
+using PerturbationNorm::kL1;
+using PerturbationNorm::kL2;
+using PerturbationNorm::kLinf;
+
+// The shortest move from `from` to the plane: entry i goes by sign · min(room, λ |w|^(p - 1)), in l1 by all of its room
+// where its weight is the larger. `way`: the sign of what is missing.
+template <PerturbationNorm kNorm>
 struct Plane {
   int64_t n;
-  float way, scale;  // the sign of what is missing; 1 over the largest |w| in l2, whose squares would be 0 in float32
+  float way, scale;  // scale: 1 over the largest |w| in l2, whose squares would be 0 in float32
   const float* from;
   const float* slope;
-  float level;
+  float level;        // λ; in l1 the least weight that moves
+  float part = 0;     // in l1: how far entry `last` of that weight moves. Those before it move all the way, none after it
+  int64_t last = 0;
 
-  REGFAST_INLINE float weight(int64_t i) const { return kLinf ? magnitude(slope[i]) : magnitude(slope[i]) * scale; }
+  REGFAST_INLINE float weight(int64_t i) const {
+    return kNorm == kL2 ? magnitude(slope[i]) * scale : magnitude(slope[i]);
+  }
   REGFAST_INLINE float room(int64_t i) const { return slope[i] * way > 0 ? 1.0f - from[i] : from[i]; }
   REGFAST_INLINE float move(int64_t i) const {
-    const float most = room(i), far = kLinf ? level : level * weight(i);
+    const float most = room(i), w = weight(i);
+    float far = kNorm == kLinf ? level : level * w;
+    if (kNorm == kL1) far = w > level || (w == level && i < last) ? most : (w == level && i == last ? part : 0.0f);
     return sign(slope[i]) * way * (most < far ? most : far);
   }
 };
@@ -75,31 +87,66 @@ REGFAST_INLINE float level(int64_t n, float missing, Gain gain, Stop stop) {
   return at;
 }
 
-template <bool kLinf>
-REGFAST_INLINE Plane<kLinf> to_plane(const BoundaryStep& call, const float* from, float scale, float missing) {
-  Plane<kLinf> plane{call.n, missing > 0 ? 1.0f : missing < 0 ? -1.0f : 0.0f, scale, from, call.slope, 0};
+// In l1 the heaviest entries go first, each all the way: the least weight among them, by halving the numbers between 0 and
+// the largest (floats that are not negative order as their bits do).
+REGFAST_INLINE void heaviest(Plane<kL1>& plane, float missing) {
+  const int64_t n = plane.n;
+  const auto rise_above = [=, &plane](float least) __attribute__((always_inline)) {
+    return float(total(n, [=, &plane](int64_t i) __attribute__((always_inline)) {
+      const float w = plane.weight(i);
+      return w > least ? w * plane.room(i) : 0.0f;
+    }));
+  };
+  plane.level = 0;
+  if (!(rise_above(0) > missing)) return;
+  uint32_t low = 0, high = bits_as<uint32_t>(largest(n, [&](int64_t i) __attribute__((always_inline)) { return plane.weight(i); }));
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (rise_above(bits_as<float>(middle)) > missing ? low : high) = middle;
+  }
+  plane.level = bits_as<float>(high);
+  float rest = missing - rise_above(plane.level);
+  for (plane.last = 0; plane.last < n; plane.last++) {
+    if (plane.weight(plane.last) != plane.level) continue;
+    const float rise = plane.level * plane.room(plane.last);
+    if (rise > rest) break;
+    rest -= rise;
+  }
+  plane.part = (rest > 0 ? rest : 0) / plane.level;
+}
+
+template <PerturbationNorm kNorm>
+REGFAST_INLINE Plane<kNorm> to_plane(const BoundaryStep& call, const float* from, float scale, float missing) {
+  Plane<kNorm> plane{call.n, missing > 0 ? 1.0f : missing < 0 ? -1.0f : 0.0f, scale, from, call.slope, 0};
   if (plane.way == 0) return plane;  // it is there, or nobody knows where
-  const auto gain = [=](int64_t i) __attribute__((always_inline)) {
-    const float w = plane.weight(i);
-    return kLinf ? w : w * w;
-  };
-  const auto stop = [=](int64_t i) __attribute__((always_inline)) {
-    const float w = plane.weight(i);
-    return kLinf ? plane.room(i) : plane.room(i) / (w < kSmallest ? kSmallest : w);
-  };
-  plane.level = level(call.n, magnitude(missing) * scale, gain, stop);
+  if constexpr (kNorm == kL1) {
+    heaviest(plane, magnitude(missing));
+  } else {
+    const auto gain = [=](int64_t i) __attribute__((always_inline)) {
+      const float w = plane.weight(i);
+      return kNorm == kLinf ? w : w * w;
+    };
+    const auto stop = [=](int64_t i) __attribute__((always_inline)) {
+      const float w = plane.weight(i);
+      return kNorm == kLinf ? plane.room(i) : plane.room(i) / (w < kSmallest ? kSmallest : w);
+    };
+    plane.level = level(call.n, magnitude(missing) * scale, gain, stop);
+  }
   return plane;
 }
 
-template <bool kLinf>
-REGFAST_INLINE float length(const Plane<kLinf>& plane) {
+template <PerturbationNorm kNorm>
+REGFAST_INLINE float length(const Plane<kNorm>& plane) {
   const auto entry = [=](int64_t i) __attribute__((always_inline)) { return magnitude(plane.move(i)); };
   const auto square = [=](int64_t i) __attribute__((always_inline)) { return entry(i) * entry(i); };
-  const float found = kLinf ? largest(plane.n, entry) : float(std::sqrt(total(plane.n, square)));
+  float found;
+  if (kNorm == kLinf) found = largest(plane.n, entry);
+  else if (kNorm == kL2) found = float(std::sqrt(total(plane.n, square)));
+  else found = float(total(plane.n, entry));
   return found < kShortest ? kShortest : found;
 }
 
-template <bool kLinf>
+template <PerturbationNorm kNorm>
 REGFAST_INLINE void step(const BoundaryStep& call) {
   const int64_t n = call.n;
   const float *point = call.point, *image = call.image, *slope = call.slope;
@@ -112,15 +159,16 @@ REGFAST_INLINE void step(const BoundaryStep& call) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) begin[i] = point[i];
   }
-  const float most = kLinf ? 1 : largest(n, [=](int64_t i) __attribute__((always_inline)) { return magnitude(slope[i]); });
+  const float most =
+      kNorm != kL2 ? 1 : largest(n, [=](int64_t i) __attribute__((always_inline)) { return magnitude(slope[i]); });
   const float scale = 1 / (most < kSmallest ? kSmallest : most);
   const auto missing = [=](const float* from) __attribute__((always_inline)) {
     return float(-call.rise - total(n, [=](int64_t i) __attribute__((always_inline)) {
                    return slope[i] * (from[i] - point[i]);
                  }));
   };
-  const auto here = to_plane<kLinf>(call, begin, scale, missing(begin));
-  const auto there = to_plane<kLinf>(call, image, scale, missing(image));
+  const auto here = to_plane<kNorm>(call, begin, scale, missing(begin));
+  const auto there = to_plane<kNorm>(call, image, scale, missing(image));
   const float near = length(here), far = length(there);
   const float drawn = near / (near + far), alpha = drawn > call.alpha_max ? call.alpha_max : drawn, eta = call.eta;
 #pragma omp simd

@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from regfast.ops.reference import lanes as reference
 from regfast.ops.triton import boundary, lanes
-from tests.ops.test_boundary import moves, nan_lane, of_float64
+from tests.ops.test_boundary import ERROR, moves, nan_lane, of_float64, ties
 from tests.ops.triton_inputs import poisoned
 
 __all__ = ["poisoned"]
@@ -103,12 +103,16 @@ def test_moves_over_the_boundary(poisoned, shape, norm):
         for tensors in (given, (point, image, *wide, across)):
             found = boundary.boundary_step(*tensors, eta, 0.1, 0.9, norm)
             assert found.shape == shape
-            torch.testing.assert_close(found.double(), right, rtol=0, atol=5e-6)
+            torch.testing.assert_close(found.double(), right, rtol=0, atol=ERROR[norm])
     tiny = boundary.boundary_step(point, image, rise * 2.0**-80, slope * 2.0**-80, across, 1.0, 0.1, 0.9, norm)
     plain = boundary.boundary_step(point, image, rise, slope, across, 1.0, 0.1, 0.9, norm)
-    torch.testing.assert_close(tiny, plain, rtol=0, atol=5e-6)
+    torch.testing.assert_close(tiny, plain, rtol=0, atol=ERROR[norm])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equal_weights_move_in_their_order(poisoned):
+    ties(boundary.boundary_step)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_nan_moves_nowhere(poisoned, norm):
     nan_lane(boundary.boundary_step, norm)

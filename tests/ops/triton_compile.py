@@ -101,7 +101,7 @@ def record() -> list[Launch]:
             step(x, x, x, eps, eps, norm, x, eps, sparsity=eps)
             start(x, eps, norm, 7, first[:4], start="sphere")
             start(x, eps, norm, 7, first[:4], start="ball")
-        for norm in ("linf", "l2"):
+        for norm in ("linf", "l2", "l1"):
             for eta in (1.05, eps):
                 modules["boundary"].boundary_step(x, x, eps, x, eps > 0, eta, 0.1, 0.9, norm)
         modules["lanes"].near_one(x)

@@ -9,6 +9,7 @@ from torch import Tensor
 from regfast.ops.target import Target
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+NORMS = {"linf": 0, "l2": 1, "l1": 2}
 BACKWARDS = {"auto": 0, "store": 1, "recompute": 2}
 
 

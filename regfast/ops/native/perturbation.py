@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regfast.ops.native.arguments import code, split
+from regfast.ops.native.arguments import NORMS, code, split
 from regfast.ops.native.philox import signed
 
 _step = torch.ops.regfast.perturb_step.default
 _start = torch.ops.regfast.random_start.default
 _l1_projection = torch.ops.regfast.l1_box_projection.default
-
-_NORMS = {"linf": 0, "l2": 1, "l1": 2}
 
 
 def perturb_step(
@@ -37,7 +35,7 @@ def perturb_step(
             clean,
             *split(eps),
             *split(step),
-            code(_NORMS, "norm", norm),
+            code(NORMS, "norm", norm),
             previous,
             *split(momentum),
             *split(sparsity),
@@ -66,7 +64,7 @@ def random_start(
         return _start(
             clean,
             *split(eps),
-            code(_NORMS, "norm", norm),
+            code(NORMS, "norm", norm),
             signed(seed),
             sample,
             stage,

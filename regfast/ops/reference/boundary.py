@@ -29,7 +29,7 @@ def boundary_step(
     # The plane ⟨slope, z⟩ = ⟨slope, asked⟩ - rise, seen from both.
     both = torch.cat((begin, clean))
     missing = -rise - torch.stack(((slope * (begin - asked)).sum(1), (slope * (clean - asked)).sum(1)))
-    move = to_plane(norm, both, torch.cat((slope, slope)), missing.flatten())
+    move = to_plane(norm, both, torch.cat((slope, slope)), missing.flatten().nan_to_num(0, torch.inf, -torch.inf))
     near, far = _LENGTHS[norm](move).clamp(min=SHORTEST).chunk(2)
     alpha = (near / (near + far)).clamp(max=alpha_max).unsqueeze(1)
     over = eta.unsqueeze(1) if isinstance(eta, Tensor) else eta
@@ -67,7 +67,7 @@ def _l2(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
 
 def _l1(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
     """The entries of largest |w_i| first, each with all of its room; the last one in part."""
-    heavy, order = weight.sort(dim=1, descending=True)
+    heavy, order = weight.sort(dim=1, descending=True, stable=True)
     rise = heavy * room.gather(1, order)
     before = rise.cumsum(1) - rise
     part = (missing.unsqueeze(1) - before).clamp(min=0).minimum(rise) / heavy.clamp(min=TINY)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regfast.ops.reference import boundary as reference
+from regfast.ops.reference.boundary import ROUNDS
 from regfast.ops.triton.launch import launch
 
 __all__ = ["boundary_step"]
@@ -19,9 +19,7 @@ def boundary_step(
     point: Tensor, image: Tensor, rise: Tensor, slope: Tensor, across: Tensor, eta: float | Tensor, alpha_max: float,
     beta: float, norm: str,
 ) -> Tensor:  # fmt: skip
-    """See `regfast.ops.boundary`. In l1 the entries have to be sorted, which PyTorch does."""
-    if norm == "l1":
-        return reference.boundary_step(point, image, rise, slope, across, eta, alpha_max, beta, norm)
+    """See `regfast.ops.boundary`."""
     point, image, slope = point.contiguous(), image.contiguous(), slope.contiguous()
     out, size = torch.empty_like(point), point[0].numel() if len(point) else 0
     overshoots = eta.contiguous() if isinstance(eta, Tensor) else None
@@ -30,7 +28,7 @@ def boundary_step(
         boundary_kernel, len(point) if size else 0, point.device,
         point, image, rise.contiguous(), slope, across.contiguous(), overshoots, out, size,
         1.0 if isinstance(eta, Tensor) else eta, alpha_max, beta,
-        LINF=norm == "linf", ROUNDS=reference.ROUNDS, BLOCK=block, num_warps=8 if block > 1024 else 4,
+        NORM={"linf": 0, "l2": 1, "l1": 2}[norm], ROUNDS=ROUNDS, BLOCK=block, num_warps=8 if block > 1024 else 4,
     )  # fmt: skip
     return out
 
@@ -48,11 +46,11 @@ def _room_and_way(x, g, way):
 
 
 @triton.jit
-def _gain_and_stop(x, g, way, scale, LINF: tl.constexpr):
+def _gain_and_stop(x, g, way, scale, NORM: tl.constexpr):
     """What a unit of λ raises the product by, and the λ at which the entry is at the box."""
     room, sign = _room_and_way(x, g, way)
     weight = tl.abs(g) * scale
-    if LINF:
+    if NORM == 0:
         gain, stop = weight, room
     else:
         gain, stop = weight * weight, room / tl.maximum(weight, 1e-30)
@@ -60,65 +58,43 @@ def _gain_and_stop(x, g, way, scale, LINF: tl.constexpr):
 
 
 @triton.jit
-def _move(x, g, way, scale, level, LINF: tl.constexpr):
+def _move(x, g, cols, way, scale, level, last, part, NORM: tl.constexpr):
+    """Of an entry; `last` and `part` are l1's: which entry of weight `level` goes a part of its way, and that part."""
     room, sign = _room_and_way(x, g, way)
-    if LINF:
+    if NORM == 0:
         far = level
-    else:
+    elif NORM == 1:
         far = level * (tl.abs(g) * scale)
+    else:
+        weight = tl.abs(g)
+        tied = weight == level
+        far = tl.where((weight > level) | (tied & (cols < last)), room, tl.where(tied & (cols == last), part, 0.0))
     return sign * tl.minimum(room, far)
 
 
 @triton.jit
-def _start(point, image, at, ok, over, beta):
+def _start(point, image, slope, at, ok, over, beta):
+    """Where the model was asked, where the move begins, the image, and the slope."""
     x, clean = tl.load(point + at, mask=ok, other=0.0), tl.load(image + at, mask=ok, other=0.0)
-    return x, tl.where(over, clean + beta * (x - clean), x), clean
+    return x, tl.where(over, clean + beta * (x - clean), x), clean, tl.load(slope + at, mask=ok, other=0.0)
 
 
 @triton.jit
-def boundary_kernel(
-    point, image, rise, slope, across, overshoots, out, size, eta, alpha_max, beta,
-    LINF: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+def _levels(
+    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale,
+    NORM: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Solves for both planes side by side: the lane's three rows, read once a Newton step, stay in the cache."""
-    lane = tl.program_id(0)
-    row = lane.to(tl.int64) * size
-    over = tl.load(across + lane).to(tl.int1)
-    near_gap, far_gap, largest = (
-        tl.zeros([BLOCK], tl.float32),
-        tl.zeros([BLOCK], tl.float32),
-        tl.zeros([BLOCK], tl.float32),
-    )
-    for start in range(0, size, BLOCK):
-        cols = start + tl.arange(0, BLOCK)
-        ok = cols < size
-        x, begin, clean = _start(point, image, row + cols, ok, over, beta)
-        g = tl.load(slope + row + cols, mask=ok, other=0.0)
-        near_gap += g * (begin - x)
-        far_gap += g * (clean - x)
-        largest = tl.maximum(largest, tl.abs(g))
-    height = -tl.load(rise + lane)
-    near_missing, far_missing = height - tl.sum(near_gap, 0), height - tl.sum(far_gap, 0)
-    near_way, far_way = _sign(near_missing), _sign(far_missing)
-    scale = 1.0  # in l2 squares of the weights of confident models would be 0
-    if not LINF:
-        scale = 1.0 / tl.maximum(tl.max(largest, 0), 1e-30)
-    near_missing, far_missing = tl.abs(near_missing) * scale, tl.abs(far_missing) * scale
-
-    # Σ gain · min(λ, stop) = missing, by Newton's method from λ = missing / Σ gain.
-    near_level, far_level = 0.0, 0.0
-    near_all, far_all = 0.0, 0.0
+    """λ of both planes, linf and l2: Σ gain · min(λ, stop) = missing, by Newton's method from missing / Σ gain."""
+    near_level, far_level, near_all, far_all = 0.0, 0.0, 0.0, 0.0
     rounds = 0
     while rounds <= ROUNDS:
         near_sum, near_free = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
         far_sum, far_free = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
         for start in range(0, size, BLOCK):
             cols = start + tl.arange(0, BLOCK)
-            ok = cols < size
-            _, begin, clean = _start(point, image, row + cols, ok, over, beta)
-            g = tl.load(slope + row + cols, mask=ok, other=0.0)
-            gain, stop = _gain_and_stop(begin, g, near_way, scale, LINF)
-            there, limit = _gain_and_stop(clean, g, far_way, scale, LINF)
+            _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+            gain, stop = _gain_and_stop(begin, g, near_way, scale, NORM)
+            there, limit = _gain_and_stop(clean, g, far_way, scale, NORM)
             if rounds == 0:  # λ is not known yet: what all gains, and all room, come to
                 near_free += gain
                 far_free += there
@@ -141,25 +117,131 @@ def boundary_kernel(
         far_level += far_ahead
         arrived = (near_ahead == 0) & (far_ahead == 0)
         rounds = tl.where(arrived, ROUNDS + 1, rounds + 1)
-    near_level = tl.where(near_all > near_missing, near_level, 1e30)
-    far_level = tl.where(far_all > far_missing, far_level, 1e30)
+    return tl.where(near_all > near_missing, near_level, 1e30), tl.where(far_all > far_missing, far_level, 1e30)
+
+
+@triton.jit
+def _rises(
+    point, image, slope, row, size, over, beta, near_way, far_way, near_level, far_level, BLOCK: tl.constexpr
+):  # fmt: skip
+    """What the entries of larger weights than `level` raise the product by, going all the way."""
+    near, far = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+        weight = tl.abs(g)
+        near += tl.where(weight > near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
+        far += tl.where(weight > far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
+    return tl.sum(near, 0), tl.sum(far, 0)
+
+
+@triton.jit
+def _crossing(rises, cols, carry, rest, last, left):
+    """Of entries with these rises, in order: the first at which `rest` runs out, and what is left for it."""
+    before = carry + tl.cumsum(rises, 0) - rises
+    here = tl.min(tl.where((rises > 0) & (before + rises > rest), cols, 2147483647), 0)
+    ahead = tl.sum(tl.where(cols == here, tl.maximum(rest - before, 0.0), 0.0), 0)
+    return tl.minimum(here, last), tl.where(last == 2147483647, ahead, left), carry + tl.sum(rises, 0)
+
+
+@triton.jit
+def _heaviest(
+    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, largest,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """l1's: the least weight that moves, which entry of that weight goes a part of its way, and how far; twice."""
+    near_all, far_all = _rises(point, image, slope, row, size, over, beta, near_way, far_way, 0.0, 0.0, BLOCK)
+    near_low, far_low = tl.zeros((), tl.int32), tl.zeros((), tl.int32)
+    near_high, far_high = largest.to(tl.int32, bitcast=True), largest.to(tl.int32, bitcast=True)
+    # Halving the numbers between 0 and the largest: floats that are not negative order as their bits do.
+    near_high, far_high = tl.where(near_all > near_missing, near_high, 0), tl.where(far_all > far_missing, far_high, 0)
+    while (near_high - near_low > 1) | (far_high - far_low > 1):
+        near_middle, far_middle = (near_low + near_high) // 2, (far_low + far_high) // 2
+        near, far = _rises(
+            point, image, slope, row, size, over, beta, near_way, far_way,
+            near_middle.to(tl.float32, bitcast=True), far_middle.to(tl.float32, bitcast=True), BLOCK,
+        )  # fmt: skip
+        near_low, near_high = (
+            tl.where(near > near_missing, near_middle, near_low),
+            tl.where(near > near_missing, near_high, near_middle),
+        )
+        far_low, far_high = (
+            tl.where(far > far_missing, far_middle, far_low),
+            tl.where(far > far_missing, far_high, far_middle),
+        )
+    near_level, far_level = near_high.to(tl.float32, bitcast=True), far_high.to(tl.float32, bitcast=True)
+    near, far = _rises(point, image, slope, row, size, over, beta, near_way, far_way, near_level, far_level, BLOCK)
+    near_last, far_last = tl.full((), 2147483647, tl.int32), tl.full((), 2147483647, tl.int32)
+    near_part, far_part, near_carry, far_carry = 0.0, 0.0, 0.0, 0.0
+    for start in range(0, size, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+        weight = tl.abs(g)
+        rises = tl.where(weight == near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
+        near_last, near_part, near_carry = _crossing(rises, cols, near_carry, near_missing - near, near_last, near_part)
+        rises = tl.where(weight == far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
+        far_last, far_part, far_carry = _crossing(rises, cols, far_carry, far_missing - far, far_last, far_part)
+    return near_level, near_last, near_part / near_level, far_level, far_last, far_part / far_level
+
+
+@triton.jit
+def boundary_kernel(
+    point, image, rise, slope, across, overshoots, out, size, eta, alpha_max, beta,
+    NORM: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Solves for both planes side by side: the lane's three rows, read once a round, stay in the cache.
+
+    NORM: 0 linf, 1 l2, 2 l1.
+    """
+    lane = tl.program_id(0)
+    row = lane.to(tl.int64) * size
+    over = tl.load(across + lane).to(tl.int1)
+    near_gap, far_gap = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        x, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+        near_gap += g * (begin - x)
+        far_gap += g * (clean - x)
+        largest = tl.maximum(largest, tl.abs(g))
+    height = -tl.load(rise + lane)
+    near_missing, far_missing = height - tl.sum(near_gap, 0), height - tl.sum(far_gap, 0)
+    near_way, far_way = _sign(near_missing), _sign(far_missing)
+    most = tl.max(largest, 0)
+    scale = 1.0
+    if NORM == 1:  # squares of the weights of confident models would be 0
+        scale = 1.0 / tl.maximum(most, 1e-30)
+    near_missing, far_missing = tl.abs(near_missing) * scale, tl.abs(far_missing) * scale
+
+    near_last, far_last, near_part, far_part = 0, 0, 0.0, 0.0
+    if NORM == 2:
+        near_level, near_last, near_part, far_level, far_last, far_part = _heaviest(
+            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, most, BLOCK
+        )
+    else:
+        near_level, far_level = _levels(
+            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale, NORM,
+            ROUNDS, BLOCK,
+        )  # fmt: skip
 
     near_size, far_size = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
-        ok = cols < size
-        _, begin, clean = _start(point, image, row + cols, ok, over, beta)
-        g = tl.load(slope + row + cols, mask=ok, other=0.0)
-        here = tl.abs(_move(begin, g, near_way, scale, near_level, LINF))
-        there = tl.abs(_move(clean, g, far_way, scale, far_level, LINF))
-        if LINF:
+        _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+        here = tl.abs(_move(begin, g, cols, near_way, scale, near_level, near_last, near_part, NORM))
+        there = tl.abs(_move(clean, g, cols, far_way, scale, far_level, far_last, far_part, NORM))
+        if NORM == 0:
             near_size, far_size = tl.maximum(near_size, here), tl.maximum(far_size, there)
-        else:
+        elif NORM == 1:
             near_size, far_size = near_size + here * here, far_size + there * there
-    if LINF:
+        else:
+            near_size, far_size = near_size + here, far_size + there
+    if NORM == 0:
         near_length, far_length = tl.max(near_size, 0), tl.max(far_size, 0)
-    else:
+    elif NORM == 1:
         near_length, far_length = tl.sqrt(tl.sum(near_size, 0)), tl.sqrt(tl.sum(far_size, 0))
+    else:
+        near_length, far_length = tl.sum(near_size, 0), tl.sum(far_size, 0)
     near_length, far_length = tl.maximum(near_length, 1e-8), tl.maximum(far_length, 1e-8)
     alpha = tl.minimum(near_length / (near_length + far_length), alpha_max)
     over_it = eta
@@ -168,9 +250,8 @@ def boundary_kernel(
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         ok = cols < size
-        _, begin, clean = _start(point, image, row + cols, ok, over, beta)
-        g = tl.load(slope + row + cols, mask=ok, other=0.0)
-        onward = begin + over_it * _move(begin, g, near_way, scale, near_level, LINF)
-        home = clean + over_it * _move(clean, g, far_way, scale, far_level, LINF)
+        _, begin, clean, g = _start(point, image, slope, row + cols, ok, over, beta)
+        onward = begin + over_it * _move(begin, g, cols, near_way, scale, near_level, near_last, near_part, NORM)
+        home = clean + over_it * _move(clean, g, cols, far_way, scale, far_level, far_last, far_part, NORM)
         drawn = (1 - alpha) * onward + alpha * home
         tl.store(out + row + cols, tl.where(drawn > 1, 1.0, tl.where(drawn < 0, 0.0, drawn)), mask=ok)  # NaN stays
