@@ -235,7 +235,7 @@ def _cuda() -> dict[str, Any]:
 
         return launched
 
-    families = ("objective", "perturbation", "philox", "lanes", "boundary")
+    families = ("objective", "perturbation", "philox", "lanes", "boundary", "squares")
     places = {f"regfast.ops.{family}.find": chosen for family in families}
     return {
         **places,

@@ -16,6 +16,7 @@ from regfast.ops.objective import KINDS, objective
 from regfast.ops.perturbation import l1_box_projection, perturb_step, random_start
 from regfast.ops.philox import normal, uniform
 from regfast.ops.soft_cross_entropy import soft_cross_entropy, soft_cross_entropy_stats
+from regfast.ops.squares import repaint
 from regfast.ops.target import Target
 
 ROWS, FEATURES = 37, 19
@@ -67,6 +68,9 @@ def steps(shape: tuple[int, ...]) -> None:
         random_start(clean, eps, norm, 7, sample)  # type: ignore[arg-type]
         random_start(clean, eps, norm, 7, sample, start="ball")  # type: ignore[arg-type]
         boundary_step(point, clean, eps - 0.5, gradient - 0.5, eps > 0.5, 1.05, 0.1, 0.9, norm)  # type: ignore[arg-type]
+    best, image = (tensor.view(shape[0], 1, -1, shape[-1]) for tensor in (point, clean))
+    for radius in (0.1, eps, image):
+        repaint(best, image, torch.rand(shape[0], 3, device="cuda"), sample * 0 + 1, radius)
     l1_box_projection(clean, gradient - 0.5, eps)
     lanes.near_one(gradient)
     lanes.predicted(gradient.flatten(1))

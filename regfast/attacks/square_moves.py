@@ -10,6 +10,8 @@ from torch import Tensor
 
 from regfast.attacks.lanes import Lanes, spread
 from regfast.attacks.norms import Norm
+from regfast.ops.reference.squares import signs_of, window
+from regfast.ops.squares import repaint
 
 TINY = 1e-12
 
@@ -26,17 +28,13 @@ class Squares:
         """Vertical stripes of random sign, per channel."""
         image = lanes.image[rows]
         channels, _, width = image.shape[1:]
-        signs = _signs(lanes.uniform(channels * width, rows, stage=1)).view(-1, channels, 1, width)
+        signs = signs_of(lanes.uniform(channels * width, rows, stage=1)).view(-1, channels, 1, width)
         return (image + spread(lanes.radius(rows), image) * signs).clamp(0, 1)
 
     def move(self, lanes: Lanes, best: Tensor, halved: Tensor) -> Tensor:
         """The best point with one square set anew."""
-        image, channels = lanes.image, lanes.image.shape[1]
-        draws = lanes.uniform(2 + channels)
-        rows, columns = _window(draws[:, :2], self.sides[halved], image)
-        window = (rows & columns).unsqueeze(1)
-        color = image + spread(lanes.radius(), image) * _signs(draws[:, 2:]).view(-1, channels, 1, 1)
-        return torch.where(window, color.clamp_(0, 1), best)
+        draws = lanes.uniform(2 + lanes.image.shape[1])
+        return repaint(best, lanes.image, draws, self.sides[halved], lanes.radius())
 
 
 class Bumps:
@@ -67,7 +65,7 @@ class Bumps:
         channels, height, width = image.shape[1:]
         side = len(self.tile)
         down, across = height // side, width // side
-        signs = _signs(lanes.uniform(1 + channels * down * across, rows, stage=1))
+        signs = signs_of(lanes.uniform(1 + channels * down * across, rows, stage=1))
         turned = torch.where(signs[:, 0].view(-1, 1, 1) > 0, self.tile, self.tile.T)
         tiles = signs[:, 1:].view(-1, channels, down, 1, across, 1) * turned.view(-1, 1, 1, side, 1, side)
         delta = torch.zeros_like(image)
@@ -79,16 +77,16 @@ class Bumps:
         """The best point with the mass of two windows moved into one."""
         image, channels, power = lanes.image, lanes.image.shape[1], self.power
         draws, sides = lanes.uniform(5 + channels), self.sides[halved]
-        rows, columns = _window(draws[:, :2], sides, image)
+        rows, columns = window(draws[:, :2], sides, image)
         first = (rows & columns).unsqueeze(1)
-        second_rows, second_columns = _window(draws[:, 2:4], sides, image)
+        second_rows, second_columns = window(draws[:, 2:4], sides, image)
         both = first | (second_rows & second_columns).unsqueeze(1)
         delta, eps = best - image, spread(lanes.radius(), image)
         mass = delta.abs() ** power
         inside = torch.where(first, mass, 0.0).sum((2, 3), keepdim=True) ** (1 / power)
         spare = (eps**power - mass.sum((1, 2, 3), keepdim=True)).clamp(min=0) / channels
         budget = spare + torch.where(both, mass, 0.0).sum((2, 3), keepdim=True)
-        signs = _signs(draws[:, 5:]).view(-1, channels, 1, 1)
+        signs = signs_of(draws[:, 5:]).view(-1, channels, 1, 1)
         shape = self._placed(rows, columns, halved, draws[:, 4] < 0.5) * signs + delta / (inside + TINY)
         shape = torch.where(first, shape, 0.0)
         length = (shape.abs() ** power).sum((2, 3), keepdim=True) ** (1 / power)
@@ -114,20 +112,6 @@ class Bumps:
 
     def _length(self, delta: Tensor) -> float:
         return float((delta.abs() ** self.power).sum() ** (1 / self.power))
-
-
-def _signs(draws: Tensor) -> Tensor:
-    return torch.where(draws < 0.5, -1.0, 1.0)
-
-
-def _window(draws: Tensor, sides: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """(S, H, 1) and (S, 1, W) bool: a square of side `sides` at a place drawn uniformly; draws (S, 2) in [0, 1)."""
-    height, width = image.shape[-2:]
-    top = (draws[:, 0] * (height - sides + 1)).long().view(-1, 1, 1)
-    left = (draws[:, 1] * (width - sides + 1)).long().view(-1, 1, 1)
-    y, x = torch.arange(height, device=image.device).view(1, -1, 1), torch.arange(width, device=image.device)
-    side = sides.view(-1, 1, 1)
-    return (y >= top) & (y < top + side), (x >= left) & (x < left + side)
 
 
 def _hill(height: int, width: int, power: int) -> Tensor:

@@ -34,6 +34,7 @@ FAMILIES = {
     "philox": ("uniform", "normal"),
     "lanes": ("predicted", "near_one", "judge", "ascend"),
     "boundary": ("boundary_step",),
+    "squares": ("repaint",),
     "feature_attack": ("feature_attack",),
 }
 
@@ -99,12 +100,16 @@ _TABLE: dict[str, tuple[Rule, ...]] = {
     # Much bookkeeping in one launch each; on a CPU PyTorch's operations are no burden.
     "lanes": (Rule("triton", "cuda", (torch.float32,)),),
     "boundary": (Rule("cpu", "cpu", (torch.float32,)), Rule("triton", "cuda", (torch.float32,))),
+    "squares": (Rule("triton", "cuda", (torch.float32,)),),
     # Above, products of whole batches win over one sample's loop.
     "feature_attack": (
         Rule("cpu", "cpu", (torch.float64,), most=128),
         Rule("triton", "cuda", (torch.float64,), most=128),
     ),
 }
+
+# What an attack does beside the ops that it is made of. Nobody who forces a backend means these.
+_BESIDE = ("lanes", "boundary", "squares")
 
 _forced: str | None = os.environ.get("REGFAST_BACKEND") or None
 _interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels on CPU tensors, for tests
@@ -129,7 +134,8 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
             …) and under forward-mode differentiation.
 
     Raises:
-        BackendError: if a backend is forced (`use_backend`, REGFAST_BACKEND) that cannot serve the call.
+        BackendError: if a backend is forced (`use_backend`, REGFAST_BACKEND) that cannot serve the call. Families of
+            `_BESIDE` that it lacks are left to the table.
         ValueError: if REGFAST_BACKEND is no backend's name.
     """
     _load()
@@ -138,7 +144,7 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
             return _served("reference", function)
     if not _is_compiling() and (_in_functorch() or forward_ad._current_level >= 0):
         return _served("reference", function)
-    if _forced is not None:
+    if _forced is not None and not _left_to_the_table(_forced, family):
         return _find_forced(_forced, family, function, tensor)
     device = "cpu" if tensor.is_cpu else tensor.device.type  # making the string takes microseconds
     columns = tensor.shape[-1] if tensor.ndim else 1
@@ -146,6 +152,13 @@ def find(family: str, function: str, tensor: Tensor, constants: tuple[object, ..
         if least <= columns <= most and columns % multiple == 0 and (elements is None or tensor.numel() <= elements):
             return found
     return _served("reference", function)
+
+
+def _left_to_the_table(backend: str, family: str) -> bool:
+    """Whether a forced backend leaves this family to the table: small moves of attacks that it has no kernels for."""
+    if family not in _BESIDE or backend == "reference":
+        return False
+    return all(rule.backend != backend for rule in _TABLE[family])
 
 
 def transformed() -> bool:

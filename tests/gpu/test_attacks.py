@@ -17,6 +17,8 @@ from regfast.ops.reference import perturbation as reference
 from regfast.ops.reference import philox as reference_philox
 from regfast.ops.reference.boundary import boundary_step as reference_boundary_step
 from regfast.ops.reference.feature_attack import feature_attack as reference_feature_attack
+from regfast.ops.reference.squares import repaint as reference_repaint
+from regfast.ops.squares import repaint
 from tests.ops import oracle
 from tests.ops.triton_inputs import labels, logits
 
@@ -151,6 +153,13 @@ def test_moves_over_the_boundary_are_the_references():
                 for step in (boundary_step, reference_boundary_step)
             )
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_squares_are_the_references():
+    best, image = torch.rand(2, 40, 3, 32, 32, device="cuda")
+    draws, side = torch.rand(40, 5, device="cuda"), torch.randint(1, 33, (40,), device="cuda")
+    for eps in (0.1, torch.rand(40, device="cuda"), torch.rand(40, 3, 32, 32, device="cuda")):
+        assert torch.equal(repaint(best, image, draws, side, eps), reference_repaint(best, image, draws, side, eps))
 
 
 def test_in_one_graph_and_in_a_cuda_graph(gpu_backend):

@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 
 import regfast
+from regfast.attacks.registry import ATTACKS
 from regfast.ops import dispatch
+from regfast.ops.reference.boundary import boundary_step
 from regfast.ops.reference.soft_cross_entropy import soft_cross_entropy as reference_loss
 
 
@@ -155,6 +158,29 @@ def test_constants_that_require_grad_go_to_reference():
     assert found is reference_loss
     with torch.no_grad():
         assert dispatch.find("soft_cross_entropy", "soft_cross_entropy", torch.zeros(2, 3), (dense,)) is not None
+
+
+@pytest.mark.parametrize("backend", [name for name in ("reference", "cpu") if dispatch.unavailable(name) is None])
+def test_attacks_run_by_any_backend_that_is_forced(backend):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(75, 4)).eval()
+    images = torch.rand(4, 3, 5, 5)
+    labels = model(images).argmax(1)
+    with regfast.use_backend(backend):
+        for name in ("pgd", "apgd", "fab", "square", "fmn", "ddn", "cw"):
+            result = ATTACKS.build(f"{name}:steps=2,eps=0.3").run(model, images, labels)
+            assert result.clean.all()
+
+
+def test_what_a_forced_backend_lacks_beside_its_ops_is_the_tables():
+    x = torch.rand(2, 3)
+    with mock.patch.object(dispatch, "_forced", "cuda"):  # has no kernels of these, and this machine no GPU
+        for family in dispatch._BESIDE:
+            for function in dispatch.FAMILIES[family]:
+                assert callable(dispatch.find(family, function, x))
+        with pytest.raises(regfast.BackendError, match="cuda"):
+            dispatch.find("soft_cross_entropy", "soft_cross_entropy", x)
+    with mock.patch.object(dispatch, "_forced", "reference"):
+        assert dispatch.find("boundary", "boundary_step", x) is boundary_step
 
 
 def test_every_family_has_its_contract_and_reference():

@@ -12,7 +12,10 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("with a GPU tests/gpu runs the kernels themselves", allow_module_level=True)
 
 from regfast.ops.reference import lanes as reference
+from regfast.ops.reference import squares as reference_squares
 from regfast.ops.triton import boundary, lanes
+from regfast.ops.triton import squares as triton_squares
+from tests.ops import test_squares as squares
 from tests.ops.test_boundary import ERROR, moves, nan_lane, of_float64, ties
 from tests.ops.triton_inputs import poisoned
 
@@ -116,3 +119,14 @@ def test_equal_weights_move_in_their_order(poisoned):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_nan_moves_nowhere(poisoned, norm):
     nan_lane(boundary.boundary_step, norm)
+
+
+@pytest.mark.parametrize("shape", squares.SHAPES, ids=str)
+def test_squares_painted_anew(poisoned, shape):
+    for eps in squares.radii(shape):
+        best, image, draws, side = given = squares.squares(shape)
+        assert torch.equal(triton_squares.repaint(*given, eps), reference_squares.repaint(*given, eps))
+        gapped = torch.stack((draws, draws), 1)[:, 1]
+        last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (best, image)]
+        found = triton_squares.repaint(*last, gapped, torch.stack((side, side), 1)[:, 0], eps)
+        assert torch.equal(found, reference_squares.repaint(*given, eps))

@@ -41,7 +41,7 @@ TYPES = {
 }
 MODULES = (
     "soft_cross_entropy", "scaling", "feature_stats", "objective", "perturbation", "philox", "feature_attack", "lanes",
-    "boundary",
+    "boundary", "squares",
 )  # fmt: skip
 ROWS = ("one_shot_kernel", "two_pass_kernel", "one_shot_objective_kernel", "two_pass_objective_kernel")
 Launch = tuple[str, Any, tuple[Any, ...], dict[str, Any]]
@@ -104,6 +104,9 @@ def record() -> list[Launch]:
         for norm in ("linf", "l2", "l1"):
             for eta in (1.05, eps):
                 modules["boundary"].boundary_step(x, x, eps, x, eps > 0, eta, 0.1, 0.9, norm)
+        pixels = x.view(4, 3, -1, 32)
+        for eta in (0.1, eps, pixels):
+            modules["squares"].repaint(pixels, pixels, torch.empty(4, 5), first[:4], eta)
         modules["lanes"].near_one(x)
         flags, classes = eps > 0, first[:4]
         for may, reach in ((None, False), (flags, True)):
