@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "numeric.h"
 #include "perturbation.h"
@@ -29,6 +30,7 @@ using perturbation::total;
 
 constexpr int kRounds = 16;
 constexpr float kSmallest = 1e-30f;
+constexpr float kLeast = std::numeric_limits<float>::min();
 constexpr float kShortest = 1e-8f;
 
 using PerturbationNorm::kL1;
@@ -40,7 +42,7 @@ using PerturbationNorm::kLinf;
 template <PerturbationNorm kNorm>
 struct Plane {
   int64_t n;
-  float way, scale;  // scale: 1 over the largest |w| in l2, whose squares would be 0 in float32
+  float way, scale;  // scale: 1 over the largest |w| but in linf: squares of small ones would be 0 in float32
   const float* from;
   const float* slope;
   float level;        // λ; in l1 the least weight that moves
@@ -48,7 +50,7 @@ struct Plane {
   int64_t last = 0;
 
   REGFAST_INLINE float weight(int64_t i) const {
-    return kNorm == kL2 ? magnitude(slope[i]) * scale : magnitude(slope[i]);
+    return kNorm == kLinf ? magnitude(slope[i]) : magnitude(slope[i]) * scale;
   }
   REGFAST_INLINE float room(int64_t i) const { return slope[i] * way > 0 ? 1.0f - from[i] : from[i]; }
   REGFAST_INLINE float move(int64_t i) const {
@@ -105,14 +107,14 @@ REGFAST_INLINE void heaviest(Plane<kL1>& plane, float missing) {
     (rise_above(bits_as<float>(middle)) > missing ? low : high) = middle;
   }
   plane.level = bits_as<float>(high);
-  float rest = missing - rise_above(plane.level);
+  double rest = double(missing) - rise_above(plane.level);  // of many equal weights one after the other
   for (plane.last = 0; plane.last < n; plane.last++) {
     if (plane.weight(plane.last) != plane.level) continue;
     const float rise = plane.level * plane.room(plane.last);
     if (rise > rest) break;
     rest -= rise;
   }
-  plane.part = (rest > 0 ? rest : 0) / plane.level;
+  plane.part = float((rest > 0 ? rest : 0) / plane.level);
 }
 
 template <PerturbationNorm kNorm>
@@ -120,7 +122,7 @@ REGFAST_INLINE Plane<kNorm> to_plane(const BoundaryStep& call, const float* from
   Plane<kNorm> plane{call.n, missing > 0 ? 1.0f : missing < 0 ? -1.0f : 0.0f, scale, from, call.slope, 0};
   if (plane.way == 0) return plane;  // it is there, or nobody knows where
   if constexpr (kNorm == kL1) {
-    heaviest(plane, magnitude(missing));
+    heaviest(plane, magnitude(missing) * scale);
   } else {
     const auto gain = [=](int64_t i) __attribute__((always_inline)) {
       const float w = plane.weight(i);
@@ -160,8 +162,8 @@ REGFAST_INLINE void step(const BoundaryStep& call) {
     for (int64_t i = 0; i < n; i++) begin[i] = point[i];
   }
   const float most =
-      kNorm != kL2 ? 1 : largest(n, [=](int64_t i) __attribute__((always_inline)) { return magnitude(slope[i]); });
-  const float scale = 1 / (most < kSmallest ? kSmallest : most);
+      kNorm == kLinf ? 1 : largest(n, [=](int64_t i) __attribute__((always_inline)) { return magnitude(slope[i]); });
+  const float scale = 1 / (most < kLeast ? kLeast : most);
   const auto missing = [=](const float* from) __attribute__((always_inline)) {
     return float(-call.rise - total(n, [=](int64_t i) __attribute__((always_inline)) {
                    return slope[i] * (from[i] - point[i]);

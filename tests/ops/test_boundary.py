@@ -135,14 +135,19 @@ def test_one_overshoot_a_lane_any_layout_and_arguments_left_alone(norm):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_gradients_however_small_and_none_at_all(norm, backend):
+def test_gradients_of_any_size_and_none_at_all(norm, backend):
     point, image, rise, slope, across = moves((6, 3, 4, 4))
     with use_backend(backend):
         plain = boundary_step(point, image, rise, slope, across, 1.05, 0.1, 0.9, norm)
+        huge = boundary_step(point, image, rise * 2.0**80, slope * 2.0**80, across, 1.05, 0.1, 0.9, norm)
+        far = boundary_step(point, image, torch.full_like(rise, -torch.inf), slope, across, 1.05, 0.1, 0.9, norm)
         tiny = boundary_step(point, image, rise * 2.0**-80, slope * 2.0**-80, across, 1.05, 0.1, 0.9, norm)
         none = boundary_step(point, image, rise, slope * 0, torch.zeros_like(across), 1.05, 0.1, 0.9, norm)
         there = boundary_step(point, point, rise * 0, slope, across, 1.05, 0.1, 0.9, norm)
-    torch.testing.assert_close(tiny, plain, rtol=0, atol=2e-6 if norm != "l1" else 1e-4)
+    for other in (tiny, huge):
+        torch.testing.assert_close(other, plain, rtol=0, atol=2e-6 if norm != "l1" else 1e-4)
+    moving = slope != 0
+    torch.testing.assert_close(far[moving], (slope > 0).float()[moving], rtol=0, atol=1e-6)  # the corner
     mixed = 0.9 * point + 0.1 * image  # two moves of no length: the mean, as far as alpha_max lets it
     torch.testing.assert_close(none, mixed, rtol=0, atol=1e-6)
     torch.testing.assert_close(there, point, rtol=0, atol=1e-7)

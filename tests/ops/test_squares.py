@@ -22,7 +22,7 @@ def squares(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def radii(shape: tuple[int, ...]) -> list[float | Tensor]:
-    return [0.1, torch.rand(shape[0]), torch.rand(shape), torch.rand(1, shape[1], 1, 1)]
+    return [0.1, torch.tensor(0.2), torch.rand(shape[0]), torch.rand(shape), torch.rand(1, shape[1], 1, 1)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -107,9 +107,10 @@ def test_moves_over_the_boundary(poisoned, shape, norm):
             found = boundary.boundary_step(*tensors, eta, 0.1, 0.9, norm)
             assert found.shape == shape
             torch.testing.assert_close(found.double(), right, rtol=0, atol=ERROR[norm])
-    tiny = boundary.boundary_step(point, image, rise * 2.0**-80, slope * 2.0**-80, across, 1.0, 0.1, 0.9, norm)
     plain = boundary.boundary_step(point, image, rise, slope, across, 1.0, 0.1, 0.9, norm)
-    torch.testing.assert_close(tiny, plain, rtol=0, atol=ERROR[norm])
+    for factor in (2.0**-80, 3.0, 2.0**80):
+        other = boundary.boundary_step(point, image, rise * factor, slope * factor, across, 1.0, 0.1, 0.9, norm)
+        torch.testing.assert_close(other, plain, rtol=0, atol=ERROR[norm])
 
 
 def test_equal_weights_move_in_their_order(poisoned):

@@ -66,7 +66,7 @@ def _move(x, g, cols, way, scale, level, last, part, NORM: tl.constexpr):
     elif NORM == 1:
         far = level * (tl.abs(g) * scale)
     else:
-        weight = tl.abs(g)
+        weight = tl.abs(g) * scale
         tied = weight == level
         far = tl.where((weight > level) | (tied & (cols < last)), room, tl.where(tied & (cols == last), part, 0.0))
     return sign * tl.minimum(room, far)
@@ -122,14 +122,14 @@ def _levels(
 
 @triton.jit
 def _rises(
-    point, image, slope, row, size, over, beta, near_way, far_way, near_level, far_level, BLOCK: tl.constexpr
+    point, image, slope, row, size, over, beta, near_way, far_way, scale, near_level, far_level, BLOCK: tl.constexpr
 ):  # fmt: skip
     """What the entries of larger weights than `level` raise the product by, going all the way."""
     near, far = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-        weight = tl.abs(g)
+        weight = tl.abs(g) * scale
         near += tl.where(weight > near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
         far += tl.where(weight > far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
     return tl.sum(near, 0), tl.sum(far, 0)
@@ -146,19 +146,20 @@ def _crossing(rises, cols, carry, rest, last, left):
 
 @triton.jit
 def _heaviest(
-    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, largest,
+    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale, largest,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """l1's: the least weight that moves, which entry of that weight goes a part of its way, and how far; twice."""
-    near_all, far_all = _rises(point, image, slope, row, size, over, beta, near_way, far_way, 0.0, 0.0, BLOCK)
+    near_all, far_all = _rises(point, image, slope, row, size, over, beta, near_way, far_way, scale, 0.0, 0.0, BLOCK)
     near_low, far_low = tl.zeros((), tl.int32), tl.zeros((), tl.int32)
     near_high, far_high = largest.to(tl.int32, bitcast=True), largest.to(tl.int32, bitcast=True)
     # Halving the numbers between 0 and the largest: floats that are not negative order as their bits do.
     near_high, far_high = tl.where(near_all > near_missing, near_high, 0), tl.where(far_all > far_missing, far_high, 0)
     while (near_high - near_low > 1) | (far_high - far_low > 1):
-        near_middle, far_middle = (near_low + near_high) // 2, (far_low + far_high) // 2
+        near_middle = near_low + (near_high - near_low) // 2  # the sum may be above 2³¹
+        far_middle = far_low + (far_high - far_low) // 2
         near, far = _rises(
-            point, image, slope, row, size, over, beta, near_way, far_way,
+            point, image, slope, row, size, over, beta, near_way, far_way, scale,
             near_middle.to(tl.float32, bitcast=True), far_middle.to(tl.float32, bitcast=True), BLOCK,
         )  # fmt: skip
         near_low, near_high = (
@@ -170,13 +171,15 @@ def _heaviest(
             tl.where(far > far_missing, far_high, far_middle),
         )
     near_level, far_level = near_high.to(tl.float32, bitcast=True), far_high.to(tl.float32, bitcast=True)
-    near, far = _rises(point, image, slope, row, size, over, beta, near_way, far_way, near_level, far_level, BLOCK)
+    near, far = _rises(
+        point, image, slope, row, size, over, beta, near_way, far_way, scale, near_level, far_level, BLOCK
+    )
     near_last, far_last = tl.full((), 2147483647, tl.int32), tl.full((), 2147483647, tl.int32)
     near_part, far_part, near_carry, far_carry = 0.0, 0.0, 0.0, 0.0
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-        weight = tl.abs(g)
+        weight = tl.abs(g) * scale
         rises = tl.where(weight == near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
         near_last, near_part, near_carry = _crossing(rises, cols, near_carry, near_missing - near, near_last, near_part)
         rises = tl.where(weight == far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
@@ -209,14 +212,27 @@ def boundary_kernel(
     near_way, far_way = _sign(near_missing), _sign(far_missing)
     most = tl.max(largest, 0)
     scale = 1.0
-    if NORM == 1:  # squares of the weights of confident models would be 0
-        scale = 1.0 / tl.maximum(most, 1e-30)
+    if NORM != 0:  # squares of the weights of confident models would be 0
+        scale = 1.0 / tl.maximum(most, 1.1754943508222875e-38)
     near_missing, far_missing = tl.abs(near_missing) * scale, tl.abs(far_missing) * scale
 
     near_last, far_last, near_part, far_part = 0, 0, 0.0, 0.0
     if NORM == 2:
         near_level, near_last, near_part, far_level, far_last, far_part = _heaviest(
-            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, most, BLOCK
+            point,
+            image,
+            slope,
+            row,
+            size,
+            over,
+            beta,
+            near_way,
+            far_way,
+            near_missing,
+            far_missing,
+            scale,
+            most * scale,
+            BLOCK,
         )
     else:
         near_level, far_level = _levels(

@@ -22,7 +22,7 @@ def repaint(best: Tensor, image: Tensor, draws: Tensor, side: Tensor, eps: float
     out, radii, by_entry = torch.empty_like(best), None, False
     if isinstance(eps, Tensor):
         by_entry = eps.ndim > 1
-        radii = (eps.expand_as(image) if by_entry else eps).contiguous()
+        radii = eps.expand(image.shape if by_entry else (lanes,)).contiguous()
     launch(
         repaint_kernel, lanes * chunks, image.device,
         best, image, draws.contiguous(), side.contiguous(), radii, out, channels, height, width, chunks,
