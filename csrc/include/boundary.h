@@ -42,17 +42,18 @@ using PerturbationNorm::kLinf;
 template <PerturbationNorm kNorm>
 struct Plane {
   int64_t n;
-  float way, scale;  // scale: 1 over the largest |w| but in linf: squares of small ones would be 0 in float32
+  float way, scale;  // scale: 1 over the largest |w| with room, but in linf: squares of small ones would be 0 in float32
   const float* from;
   const float* slope;
   float level;        // λ; in l1 the least weight that moves
   float part = 0;     // in l1: how far entry `last` of that weight moves. Those before it move all the way, none after it
   int64_t last = 0;
 
-  REGFAST_INLINE float weight(int64_t i) const {
-    return kNorm == kLinf ? magnitude(slope[i]) : magnitude(slope[i]) * scale;
-  }
   REGFAST_INLINE float room(int64_t i) const { return slope[i] * way > 0 ? 1.0f - from[i] : from[i]; }
+  REGFAST_INLINE float weight(int64_t i) const {
+    if (kNorm == kLinf) return magnitude(slope[i]);
+    return room(i) > 0 ? magnitude(slope[i]) * scale : 0.0f;
+  }
   REGFAST_INLINE float move(int64_t i) const {
     const float most = room(i), w = weight(i);
     float far = kNorm == kLinf ? level : level * w;
@@ -118,9 +119,14 @@ REGFAST_INLINE void heaviest(Plane<kL1>& plane, float missing) {
 }
 
 template <PerturbationNorm kNorm>
-REGFAST_INLINE Plane<kNorm> to_plane(const BoundaryStep& call, const float* from, float scale, float missing) {
-  Plane<kNorm> plane{call.n, missing > 0 ? 1.0f : missing < 0 ? -1.0f : 0.0f, scale, from, call.slope, 0};
+REGFAST_INLINE Plane<kNorm> to_plane(const BoundaryStep& call, const float* from, float missing) {
+  Plane<kNorm> plane{call.n, missing > 0 ? 1.0f : missing < 0 ? -1.0f : 0.0f, 1, from, call.slope, 0};
   if (plane.way == 0) return plane;  // it is there, or nobody knows where
+  if (kNorm != kLinf) {
+    const float most = largest(call.n, [=](int64_t i) __attribute__((always_inline)) { return plane.weight(i); });
+    plane.scale = 1 / (most < kLeast ? kLeast : most);
+  }
+  const float scale = plane.scale;
   if constexpr (kNorm == kL1) {
     heaviest(plane, magnitude(missing) * scale);
   } else {
@@ -161,16 +167,13 @@ REGFAST_INLINE void step(const BoundaryStep& call) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) begin[i] = point[i];
   }
-  const float most =
-      kNorm == kLinf ? 1 : largest(n, [=](int64_t i) __attribute__((always_inline)) { return magnitude(slope[i]); });
-  const float scale = 1 / (most < kLeast ? kLeast : most);
   const auto missing = [=](const float* from) __attribute__((always_inline)) {
     return float(-call.rise - total(n, [=](int64_t i) __attribute__((always_inline)) {
                    return slope[i] * (from[i] - point[i]);
                  }));
   };
-  const auto here = to_plane<kNorm>(call, begin, scale, missing(begin));
-  const auto there = to_plane<kNorm>(call, image, scale, missing(image));
+  const auto here = to_plane<kNorm>(call, begin, missing(begin));
+  const auto there = to_plane<kNorm>(call, image, missing(image));
   const float near = length(here), far = length(there);
   const float drawn = near / (near + far), alpha = drawn > call.alpha_max ? call.alpha_max : drawn, eta = call.eta;
 #pragma omp simd

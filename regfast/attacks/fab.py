@@ -90,7 +90,7 @@ class FAB(Attack):
         """How far past the plane: in a search for the nearest point, less and less over its last moves."""
         if self.eps is not None:
             return self.eta
-        late = (lanes.step / self.steps - 0.8).clamp(0, 0.2) / 0.2
+        late = (lanes.step.float() / self.steps - 0.8).clamp(0, 0.2) / 0.2
         return 1 + (self.eta - 1) * 0.01**late
 
     def _boundary(self, lanes: Lanes, answer: Answer) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class FAB(Attack):
         logits, slopes = answer.logits, answer.gradient.flatten(2)
         home = (lanes.target if lanes.must_reach else lanes.label).unsqueeze(1)
         rise = logits - logits.gather(1, home)
-        slopes = slopes - slopes.gather(1, home.unsqueeze(2).expand(-1, 1, slopes.shape[2]))
+        slopes = (slopes - slopes.gather(1, home.unsqueeze(2).expand(-1, 1, slopes.shape[2]))).nan_to_num_()
         if lanes.must_reach:  # the class to overtake, as it rises over the target
             nearest = rise.scatter(1, home, -torch.inf).argmax(1, keepdim=True)
             rise, slopes = -rise, -slopes

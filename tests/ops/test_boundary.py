@@ -171,6 +171,24 @@ def test_nan_moves_nowhere(norm, backend):
         nan_lane(boundary_step, norm)
 
 
+def heavy_without_room(step) -> None:
+    """A slope beyond all others, of an entry that can't move: an infinite gradient, cut off at float32's end."""
+    image, rise, stays = torch.tensor([[1.0, 0.5, 0.5]]), torch.tensor([-0.2]), torch.tensor([False])
+    for height in (1.0, 1e18, 1e22, 1e25, 1e31, 3.4e38):
+        slope = torch.tensor([[height, 1.0, 1.0]])
+        for norm, right in (("linf", [1.0, 0.6, 0.6]), ("l2", [1.0, 0.6, 0.6]), ("l1", [1.0, 0.7, 0.5])):
+            if norm == "linf" and height > 1e6:
+                continue  # its sum of weights has no digits left for the others
+            found = step(image, image, rise, slope, stays, 1.0, 0.0, 0.9, norm)
+            torch.testing.assert_close(found, torch.tensor([right]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_slope_beyond_all_others(backend):
+    with use_backend(backend):
+        heavy_without_room(boundary_step)
+
+
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="no native extension")
 def test_shapes_that_do_not_fit_are_named():
     point, image, rise, slope, across = moves((4, 3))

@@ -16,7 +16,7 @@ from regfast.ops.reference import squares as reference_squares
 from regfast.ops.triton import boundary, lanes
 from regfast.ops.triton import squares as triton_squares
 from tests.ops import test_squares as squares
-from tests.ops.test_boundary import ERROR, moves, nan_lane, of_float64, ties
+from tests.ops.test_boundary import ERROR, heavy_without_room, moves, nan_lane, of_float64, ties
 from tests.ops.triton_inputs import poisoned
 
 __all__ = ["poisoned"]
@@ -111,6 +111,10 @@ def test_moves_over_the_boundary(poisoned, shape, norm):
     for factor in (2.0**-80, 3.0, 2.0**80):
         other = boundary.boundary_step(point, image, rise * factor, slope * factor, across, 1.0, 0.1, 0.9, norm)
         torch.testing.assert_close(other, plain, rtol=0, atol=ERROR[norm])
+
+
+def test_a_slope_beyond_all_others(poisoned):
+    heavy_without_room(boundary.boundary_step)
 
 
 def test_equal_weights_move_in_their_order(poisoned):

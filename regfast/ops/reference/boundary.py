@@ -29,7 +29,7 @@ def boundary_step(
     # The plane ⟨slope, z⟩ = ⟨slope, asked⟩ - rise, seen from both.
     both = torch.cat((begin, clean))
     missing = -rise - torch.stack(((slope * (begin - asked)).sum(1), (slope * (clean - asked)).sum(1)))
-    move = to_plane(norm, both, torch.cat((slope, slope)), missing.flatten().nan_to_num())
+    move = to_plane(norm, both, torch.cat((slope, slope)), missing.flatten().nan_to_num(0, torch.inf, -torch.inf))
     near, far = _LENGTHS[norm](move).clamp(min=SHORTEST).chunk(2)
     alpha = (near / (near + far)).clamp(max=alpha_max).unsqueeze(1)
     over = eta.unsqueeze(1) if isinstance(eta, Tensor) else eta
@@ -59,23 +59,24 @@ def _linf(slope: Tensor, room: Tensor, missing: Tensor) -> Tensor:
 
 def _l2(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
     """Everything by λ |w_i|, as far as there is room."""
-    weight, missing = _near_one(weight, missing)
+    weight, missing = _near_one(weight, room, missing)
     level = _level(weight * weight, room / weight.clamp(min=TINY), missing)
     return room.minimum(level * weight)
 
 
 def _l1(weight: Tensor, room: Tensor, missing: Tensor) -> Tensor:
     """The entries of largest |w_i| first, each with all of its room; the last one in part."""
-    weight, missing = _near_one(weight, missing)
+    weight, missing = _near_one(weight, room, missing)
     heavy, order = weight.sort(dim=1, descending=True, stable=True)
     rise = heavy * room.gather(1, order)
     before = rise.cumsum(1) - rise
-    part = (missing.unsqueeze(1) - before).clamp(min=0).minimum(rise) / heavy.clamp(min=TINY)
+    part = (missing.unsqueeze(1) - before).clamp(min=0).minimum(rise) / heavy.clamp(min=torch.finfo(heavy.dtype).tiny)
     return torch.zeros_like(room).scatter_(1, order, part)
 
 
-def _near_one(weight: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-    """The same plane, its largest weight 1: squares of the weights of confident models would be 0 in float32."""
+def _near_one(weight: Tensor, room: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+    """The same plane, 0 where there is no room, its largest weight 1: squares of small ones would be 0 in float32."""
+    weight = torch.where(room > 0, weight, 0.0)
     largest = weight.amax(1).clamp(min=torch.finfo(weight.dtype).tiny)
     return weight / largest.unsqueeze(1), missing / largest
 

@@ -18,7 +18,7 @@ def repaint(best: Tensor, image: Tensor, draws: Tensor, side: Tensor, eps: float
 
 def signs_of(draws: Tensor) -> Tensor:
     """-1 and 1, by halves of [0, 1)."""
-    return torch.where(draws < 0.5, -1.0, 1.0)
+    return 2 * (draws >= 0.5).to(draws.dtype) - 1
 
 
 def window(draws: Tensor, sides: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

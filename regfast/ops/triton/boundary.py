@@ -46,10 +46,19 @@ def _room_and_way(x, g, way):
 
 
 @triton.jit
+def _weight(x, g, way, scale, NORM: tl.constexpr):
+    """|w|, times the plane's `scale`; in l2 and l1, whose scale asks for it, 0 where there is no room."""
+    weight = tl.abs(g) * scale
+    if NORM != 0:
+        weight = tl.where(_room_and_way(x, g, way)[0] > 0, weight, 0.0)
+    return weight
+
+
+@triton.jit
 def _gain_and_stop(x, g, way, scale, NORM: tl.constexpr):
     """What a unit of λ raises the product by, and the λ at which the entry is at the box."""
     room, sign = _room_and_way(x, g, way)
-    weight = tl.abs(g) * scale
+    weight = _weight(x, g, way, scale, NORM)
     if NORM == 0:
         gain, stop = weight, room
     else:
@@ -61,12 +70,12 @@ def _gain_and_stop(x, g, way, scale, NORM: tl.constexpr):
 def _move(x, g, cols, way, scale, level, last, part, NORM: tl.constexpr):
     """Of an entry; `last` and `part` are l1's: which entry of weight `level` goes a part of its way, and that part."""
     room, sign = _room_and_way(x, g, way)
+    weight = _weight(x, g, way, scale, NORM)
     if NORM == 0:
         far = level
     elif NORM == 1:
-        far = level * (tl.abs(g) * scale)
+        far = level * weight
     else:
-        weight = tl.abs(g) * scale
         tied = weight == level
         far = tl.where((weight > level) | (tied & (cols < last)), room, tl.where(tied & (cols == last), part, 0.0))
     return sign * tl.minimum(room, far)
@@ -81,8 +90,8 @@ def _start(point, image, slope, at, ok, over, beta):
 
 @triton.jit
 def _levels(
-    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale,
-    NORM: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, near_scale,
+    far_scale, NORM: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """λ of both planes, linf and l2: Σ gain · min(λ, stop) = missing, by Newton's method from missing / Σ gain."""
     near_level, far_level, near_all, far_all = 0.0, 0.0, 0.0, 0.0
@@ -93,8 +102,8 @@ def _levels(
         for start in range(0, size, BLOCK):
             cols = start + tl.arange(0, BLOCK)
             _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-            gain, stop = _gain_and_stop(begin, g, near_way, scale, NORM)
-            there, limit = _gain_and_stop(clean, g, far_way, scale, NORM)
+            gain, stop = _gain_and_stop(begin, g, near_way, near_scale, NORM)
+            there, limit = _gain_and_stop(clean, g, far_way, far_scale, NORM)
             if rounds == 0:  # λ is not known yet: what all gains, and all room, come to
                 near_free += gain
                 far_free += there
@@ -122,15 +131,17 @@ def _levels(
 
 @triton.jit
 def _rises(
-    point, image, slope, row, size, over, beta, near_way, far_way, scale, near_level, far_level, BLOCK: tl.constexpr
+    point, image, slope, row, size, over, beta, near_way, far_way, near_scale, far_scale, near_level, far_level,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What the entries of larger weights than `level` raise the product by, going all the way."""
     near, far = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-        weight = tl.abs(g) * scale
+        weight = _weight(begin, g, near_way, near_scale, 2)
         near += tl.where(weight > near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
+        weight = _weight(clean, g, far_way, far_scale, 2)
         far += tl.where(weight > far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
     return tl.sum(near, 0), tl.sum(far, 0)
 
@@ -146,20 +157,24 @@ def _crossing(rises, cols, carry, rest, last, left):
 
 @triton.jit
 def _heaviest(
-    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale, largest,
-    BLOCK: tl.constexpr,
+    point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, near_scale,
+    far_scale, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """l1's: the least weight that moves, which entry of that weight goes a part of its way, and how far; twice."""
-    near_all, far_all = _rises(point, image, slope, row, size, over, beta, near_way, far_way, scale, 0.0, 0.0, BLOCK)
+    near_all, far_all = _rises(
+        point, image, slope, row, size, over, beta, near_way, far_way, near_scale, far_scale, 0.0, 0.0, BLOCK
+    )
     near_low, far_low = tl.zeros((), tl.int32), tl.zeros((), tl.int32)
-    near_high, far_high = largest.to(tl.int32, bitcast=True), largest.to(tl.int32, bitcast=True)
-    # Halving the numbers between 0 and the largest: floats that are not negative order as their bits do.
-    near_high, far_high = tl.where(near_all > near_missing, near_high, 0), tl.where(far_all > far_missing, far_high, 0)
+    # Halving the numbers between 0 and the largest, which is below 8: floats of one sign order as their bits do.
+    near_high, far_high = (
+        tl.where(near_all > near_missing, 0x41000000, 0),
+        tl.where(far_all > far_missing, 0x41000000, 0),
+    )
     while (near_high - near_low > 1) | (far_high - far_low > 1):
-        near_middle = near_low + (near_high - near_low) // 2  # the sum may be above 2³¹
+        near_middle = near_low + (near_high - near_low) // 2
         far_middle = far_low + (far_high - far_low) // 2
         near, far = _rises(
-            point, image, slope, row, size, over, beta, near_way, far_way, scale,
+            point, image, slope, row, size, over, beta, near_way, far_way, near_scale, far_scale,
             near_middle.to(tl.float32, bitcast=True), far_middle.to(tl.float32, bitcast=True), BLOCK,
         )  # fmt: skip
         near_low, near_high = (
@@ -172,16 +187,18 @@ def _heaviest(
         )
     near_level, far_level = near_high.to(tl.float32, bitcast=True), far_high.to(tl.float32, bitcast=True)
     near, far = _rises(
-        point, image, slope, row, size, over, beta, near_way, far_way, scale, near_level, far_level, BLOCK
-    )
+        point, image, slope, row, size, over, beta, near_way, far_way, near_scale, far_scale, near_level,
+        far_level, BLOCK,
+    )  # fmt: skip
     near_last, far_last = tl.full((), 2147483647, tl.int32), tl.full((), 2147483647, tl.int32)
     near_part, far_part, near_carry, far_carry = 0.0, 0.0, 0.0, 0.0
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-        weight = tl.abs(g) * scale
+        weight = _weight(begin, g, near_way, near_scale, 2)
         rises = tl.where(weight == near_level, weight * _room_and_way(begin, g, near_way)[0], 0.0)
         near_last, near_part, near_carry = _crossing(rises, cols, near_carry, near_missing - near, near_last, near_part)
+        weight = _weight(clean, g, far_way, far_scale, 2)
         rises = tl.where(weight == far_level, weight * _room_and_way(clean, g, far_way)[0], 0.0)
         far_last, far_part, far_carry = _crossing(rises, cols, far_carry, far_missing - far, far_last, far_part)
     return near_level, near_last, near_part / near_level, far_level, far_last, far_part / far_level
@@ -200,52 +217,45 @@ def boundary_kernel(
     row = lane.to(tl.int64) * size
     over = tl.load(across + lane).to(tl.int1)
     near_gap, far_gap = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    largest = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         x, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
         near_gap += g * (begin - x)
         far_gap += g * (clean - x)
-        largest = tl.maximum(largest, tl.abs(g))
     height = -tl.load(rise + lane)
     near_missing, far_missing = height - tl.sum(near_gap, 0), height - tl.sum(far_gap, 0)
     near_way, far_way = _sign(near_missing), _sign(far_missing)
-    most = tl.max(largest, 0)
-    scale = 1.0
+    near_scale, far_scale = 1.0, 1.0
     if NORM != 0:  # squares of the weights of confident models would be 0
-        scale = 1.0 / tl.maximum(most, 1.1754943508222875e-38)
-    near_missing, far_missing = tl.abs(near_missing) * scale, tl.abs(far_missing) * scale
+        near_most, far_most = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+        for start in range(0, size, BLOCK):
+            cols = start + tl.arange(0, BLOCK)
+            _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
+            near_most = tl.maximum(near_most, _weight(begin, g, near_way, 1.0, NORM))
+            far_most = tl.maximum(far_most, _weight(clean, g, far_way, 1.0, NORM))
+        # Above 2¹²⁶ a fast division gives 0.
+        near_scale = 1.0 / tl.minimum(tl.maximum(tl.max(near_most, 0), 1.1754943508222875e-38), 8e37)
+        far_scale = 1.0 / tl.minimum(tl.maximum(tl.max(far_most, 0), 1.1754943508222875e-38), 8e37)
+    near_missing, far_missing = tl.abs(near_missing) * near_scale, tl.abs(far_missing) * far_scale
 
     near_last, far_last, near_part, far_part = 0, 0, 0.0, 0.0
     if NORM == 2:
         near_level, near_last, near_part, far_level, far_last, far_part = _heaviest(
-            point,
-            image,
-            slope,
-            row,
-            size,
-            over,
-            beta,
-            near_way,
-            far_way,
-            near_missing,
-            far_missing,
-            scale,
-            most * scale,
-            BLOCK,
-        )
+            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, near_scale,
+            far_scale, BLOCK,
+        )  # fmt: skip
     else:
         near_level, far_level = _levels(
-            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, scale, NORM,
-            ROUNDS, BLOCK,
+            point, image, slope, row, size, over, beta, near_way, far_way, near_missing, far_missing, near_scale,
+            far_scale, NORM, ROUNDS, BLOCK,
         )  # fmt: skip
 
     near_size, far_size = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         _, begin, clean, g = _start(point, image, slope, row + cols, cols < size, over, beta)
-        here = tl.abs(_move(begin, g, cols, near_way, scale, near_level, near_last, near_part, NORM))
-        there = tl.abs(_move(clean, g, cols, far_way, scale, far_level, far_last, far_part, NORM))
+        here = tl.abs(_move(begin, g, cols, near_way, near_scale, near_level, near_last, near_part, NORM))
+        there = tl.abs(_move(clean, g, cols, far_way, far_scale, far_level, far_last, far_part, NORM))
         if NORM == 0:
             near_size, far_size = tl.maximum(near_size, here), tl.maximum(far_size, there)
         elif NORM == 1:
@@ -267,7 +277,7 @@ def boundary_kernel(
         cols = start + tl.arange(0, BLOCK)
         ok = cols < size
         _, begin, clean, g = _start(point, image, slope, row + cols, ok, over, beta)
-        onward = begin + over_it * _move(begin, g, cols, near_way, scale, near_level, near_last, near_part, NORM)
-        home = clean + over_it * _move(clean, g, cols, far_way, scale, far_level, far_last, far_part, NORM)
+        onward = begin + over_it * _move(begin, g, cols, near_way, near_scale, near_level, near_last, near_part, NORM)
+        home = clean + over_it * _move(clean, g, cols, far_way, far_scale, far_level, far_last, far_part, NORM)
         drawn = (1 - alpha) * onward + alpha * home
         tl.store(out + row + cols, tl.where(drawn > 1, 1.0, tl.where(drawn < 0, 0.0, drawn)), mask=ok)  # NaN stays
