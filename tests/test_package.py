@@ -135,3 +135,12 @@ def test_all_names_are_there():
     for name in regfast.__all__:
         assert getattr(regfast, name) is not None
     assert set(regfast._HOME) <= set(regfast.__all__)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+@pytest.mark.parametrize("header", sorted((ROOT / "csrc" / "include").glob("*.h")), ids=lambda path: path.stem)
+def test_the_kernels_are_cpp_17(header):
+    """PyTorch 2.6 to 2.8, which pyproject.toml admits, builds extensions as C++17; the pinned one as C++20."""
+    command = ["g++", "-std=c++17", "-Werror", "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input=f'#include "{header}"\n', capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

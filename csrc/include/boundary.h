@@ -33,9 +33,7 @@ constexpr float kSmallest = 1e-30f;
 constexpr float kLeast = std::numeric_limits<float>::min();
 constexpr float kShortest = 1e-8f;
 
-using PerturbationNorm::kL1;
-using PerturbationNorm::kL2;
-using PerturbationNorm::kLinf;
+constexpr auto kL1 = PerturbationNorm::kL1, kL2 = PerturbationNorm::kL2, kLinf = PerturbationNorm::kLinf;
 
 // The shortest move from `from` to the plane: entry i goes by sign · min(room, λ |w|^(p - 1)), in l1 by all of its room
 // where its weight is the larger. `way`: the sign of what is missing.

@@ -31,7 +31,7 @@ def test_compiles(source, arch, tmp_path):
         header.parent.mkdir(parents=True)
         header.write_text("#pragma once\n#define C10_CUDA_BUILD_SHARED_LIBS\n")
         includes.insert(0, str(tmp_path))
-    command = [NVCC, "-c", str(source), "-o", str(tmp_path / "kernels.o"), "-std=c++20", "-O3", "-Xptxas", "-v"]
+    command = [NVCC, "-c", str(source), "-o", str(tmp_path / "kernels.o"), "-std=c++17", "-O3", "-Xptxas", "-v"]
     command += ["--expt-relaxed-constexpr", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
     command += ["-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"]
     found = subprocess.run([*command, *(f"-I{path}" for path in includes)], capture_output=True, text=True)
@@ -64,7 +64,7 @@ cudaError_t loss(const LossArguments& arguments, const Device& device, cudaStrea
 def test_rows_of_losses_keep_their_registers_and_move_sixteen_bytes_at_a_time(tmp_path):
     source = tmp_path / "loss.cu"
     source.write_text(LOSS)
-    command = [NVCC, "-c", str(source), "-o", str(tmp_path / "loss.o"), "-std=c++20", "-O3", "-Xptxas", "-v", "--keep"]
+    command = [NVCC, "-c", str(source), "-o", str(tmp_path / "loss.o"), "-std=c++17", "-O3", "-Xptxas", "-v", "--keep"]
     command += [f"--keep-dir={tmp_path}", f"-I{SOURCES[0].parents[1] / 'include'}", "--expt-relaxed-constexpr"]
     found = subprocess.run([*command, "-gencode=arch=compute_90,code=sm_90"], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]

@@ -97,7 +97,7 @@ def test_float16_of_a_linear_layer_under_a_loss_scale(bias):
     for mine, theirs, right in zip(own, torchs, exact, strict=True):
         assert mine.dtype == torch.float16 and mine.isfinite().all()
         error, theirs_error = ((g.double() - right).abs() / right.abs() for g in (mine, theirs))
-        # Sums of both signs can be smaller than the least float16 number: 0 is then right, whatever torch's rounding gives.
+        # Sums of both signs may be smaller than the least float16 number: 0 is then right, whatever PyTorch gives.
         kept = right.abs() >= torch.finfo(torch.float16).tiny
         assert error.median() <= 2 * theirs_error.median() and (mine[kept] != 0).all()
 
