@@ -64,3 +64,14 @@ def probabilities_and_labels(
             f"sums {total.min()!r} … {total.max()!r}; logits need a softmax first"
         )
     return np.minimum(table, 1.0), classes
+
+
+def logits_and_labels(logits: Tensor | Array, labels: Tensor | Array, ignore_index: int) -> tuple[Array, Array]:
+    """Checked (n, K) float64 logits and labels. Rows that are all probabilities are refused: a softmax ran before."""
+    table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
+    if bool(np.all((table >= 0) & (table <= 1))) and float(np.abs(table.sum(axis=1) - 1).max()) <= 1e-2:
+        raise ValueError(
+            "logits are probabilities: every row lies in [0, 1] and sums to 1; give what the softmax was taken of, "
+            "or the logarithm of the probabilities"
+        )
+    return table, classes

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regfast.calibration._arrays import as_array, matrix_and_labels
+from regfast.calibration._arrays import as_array, logits_and_labels, matrix_and_labels
 from regfast.checks import array, checked, floats, number, optional, whole
 
 Array = NDArray[Any]
@@ -37,13 +37,13 @@ def fit_temperature(logits: Tensor | Array, labels: Tensor | Array, *, ignore_in
     on average no larger than the mean ones (T → ∞), 0.01 or 100 is returned, with a RuntimeWarning.
 
     Raises:
-        ValueError: shapes that differ, no samples, one class, logits that are not finite.
+        ValueError: shapes that differ, no samples, one class, logits that are not finite, or are probabilities.
         IndexError: a label outside 0 … K-1.
 
     >>> held_out, labels = torch.randn(500, 10), torch.randint(10, (500,))
     >>> temperature = fit_temperature(3 * (held_out + 2 * torch.eye(10)[labels]), labels)
     """
-    table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
+    table, classes = logits_and_labels(logits, labels, ignore_index)
     return 1 / _fit_scale(table, np.zeros(table.shape[1]), classes, "temperature 1/s")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regfast.calibration._arrays import matrix_and_labels, probabilities_and_labels
+from regfast.calibration._arrays import logits_and_labels, probabilities_and_labels
 from regfast.checks import array, checked, whole
 
 Array = NDArray[Any]
@@ -44,9 +44,9 @@ def negative_log_likelihoods(logits: Tensor | Array, labels: Tensor | Array, *, 
     """Negative log-likelihood per sample, (n,) float64, in nats, of the labels under softmax(logits).
 
     Takes logits (n, K), not probabilities: one that rounds to 0 would make it infinite. The rest as `brier_scores`, and
-    ValueError for logits of NaN or +infinity.
+    ValueError for logits of NaN or +infinity, and for rows that all are probabilities.
     """
-    table, classes = matrix_and_labels(logits, labels, "logits", ignore_index)
+    table, classes = logits_and_labels(logits, labels, ignore_index)
     if bool(np.isnan(table).any() or (table == np.inf).any()):
         raise ValueError("logits must not be NaN or +infinity: such a row has no likelihood")
     shifted = table - table.max(axis=1, keepdims=True)

@@ -4,7 +4,14 @@ import warnings
 import pytest
 import torch
 
-from regfast.calibration import apply_temperature, fit_feature_scale, fit_temperature, scale_features
+from regfast.calibration import (
+    apply_temperature,
+    fit_feature_scale,
+    fit_temperature,
+    negative_log_likelihood,
+    negative_log_likelihoods,
+    scale_features,
+)
 
 
 def sampled(n, num_classes, seed, scale=2.0):
@@ -118,3 +125,14 @@ def test_bad_input_is_named():
             apply_temperature(torch.zeros(1, 2), value)
     with pytest.raises(ValueError, match="bias must have shape"):
         fit_feature_scale(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(2), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("measure", [fit_temperature, negative_log_likelihood, negative_log_likelihoods])
+def test_probabilities_are_no_logits(measure, dtype):
+    logits, labels = 3 * torch.randn(40, 10), torch.randint(10, (40,))
+    labels[::5] = -100
+    probabilities = logits.softmax(1).to(dtype)
+    with pytest.raises(ValueError, match="logits are probabilities"):
+        measure(probabilities, labels)
+    measure((probabilities.double() + 1e-9).log(), labels)
