@@ -8,6 +8,7 @@ from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regfast.models.checkpoint import mismatch
 from regfast.models.preprocess import Preprocess
@@ -108,8 +109,9 @@ def split_classifier(
     that it accepts. The model itself stays as it is, the mode of each of its layers too; its parameters are shared, not
     copied.
 
-    Raises ValueError that names the linear layers there are when none of them gives the model's output, and for a
-    compiled, wrapped (DataParallel, DistributedDataParallel, FSDP) or scripted model, which has to be split first.
+    Raises ValueError that names the linear layers there are when none of them gives the model's output, for a last
+    layer that is more than its weight and bias (a hook, a scale), and for a compiled, wrapped (DataParallel,
+    DistributedDataParallel, FSDP) or scripted model, which has to be split first.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
     >>> model = split_classifier(network)
@@ -139,6 +141,7 @@ def split_classifier(
                     f"cannot split {type(model).__name__}: its logits are not {name!r} of one feature vector per image "
                     f"(features of shape {tuple(features.shape)}){_patched(model, name)}"
                 )
+            _check_linear(model, name, head, features, output)
     finally:
         for module, training in modes:  # a frozen layer may be in another mode than the model
             module.training = training
@@ -164,6 +167,17 @@ def _patched(model: nn.Module, name: str) -> str:
     way = name.split(".")
     patched = [".".join(way[:i]) or "the model" for i in range(len(way)) if "forward" in vars(_at(model, way[:i]))]
     return f"; the forward of {patched[0]} was replaced by one that runs the layer itself" if patched else ""
+
+
+def _check_linear(model: nn.Module, name: str, head: nn.Linear, features: Tensor, output: Tensor) -> None:
+    """ValueError where the last layer is more than its weight and bias, from which class centers are computed."""
+    plain = functional.linear(features, head.weight, head.bias)
+    size = functional.linear(features.abs(), head.weight.abs(), None if head.bias is None else head.bias.abs())
+    if bool(((plain - output).abs() > 4 * torch.finfo(output.dtype).eps * size.max()).any()):
+        raise ValueError(
+            f"cannot split {type(model).__name__}: its last layer {name!r} does not give weight @ v + bias: a hook, "
+            "a replaced forward or a subclass of nn.Linear changes it. Put that change into the weight and bias."
+        )
 
 
 def _at(model: nn.Module, way: Sequence[str]) -> nn.Module:

@@ -4,6 +4,7 @@ from types import MethodType
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from regfast.models import SplitClassifier, split_classifier
 from regfast.models.resnet import CifarResNet
@@ -127,6 +128,7 @@ def test_compiled_in_place_and_traced_by_fx():
 
 def test_training_the_parts_trains_the_network():
     network = Trunk().eval()
+    nn.init.ones_(network.stem.bias)  # a ReLU of which none is above 0 has no gradient
     model = split_classifier(network)
     assert {id(p) for p in model.parameters()} == {id(p) for p in network.parameters()}
     before = network.stem.weight.clone()
@@ -205,3 +207,26 @@ def test_arguments_of_the_wrong_type_are_named():
 def test_std_must_be_positive():
     with pytest.raises(ValueError, match="std"):
         split_classifier(Trunk(), mean=[0.5] * 3, std=[0.5, 0.0, 0.5])
+
+
+class ScaledLinear(nn.Linear):
+    def forward(self, v):
+        return 8 * super().forward(v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("change", ["hook", "pre-hook", "forward", "subclass", "none"])
+def test_a_last_layer_that_is_more_than_its_weight_and_bias(change, dtype):
+    head = (ScaledLinear if change == "subclass" else nn.Linear)(16, 5)
+    if change == "hook":
+        head.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    elif change == "pre-hook":
+        head.register_forward_pre_hook(lambda _module, inputs: (3 * inputs[0],))
+    elif change == "forward":
+        head.forward = lambda v: functional.linear(v, head.weight) * 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), head).to(dtype)
+    if change == "none":
+        assert split_classifier(model).head is head
+    else:
+        with pytest.raises(ValueError, match="its last layer '3' does not give weight @ v"):
+            split_classifier(model)
