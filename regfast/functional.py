@@ -12,6 +12,7 @@ from torch import Tensor
 from regfast.loss_arguments import (
     Target,
     check_centers,
+    check_constant,
     check_device,
     check_floating,
     check_integer,
@@ -133,7 +134,8 @@ def soft_cross_entropy_stats(
         cosine_predicted, each in the shape of the classes.
 
     Raises:
-        TypeError, ValueError, IndexError: as `soft_cross_entropy`; ValueError also for centers without features.
+        TypeError, ValueError, IndexError: as `soft_cross_entropy`; ValueError also for centers without features, and
+            for centers that require grad where features do.
 
     >>> loss, stats = soft_cross_entropy_stats(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
     >>> stats.confidence, stats.prediction, stats.margin
@@ -153,6 +155,8 @@ def soft_cross_entropy_stats(
         features = rows_of(features)
         if centers is not None:
             check_centers(centers, features, rows.shape[1])
+            if features.requires_grad and feature_grad:
+                check_constant("centers", centers)
     elif centers is not None:
         raise ValueError("centers need features, got None")
     loss, stats = _soft_cross_entropy.soft_cross_entropy_stats(
@@ -244,7 +248,8 @@ def feature_stats(
         `FeatureStats`: rms `‖v‖ / sqrt(d)`, cosine, cosine_predicted, each (B,) float32 (float64 for float64).
 
     Raises:
-        TypeError, ValueError: for arguments of the wrong type, shape or device.
+        TypeError, ValueError: for arguments of the wrong type, shape or device, and for centers that require grad where
+            features do.
         IndexError: classes out of [0, K), on CPU; on a GPU (and compiled) their cosines are NaN.
 
     >>> found = feature_stats(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1]))
@@ -253,6 +258,8 @@ def feature_stats(
     """
     check_matrix("features", features)
     check_centers(centers, features)
+    if features.requires_grad:
+        check_constant("centers", centers)
     labels = check_labels(labels, features, features, "labels")
     if predictions is not None:
         predictions = check_labels(predictions, features, features, "predictions")

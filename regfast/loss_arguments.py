@@ -12,6 +12,7 @@ from torch import Tensor
 from regfast.ops.target import Reduction
 from regfast.ops.target import Target as _Target
 from regfast.targets import SoftTargets
+from regfast.targets.soft_targets import looks_at
 
 Target: TypeAlias = "Tensor | SoftTargets"
 
@@ -63,7 +64,7 @@ def rows_and_target(
         first, lam = check_labels(target.first, logits, rows), target.lam
         if isinstance(lam, Tensor):
             lam = _scalar("lam", lam, rows) if lam.ndim == 0 else _lam(lam, target.first, rows)
-        if isinstance(lam, Tensor) or lam != 1:
+        if target.second is not target.first:  # with λ = 1 too: a partner that is ignored ignores the row
             second = target.second if rows is logits else target.second.reshape(-1)
         own = target.smoothing
         if isinstance(own, Tensor):
@@ -79,7 +80,10 @@ def rows_and_target(
         if target.is_sparse:
             check_floating("target", target)
         if target.shape != shape:
-            raise ValueError(f"a probability target must have shape {tuple(shape)}, got {shape_of(target)}")
+            hint = ""
+            if target.shape == positions_of(logits):
+                hint = "; classes must be integers: target.long()"
+            raise ValueError(f"a probability target must have shape {tuple(shape)}, got {shape_of(target)}{hint}")
         check_device("target", target, rows)
         if ignore_index >= 0:
             raise ValueError(f"ignore_index is for index targets, got {ignore_index} with a probability target")
@@ -125,7 +129,10 @@ def check_labels(labels: Tensor, logits: Tensor, rows: Tensor, name: str = "targ
         labels = labels.long()
     if rows is not logits:
         if labels.shape != positions_of(logits):
-            raise ValueError(f"{name} must have shape {positions_of(logits)}, got {shape_of(labels)}")
+            hint = ""
+            if labels.shape == logits.shape[:-1]:  # (B, T, K) of tokens
+                hint = f"; dimension 1 of logits is the classes: logits.movedim(-1, 1) if there are {logits.shape[-1]}"
+            raise ValueError(f"{name} must have shape {positions_of(logits)}, got {shape_of(labels)}{hint}")
         labels = labels.reshape(-1)
     elif labels.ndim != 1:
         raise ValueError(f"{name} must have shape ({len(rows)},), got {shape_of(labels)}")
@@ -148,6 +155,8 @@ def _share(name: str, value: float | Tensor, rows: Tensor) -> float | Tensor:
     if isinstance(value, Tensor):
         if value.ndim:
             raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {shape_of(value)}")
+        if looks_at(value) and not 0 <= float(value.detach()) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {float(value.detach())}")
         return _scalar(name, value if value.is_floating_point() else value.double(), rows)
     if type(value) is not float:
         value = _number(name, value)
@@ -174,6 +183,10 @@ def _traced(value: float | Tensor, rows: Tensor) -> float | Tensor:
 
 def _number(name: str, value: Any) -> float:
     """Python's and NumPy's numbers, and 0-d tensors."""
+    if isinstance(value, (int, float)):  # numbers that a compiled function was given have no __float__
+        return value * 1.0
+    if isinstance(value, Tensor):
+        check_constant(name, value)
     if isinstance(value, str) or not hasattr(value, "__float__") or (hasattr(value, "ndim") and value.ndim):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     return float(value)
@@ -200,6 +213,12 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
     if tensor.ndim < 1:
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
+
+
+def check_constant(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor that would be given no gradient although it requires one."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} is a constant, which gets no gradient, but requires grad: detach it")
 
 
 def check_matrix(name: str, matrix: Tensor) -> None:

@@ -52,10 +52,11 @@ class SoftCrossEntropy(nn.Module):
         self.inplace = inplace
         self.register_buffer("weight", weight)
 
-    def forward(self, logits: Tensor, target: Target, sample_weight: Tensor | None = None) -> Tensor:
-        """Loss of logits (B, K) or (B, K, d1, …) with classes, probabilities or `SoftTargets`."""
+    def forward(self, input: Tensor, target: Target, sample_weight: Tensor | None = None) -> Tensor:  # noqa: A002
+        """Loss of the logits `input`, as torch calls them, (B, K) or (B, K, d1, …), with classes, probabilities or
+        `SoftTargets`."""
         return soft_cross_entropy(
-            logits,
+            input,
             target,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,

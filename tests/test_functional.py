@@ -41,6 +41,15 @@ def test_ignore_index_of_structured_targets():
     assert (other == 0).tolist() == (LABELS == 3).tolist()
 
 
+@pytest.mark.parametrize("lam", [0.0, 1.0, 0.4])
+def test_an_ignored_class_ignores_the_row_whatever_its_share(lam):
+    target = SoftTargets(torch.tensor([0, -100, 1]), torch.tensor([-100, 1, 2]), lam, num_classes=3)
+    tensor = SoftTargets(target.first, target.second, torch.tensor(lam), num_classes=3)
+    for given in (target, tensor, target[:], target.to("cpu"), SoftTargets.cat([target[:1], target[1:]])):
+        loss = regfast.soft_cross_entropy(torch.zeros(3, 3), given, reduction="none")
+        torch.testing.assert_close(loss, torch.tensor([1.0, 1.0, 3.0]).log())
+
+
 def test_statistics_and_loss_come_together():
     z, features, centers = logits(), torch.randn(8, 3).double(), torch.randn(5, 3).double()
     loss, stats = regfast.soft_cross_entropy_stats(z, smooth(LABELS, 5, 0.1), features, centers)
@@ -149,6 +158,13 @@ WRONG = [
     (TypeError, "ignore_index must be an integer, got NoneType", lambda f: f(Z, LABELS, ignore_index=None)),
     (ValueError, "z_loss must be at least 0 and finite, got -1.0", lambda f: f(Z, LABELS, z_loss=-1)),
     (TypeError, "z_loss must be a number, got NoneType", lambda f: f(Z, LABELS, z_loss=None)),
+    (ValueError, "z_loss is a constant, which gets no gradient, but requires grad: detach it",
+     lambda f: f(Z, LABELS, z_loss=torch.tensor(0.1, requires_grad=True))),
+    (ValueError, r"label_smoothing must lie in \[0, 1\], got 1.5",
+     lambda f: f(Z, LABELS, label_smoothing=torch.tensor(1.5))),
+    (ValueError, r"got \(8,\); classes must be integers: target.long\(\)", lambda f: f(Z, LABELS.float())),
+    (ValueError, r"got \(2, 4\); dimension 1 of logits is the classes: logits.movedim\(-1, 1\) if there are 5",
+     lambda f: f(Z.view(2, 4, 5), LABELS.view(2, 4))),
     (IndexError, "5", lambda f: f(Z, LABELS + 1)),
 ]  # fmt: skip
 
@@ -171,6 +187,12 @@ def test_wrong_features_and_centers():
         stats(Z, LABELS, None, centers)
     with pytest.raises(ValueError, match="centers must have shape"):
         geometry(features, centers[:, :2], LABELS)
+    learned = centers.clone().requires_grad_()
+    for call in (lambda v: stats(Z, LABELS, v, learned), lambda v: geometry(v, learned, LABELS)):
+        with pytest.raises(ValueError, match="centers is a constant, which gets no gradient"):
+            call(features.clone().requires_grad_())
+        call(features)  # nobody asks for a gradient
+    stats(Z, LABELS, features.clone().requires_grad_(), learned, feature_grad=False)
     with pytest.raises(ValueError, match=r"weight must be \(K, 3\)"):
         linear(features, torch.randn(5, 4), None, LABELS)
     with pytest.raises(ValueError, match=r"weight must be \(K, 3\) torch.float32, got \(5, 3\) torch.float64"):
@@ -368,3 +390,17 @@ def test_new_numbers_compile_nothing_anew(kind):
             found = step(Z.view(2, 5, 4), SoftTargets(LABELS.view(2, 4), None, number, number / 2, num_classes=5))
         torch.testing.assert_close(found, torch.tensor(5.0).log())
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("numbers", [(0.1, 0.2, 0.3), (0.1, 0, 0.3), (0, 1), (1, 0, 0.5)], ids=str)
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss"])
+def test_other_numbers_go_through_a_compiled_loss(name, numbers):
+    torch._dynamo.reset()
+    step = torch.compile(
+        lambda z, x: regfast.soft_cross_entropy(z, LABELS, **{name: x}), backend="eager", fullgraph=True
+    )
+    for number in numbers:
+        z = logits()
+        smoothing, c = (number, 0) if name == "label_smoothing" else (0, number)
+        expected = functional.cross_entropy(z, LABELS, label_smoothing=smoothing) + c * z.logsumexp(1).square().mean()
+        torch.testing.assert_close(step(z, number), expected)

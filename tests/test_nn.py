@@ -16,6 +16,7 @@ def test_takes_the_place_of_torchs_module():
     ours = SoftCrossEntropy(weight, label_smoothing=0.1, ignore_index=2)
     theirs = nn.CrossEntropyLoss(weight, label_smoothing=0.1, ignore_index=2)
     torch.testing.assert_close(ours(logits, labels), theirs(logits, labels))
+    torch.testing.assert_close(ours(input=logits, target=labels), theirs(input=logits, target=labels))
     assert "label_smoothing=0.1" in repr(ours)
 
 

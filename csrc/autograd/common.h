@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
+#include <cmath>
+
 #include "../target.h"
 
 namespace regfast {
@@ -21,8 +23,8 @@ auto op(const char* name) {
 }
 
 inline void check_once_differentiable() {
-  TORCH_CHECK(!at::GradMode::is_enabled(), "regfast's native losses have no second derivative (create_graph=True); use "
-              "regfast.use_backend(\"reference\")");
+  TORCH_CHECK(!at::GradMode::is_enabled(), "regfast's fused losses have no second derivative (create_graph=True); use "
+              "soft_cross_entropy under regfast.use_backend(\"reference\")");
 }
 
 // Takes a node over: as std::shared_ptr or c10::intrusive_ptr, whichever this version of torch has.
@@ -41,20 +43,31 @@ inline bool traced(const at::Tensor& tensor) {
 // Whether the host would have to wait for a tensor's values.
 inline bool far(const at::Tensor& tensor) { return !tensor.is_cpu(); }
 
+// The value of a 0-d tensor that is at hand.
+inline double value_of(const at::Tensor& scalar) {
+  if (scalar.scalar_type() == at::kFloat) return *scalar.const_data_ptr<float>();  // item() costs a small loss's time
+  return scalar.item<double>();
+}
+
 // Whether a value that is at hand is 1.
 inline bool is_one(const at::Tensor& scalar) {
-  if (scalar.dim() != 0 || far(scalar) || traced(scalar)) return false;
-  if (scalar.scalar_type() == at::kFloat) return *scalar.const_data_ptr<float>() == 1;  // item() costs a small loss's time
-  return scalar.item<double>() == 1;
+  return scalar.dim() == 0 && !far(scalar) && !traced(scalar) && value_of(scalar) == 1;
+}
+
+// Whether all of these values are known to be finite, without waiting for them.
+inline bool are_finite(const at::Tensor& values) {
+  if (far(values)) return false;
+  return values.dim() == 0 ? std::isfinite(value_of(values)) : values.isfinite().all().item<bool>();
 }
 
 // grad · grad_output, where grad was made for grad_output = 1. Scaled where it lies if the graph is done with; from a graph
-// that is kept a copy is handed out, which its new owner may change.
+// that is kept a copy is handed out, which its new owner may change. What is 0, as ignored rows are, stays 0 under infinity.
 inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output) {
   if (traced(grad) || traced(grad_output)) {
     std::vector<int64_t> shape(grad.dim(), 1);  // with no dimension it would be rounded to 16 bits first: 65536 to infinity
     if (grad_output.dim() == 1) shape[0] = -1;
-    return grad.mul(grad_output.reshape(shape)).to(grad.scalar_type());
+    const at::Tensor scaled = grad.mul(grad_output.reshape(shape)).to(grad.scalar_type());
+    return at::where(grad.eq(0), at::zeros({}, grad.options()), scaled);
   }
   at::Tensor own = torch::autograd::get_current_graph_task_keep_graph() ? grad.clone() : grad;
   if (is_one(grad_output)) return own;
@@ -64,7 +77,10 @@ inline at::Tensor rescaled(const at::Tensor& grad, const at::Tensor& grad_output
     return rescale.call(own, grad_output);
   }
   at::AutoDispatchBelowADInplaceOrView below;  // nobody differentiates this, and a small loss waits for it
-  return own.mul_(grad_output.dim() == 1 ? grad_output.unsqueeze(1) : grad_output);
+  const at::Tensor factor = grad_output.dim() == 1 ? grad_output.unsqueeze(1) : grad_output;
+  if (are_finite(grad_output)) return own.mul_(factor);
+  const at::Tensor zero = own.eq(0);
+  return own.mul_(factor).masked_fill_(zero, 0);
 }
 
 inline bool wants_gradient(const at::Tensor& tensor) { return tensor.requires_grad() && at::GradMode::is_enabled(); }

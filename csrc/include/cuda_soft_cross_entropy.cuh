@@ -26,7 +26,7 @@ static __global__ void __launch_bounds__(256)
   add_to_total(total, sum_block(sum), blockIdx.x, gridDim.x, 1.0f);
 }
 
-// grad *= *grad_output, without touching grad where that is 1.
+// grad *= *grad_output, without touching grad where that is 1. What is 0, as ignored rows are, stays 0 under infinity.
 template <typename T>
 __global__ void __launch_bounds__(256) rescale_kernel(T* grad, const float* grad_output, int64_t size) {
   const float scale = *grad_output;
@@ -38,10 +38,10 @@ __global__ void __launch_bounds__(256) rescale_kernel(T* grad, const float* grad
     if (aligned && at + kPerVector<T> <= size) {
       Vector<T> packed = *reinterpret_cast<const Vector<T>*>(grad + at);
 #pragma unroll
-      for (int e = 0; e < kPerVector<T>; ++e) packed.at[e] = from_float<T>(to_float(packed.at[e]) * scale);
+      for (int e = 0; e < kPerVector<T>; ++e) packed.at[e] = from_float<T>(product(to_float(packed.at[e]), scale));
       *reinterpret_cast<Vector<T>*>(grad + at) = packed;
     } else {
-      for (int64_t e = at; e < size && e < at + kPerVector<T>; ++e) grad[e] = from_float<T>(to_float(grad[e]) * scale);
+      for (int64_t e = at; e < size && e < at + kPerVector<T>; ++e) grad[e] = from_float<T>(product(to_float(grad[e]), scale));
     }
   }
 }

@@ -23,10 +23,11 @@ from regfast.targets.mixing import mix_labels
 
 try:
     from timm.data import mixup as timm_mixup
+    from timm.loss.binary_cross_entropy import BinaryCrossEntropy as _BinaryCrossEntropy
 except ImportError as error:
     raise ImportError("timm is needed for this: pip install 'regfast[vision]'") from error
 
-__all__ = ["FastCollateMixup", "LabelSmoothingCrossEntropy", "Mixup", "SoftTargetCrossEntropy"]
+__all__ = ["BinaryCrossEntropy", "FastCollateMixup", "LabelSmoothingCrossEntropy", "Mixup", "SoftTargetCrossEntropy"]
 
 
 class Mixup(timm_mixup.Mixup):
@@ -92,6 +93,19 @@ class LabelSmoothingCrossEntropy(SoftCrossEntropy):
 
     def __init__(self, smoothing: float = 0.1) -> None:
         super().__init__(label_smoothing=smoothing)
+
+
+class BinaryCrossEntropy(_BinaryCrossEntropy):
+    """`timm.loss.BinaryCrossEntropy`, with all of its options; takes `SoftTargets` too, as their (B, K) matrix.
+
+    Raises:
+        IndexError: `SoftTargets` of a class out of [0, K), on CPU; it has no `ignore_index`.
+    """
+
+    def forward(self, x: Tensor, target: Tensor | SoftTargets) -> Tensor:
+        """Loss of logits (B, K) with labels (B,), probabilities (B, K) or `SoftTargets`."""
+        loss: Tensor = super().forward(x, target.dense(x.dtype) if isinstance(target, SoftTargets) else target)
+        return loss
 
 
 def _check_even(rows: int) -> None:

@@ -121,7 +121,7 @@ class SoftTargets:
         lam = self.lam
         if isinstance(lam, Tensor) and lam.dim() > 0:
             lam = lam[index]
-        return self._with(self.first[index], self.second[index], lam, self.smoothing)
+        return self._with(*self._labels(lambda labels: labels[index]), lam, self.smoothing)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> SoftTargets:
         """The same targets on `device`."""
@@ -179,8 +179,10 @@ class SoftTargets:
             every = any(isinstance(t.lam, Tensor) and t.lam.dim() > 1 for t in targets)  # a λ a pixel, not a sample
             shares = [t._lam() if every or t.first.dim() < 2 else t._lam().flatten(1)[:, 0] for t in targets]
             lam = torch.cat([torch.atleast_1d(share).to(torch.get_default_dtype()) for share in shares])
-        first = torch.cat([torch.atleast_1d(t.first) for t in targets])
-        return head._with(first, torch.cat([torch.atleast_1d(t.second) for t in targets]), lam, head.smoothing)
+        first = second = torch.cat([torch.atleast_1d(t.first) for t in targets])
+        if any(t.second is not t.first for t in targets):
+            second = torch.cat([torch.atleast_1d(t.second) for t in targets])
+        return head._with(first, second, lam, head.smoothing)
 
     def _lam(self) -> Tensor:
         """λ in the shape of `first`: float64 of a number, else in its own type."""
@@ -192,8 +194,13 @@ class SoftTargets:
         return lam.expand(self.first.shape)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTargets:
-        parts = (change(part) if isinstance(part, Tensor) else part for part in _flatten(self)[0])
-        return _unflatten(parts, self.num_classes)
+        numbers = (change(part) if isinstance(part, Tensor) else part for part in (self.lam, self.smoothing))
+        return _unflatten((*self._labels(change), *numbers), self.num_classes)
+
+    def _labels(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Both classes changed; where they are one tensor they stay one, which the losses read once."""
+        first = change(self.first)
+        return first, first if self.second is self.first else change(self.second)
 
     def _with(self, first: Tensor, second: Tensor, lam: float | Tensor, smoothing: float | Tensor) -> SoftTargets:
         return _unflatten((first, second, lam, smoothing), self.num_classes)

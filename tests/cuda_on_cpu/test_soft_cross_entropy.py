@@ -290,6 +290,9 @@ def test_rescale(shift, dtype):
     grad = batch(3, 1003, dtype)
     assert torch.equal(losses.rescale(grad, 1.0, shift), grad)
     assert torch.equal(losses.rescale(grad, -1.7, shift), (grad.float() * -1.7).to(dtype))
+    grad[1] = 0  # an ignored row
+    expected = torch.where(grad == 0, 0, grad.float() * torch.inf).to(dtype)
+    assert torch.equal(losses.rescale(grad, torch.inf, shift), expected)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

@@ -10,11 +10,13 @@ pytest.importorskip("timm")
 
 from timm.data import FastCollateMixup as TheirCollate
 from timm.data import Mixup as Theirs
+from timm.loss import BinaryCrossEntropy as TheirBinary
 from timm.loss import LabelSmoothingCrossEntropy as TheirSmoothing
 from timm.loss import SoftTargetCrossEntropy as TheirLoss
 
 import regfast
 from regfast.integrations.timm import (
+    BinaryCrossEntropy,
     FastCollateMixup,
     LabelSmoothingCrossEntropy,
     Mixup,
@@ -82,6 +84,10 @@ def test_losses_are_timms():
     _, target = Mixup(mode="elem", num_classes=7)(torch.rand(8, 3, 4, 4), labels)
     for given in (target, matrix):
         torch.testing.assert_close(SoftTargetCrossEntropy()(logits, given), TheirLoss()(logits, matrix))
+    for options in ({}, {"smoothing": 0.2, "target_threshold": 0.2}, {"sum_classes": True, "weight": torch.rand(7)}):
+        ours, theirs = BinaryCrossEntropy(**options), TheirBinary(**options)
+        for given, dense in ((target, matrix), (matrix, matrix), (labels, labels)):
+            torch.testing.assert_close(ours(logits, given), theirs(logits, dense))
     for smoothing in (0.1, 0.3):
         ours, theirs = LabelSmoothingCrossEntropy(smoothing), TheirSmoothing(smoothing)
         torch.testing.assert_close(ours(logits, labels), theirs(logits, labels))

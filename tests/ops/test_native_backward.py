@@ -427,3 +427,16 @@ def test_a_linear_layer_that_lies_elsewhere_is_refused_by_name():
     for name, given in (("features", (v.to("meta"), None)), ("centers", (v, w.to("meta")))):
         with pytest.raises(ValueError, match=f"{name} must be on cpu, got meta"):
             soft_cross_entropy_stats(draw(6, 10), labels, features=given[0], centers=given[1])
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backward", ["store", "recompute"])
+@pytest.mark.parametrize("incoming", [torch.inf, -torch.inf, torch.nan])
+def test_ignored_rows_stay_zero_whatever_comes_in(loss_of, dtype, backward, incoming):
+    z, labels = draw(4, 7, dtype=dtype).requires_grad_(), torch.tensor([1, -100, 3, -100])
+    options = {} if loss_of is of_linear else {"backward": backward}
+    for keep in (True, False):
+        loss = loss_of(z, labels, reduction="mean", **options)
+        (grad,) = torch.autograd.grad(loss, z, torch.full_like(loss, incoming), retain_graph=keep)
+        assert (grad[1::2] == 0).all() and not grad[::2].isfinite().any()

@@ -588,3 +588,35 @@ def test_the_counter_of_a_compiled_call_is_its_own(monkeypatch):
 def test_scalars_on_the_cpu_are_numbers_to_other_devices():
     # Copying one to the device would make the host wait for it.
     assert soft_cross_entropy.number(torch.tensor(0.25), torch.device("meta")) == (None, 0.25)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_batched_gradients_of_statistics(reduction):
+    arguments = target("index", 6, 9) | {"reduction": reduction}
+    arguments["first"][2] = -100
+    z, features = logits(6, 9).requires_grad_(), torch.randn(6, 4, requires_grad=True)
+    loss, stats = triton.soft_cross_entropy_stats(z, **arguments, features=features, centers=torch.randn(9, 4))
+    # Together with the loss, where autograd hands over all of them at once.
+    both = loss.sum() + (stats.entropy * stats.log_partition).nansum() + (stats.rms * stats.cosine).nansum()
+    for output in (loss, stats.entropy, stats.margin, stats.rms, stats.cosine, stats.cosine_predicted, both):
+        incoming = torch.rand(3, *output.shape)
+        found = torch.autograd.grad(
+            output, (z, features), incoming, is_grads_batched=True, retain_graph=True, allow_unused=True
+        )
+        each = [torch.autograd.grad(output, (z, features), g, retain_graph=True, allow_unused=True) for g in incoming]
+        for own, parts in zip(found, zip(*each, strict=True), strict=True):
+            assert (own is None) == (parts[0] is None)
+            if own is not None:
+                torch.testing.assert_close(own, torch.stack(parts), rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("feature_grad", [True, False])
+def test_statistics_without_a_gradient_say_so(feature_grad):
+    z, features = logits(4, 5).requires_grad_(), torch.randn(4, 3, requires_grad=not feature_grad)
+    for logits_grad in (True, False):
+        _, stats = triton.soft_cross_entropy_stats(
+            z.detach().requires_grad_(logits_grad), **target("index", 4, 5), features=features,
+            centers=torch.randn(5, 3), feature_grad=feature_grad,
+        )  # fmt: skip
+        assert not any(value.requires_grad for value in (stats.rms, stats.cosine, stats.cosine_predicted))
+        assert stats.entropy.requires_grad == stats.log_partition.requires_grad == logits_grad

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from regfast.ops.backward import check_first
+from regfast.ops.backward import batched, check_first
 from regfast.ops.feature_stats import FeatureStats
 from regfast.ops.triton.feature_kernels import feature_stats_backward_kernel, feature_stats_kernel
 from regfast.ops.triton.launch import check_dtype, feature_block, launch, rows_of
@@ -57,9 +57,17 @@ def features_backward(
     grad_predicted: Tensor | None,
 ) -> Tensor:
     """Gradient on the features (B, d); a gradient that is None counts as 0."""
+    given = (grad_rms, grad_cosine, grad_predicted)
+    if not torch.compiler.is_compiling() and batched(*given):  # the gradient of each output, times what came in
+        terms = []
+        for i, g in enumerate(given):
+            if g is not None:
+                unit: list[Tensor | None] = [None, None, None]
+                unit[i] = features.new_ones(len(features), dtype=torch.float32)
+                terms.append(features_backward(features, centers, labels, predictions, *unit) * g.unsqueeze(1))
+        return sum(terms[1:], terms[0])
     grads = [
-        features.new_zeros(len(features), dtype=torch.float32) if grad is None else grad.contiguous()
-        for grad in (grad_rms, grad_cosine, grad_predicted)
+        features.new_zeros(len(features), dtype=torch.float32) if grad is None else grad.contiguous() for grad in given
     ]
     run = _backward_op if torch.compiler.is_compiling() else _backward
     return run(features, centers, labels, predictions, *grads)

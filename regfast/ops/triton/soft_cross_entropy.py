@@ -160,7 +160,9 @@ class _RowLoss(torch.autograd.Function):
             return (losses if reduction == "none" else total,)
         rows = stats.unbind()
         of_logits = (losses, *rows[:4]) if reduction == "none" else (total, losses, *rows[:4])
-        ctx.mark_non_differentiable(classes, *(() if ctx.needs_input_grad[0] else of_logits))
+        geometry = rows[4:]
+        constants = (*(() if ctx.needs_input_grad[0] else of_logits), *(() if ctx.needs_input_grad[2] else geometry))
+        ctx.mark_non_differentiable(classes, *constants)
         return (losses, classes, *rows) if reduction == "none" else (total, classes, *rows, losses)
 
     @staticmethod
@@ -189,12 +191,17 @@ class _RowLoss(torch.autograd.Function):
             return gradient
 
         if ctx.needs_input_grad[0] and (grad_output is not None or penalized):
-            if not compiling and batched(grad_output, *of_stats):
-                if penalized:
-                    raise RuntimeError('batched gradients of statistics need regfast.use_backend("reference")')
-                assert grad_output is not None
-                own = made(None, None) if stored is None else stored
-                grad = own * (grad_output.unsqueeze(1) if grad_output.dim() else grad_output)
+            if not compiling and batched(grad_output, *of_stats):  # the gradient of each output, times what came in
+                terms = []
+                if grad_output is not None:
+                    own = made(None, None) if stored is None else stored
+                    terms.append(own * (grad_output.unsqueeze(1) if grad_output.dim() else grad_output))
+                for i, g in enumerate(of_stats):
+                    if g is not None:
+                        unit = logits.new_zeros(5, logits.shape[0], dtype=torch.float32)
+                        unit[i] = 1.0
+                        terms.append(made(unit.new_zeros(()), unit) * g.unsqueeze(1))
+                grad = sum(terms[1:], terms[0])
             elif penalized:
                 zero = logits.new_zeros((), dtype=torch.float32)
                 stat_grads = torch.stack([zero.expand(logits.shape[:1]) if g is None else g for g in of_stats])
