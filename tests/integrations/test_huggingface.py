@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional
@@ -103,6 +104,8 @@ def _process(rank, folder, port):
     torch.set_num_threads(1)
     for accumulation in (1, 2, 4, 8):
         assert train(folder, accumulation, 2) == pytest.approx(expected_norm(0.1), rel=1e-4), accumulation
+    dist.barrier()
+    dist.destroy_process_group()  # Gloo's threads end a process that leaves them running, now and then
 
 
 @pytest.mark.slow

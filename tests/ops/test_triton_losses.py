@@ -620,3 +620,11 @@ def test_statistics_without_a_gradient_say_so(feature_grad):
         )  # fmt: skip
         assert not any(value.requires_grad for value in (stats.rms, stats.cosine, stats.cosine_predicted))
         assert stats.entropy.requires_grad == stats.log_partition.requires_grad == logits_grad
+
+
+def test_lazily_negated_logits():
+    z, first = torch._neg_view(logits(6, 9)), labels(6, 9)
+    torch.testing.assert_close(
+        triton.soft_cross_entropy(z, first=first, index_target=True),
+        reference.soft_cross_entropy(z, first=first, index_target=True),
+    )
