@@ -73,7 +73,7 @@ def counter(device: torch.device, traced: bool = False) -> Tensor:
 
 def rows_of(tensor: Tensor) -> Tensor:
     """A (B, K) tensor whose rows are contiguous: itself where they are, and no lazy negation (`z.conj().imag`)."""
-    if tensor.is_neg():
+    if not torch.compiler.is_compiling() and tensor.is_neg():
         tensor = tensor.resolve_neg()
     return tensor if tensor.shape[1] <= 1 or tensor.stride(1) == 1 else tensor.contiguous()
 
